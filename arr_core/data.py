@@ -1,0 +1,292 @@
+"""What a run reads: prompts, edits and preference pairs, checked before any model loads, and the order of their use.
+
+The formats are the reference's, so that its data can be used as it is. A record's text and images go by any of the
+names below; a path is relative to the file that holds it. The first fault ends the reading with one line:
+``file:line: field: expected ..., came ...``.
+"""
+from __future__ import annotations
+
+import json
+import random
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageOps
+
+TEXT = ("query", "prompt", "instruction")
+IMAGES = ("response", "responses", "images", "image_paths")
+EDITED = ("edited_images", "target_images", "output_images")
+SOURCE = ("source_image", "base_image", "original_image", "input_image", "reference_image")
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
+MINIATURE = Path(__file__).parent / "miniature" / "data"
+
+
+class DataError(ValueError):
+    """A data file that cannot be used: one line that says where, which field, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to train on: a prompt, or an edit instruction with its source image. Tags are the other keys."""
+
+    prompt: str
+    source: Path | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two images for one prompt (of one source, for an edit) and the index of the one that people preferred."""
+
+    prompt: str
+    images: tuple[Path, Path]
+    preferred: Literal[0, 1]
+    source: Path | None = None
+
+
+def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Example]:
+    """Prompts ("t2i": .txt with one a line, .jsonl, .json) or edits ("edit": .jsonl, .json), at least one.
+
+    ``miniature:train`` and ``miniature:heldout`` are the embedded sets. Text is stripped; blank lines are skipped; a
+    prompt may occur twice. Raises DataError.
+    """
+    examples = []
+    for record in _records(_resolve(path, task)):
+        prompt, given = record.text(TEXT), record.name_of(SOURCE)
+        if task == "t2i" and given:
+            raise record.error(given, "no source image, since this policy makes images from text",
+                               _show(record.values[given]))
+        source = record.image(*record.required(SOURCE)) if task == "edit" else None
+        tags = {name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)}
+        examples.append(Example(prompt, source, tags))
+    return examples
+
+
+def load_split(train: str | Path, validation: str | Path | None, validation_count: int,
+               task: Literal["t2i", "edit"]) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples, which share none: an example that is held out is left out of training.
+
+    Without a validation file the last ``validation_count`` examples are held out. Raises DataError.
+    """
+    examples = load_examples(train, task)
+    held_out = examples[-validation_count:] if validation is None else load_examples(validation, task)
+    reserved = set(held_out)
+    kept = [example for example in examples if example not in reserved]
+    if not kept:
+        raise DataError(f"{train}: expected examples beside the {len(held_out)} that are held out, came none; "
+                        "add some, lower data.validation_count or name another data.validation")
+    return kept, held_out
+
+
+def load_pairs(path: str | Path) -> list[PreferencePair]:
+    """Labelled pairs of a .json list or .jsonl file, at least one: two images and ``label_rank``, where 1 is better.
+
+    A pair with a source image is an edit. Raises DataError.
+    """
+    pairs = []
+    for record in _records(Path(path)):
+        source = record.image(*record.required(SOURCE)) if record.name_of(SOURCE) else None
+        images = record.pair(EDITED + IMAGES if source else IMAGES)
+        rank = record.values.get("label_rank")
+        if rank not in ([1, 2], [2, 1]):
+            raise record.error("label_rank", "[1, 2] or [2, 1], where 1 is the better image", _show(rank))
+        pairs.append(PreferencePair(record.text(TEXT), images, rank.index(1), source))
+    return pairs
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image as RGB, turned as its camera says, on white where it is transparent."""
+    with Image.open(path, formats=FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return upright.convert("RGB")
+
+
+class PromptOrder:
+    """An endless shuffled order of ``count`` prompts: each once an epoch, each epoch in a new order, all from one seed.
+
+    The order is a function of the seed and a position, so that a resumed run continues exactly where it stopped. What
+    is taken across the end of an epoch may hold a prompt twice.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed, self.cursor = count, seed, 0
+        self._epoch, self._order = -1, []
+
+    def take(self, n: int, rank: int = 0, world: int = 1) -> list[int]:
+        """The next ``n`` indices of this rank; all ranks together get the ``n * world`` that one alone would get."""
+        first = self.cursor + rank * n
+        self.cursor += n * world
+        return [self._at(position) for position in range(first, first + n)]
+
+    def state(self) -> dict[str, int]:
+        """What ``restore`` needs, as plain numbers."""
+        return {"count": self.count, "seed": self.seed, "cursor": self.cursor}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Continues after what was taken before ``state()``. Raises DataError if the count or the seed is another."""
+        for name, now in (("count", self.count), ("seed", self.seed)):
+            if state[name] != now:
+                raise DataError(f"prompt order: expected {name} {state[name]} as when the run was saved, came {now}")
+        self.cursor = state["cursor"]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(self.count))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+        return self._order[place]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One record of a data file, where it stands, and the file's images that are known to be sound."""
+
+    file: Path
+    line: int
+    values: dict[str, Any]
+    sound: set[Path]
+
+    def error(self, name: str, expected: str, came: str) -> DataError:
+        return DataError(f"{self.file}:{self.line}: {name}: expected {expected}, came {came}")
+
+    def name_of(self, aliases: tuple[str, ...]) -> str | None:
+        """The alias that this record uses, if any."""
+        used = [name for name in aliases if self.values.get(name) is not None]
+        if len({json.dumps(self.values[name]) for name in used}) > 1:
+            raise self.error(used[0], f"one of {', '.join(aliases)}", f"{' and '.join(used)}, which differ")
+        return used[0] if used else None
+
+    def required(self, aliases: tuple[str, ...]) -> tuple[str, Any]:
+        name = self.name_of(aliases)
+        if name is None:
+            raise self.error(aliases[0], f"one of {', '.join(aliases)}", f"only {', '.join(self.values) or 'nothing'}")
+        return name, self.values[name]
+
+    def text(self, aliases: tuple[str, ...]) -> str:
+        name, value = self.required(aliases)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(name, "a text that is not empty", _show(value))
+        return value.strip()
+
+    def pair(self, aliases: tuple[str, ...]) -> tuple[Path, Path]:
+        name, value = self.required(aliases)
+        if not isinstance(value, list) or len(value) != 2 or value[0] == value[1]:
+            raise self.error(name, "a list of two different image paths", _show(value))
+        return self.image(name, value[0]), self.image(name, value[1])
+
+    def image(self, name: str, value: Any) -> Path:
+        """The path of an image that can be read to its end."""
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(name, "the path of an image", _show(value))
+        path = self.file.parent / value
+        if path not in self.sound:
+            fault = _image_fault(path)
+            if fault:
+                raise self.error(name, f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
+                                 f"{fault}: {path}")
+            self.sound.add(path)
+        return path
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _image_fault(path: Path) -> str | None:
+    """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if min(image.size) < SMALLEST_SIDE:
+                return f"{image.width}x{image.height} pixels"
+            image.draft("RGB", (64, 64))
+            image.load()
+    except FileNotFoundError:
+        return "no such file"
+    except Image.UnidentifiedImageError:
+        return "no image of these formats"
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return None
+
+
+def _resolve(path: str | Path, task: str) -> Path:
+    """The file of an embedded set, or the path as it is."""
+    if not str(path).startswith("miniature:"):
+        return Path(path)
+    split = str(path).removeprefix("miniature:")
+    if split not in ("train", "heldout"):
+        raise DataError(f"{path}: expected miniature:train or miniature:heldout")
+    stem = f"{'edits' if task == 'edit' else 'prompts'}_{split}"
+    text = MINIATURE / f"{stem}.txt"
+    return text if text.exists() else MINIATURE / f"{stem}.jsonl"
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    """The file's records with their line numbers, at least one."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected a data file, came nothing: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8, came other bytes at offset {error.start}") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected a data file that can be read, came {error.strerror}") from None
+    readers = {".txt": _text_lines, "": _text_lines, ".jsonl": _json_lines, ".json": _json_list}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: expected a .txt, .jsonl or .json file, came {path.suffix}")
+    sound, empty = set(), True
+    for line, value in readers[path.suffix.lower()](path, text):
+        empty = False
+        if isinstance(value, str):
+            value = {"prompt": value}
+        if not isinstance(value, dict):
+            raise DataError(f"{path}:{line}: expected an object or a text, came {_show(value)}")
+        yield _Record(path, line, value, sound)
+    if empty:
+        raise DataError(f"{path}: expected at least one record, came an empty file")
+
+
+def _text_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    for line, prompt in enumerate(text.split("\n"), 1):
+        if re.match(r'\s*\{\s*"', prompt):
+            raise DataError(f"{path}:{line}: expected a prompt, came a JSON object; name the file .jsonl")
+        if prompt.strip():
+            yield line, prompt
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for line, record in enumerate(text.split("\n"), 1):
+        if record.strip():
+            try:
+                yield line, json.loads(record)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{line}: expected one JSON object a line: {error.msg}") from None
+
+
+def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list, each with the line it starts on."""
+    try:
+        items = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        hint = "; name a file with one object a line .jsonl" if error.msg == "Extra data" else ""
+        raise DataError(f"{path}:{error.lineno}: expected a JSON list: {error.msg}{hint}") from None
+    if not isinstance(items, list):
+        raise DataError(f"{path}: expected a JSON list of objects, came {_show(items)}")
+    between, decoder = re.compile(r"[\s,]*"), json.JSONDecoder()
+    line, start = 1, 0
+    end = text.index("[") + 1 if items else 0
+    for item in items:
+        before, start = start, between.match(text, end).end()
+        line += text.count("\n", before, start)
+        yield line, item
+        _, end = decoder.raw_decode(text, start)

@@ -1,0 +1,65 @@
+"""The independent measure: exact compositions and edits among images of held-out prompts, base against adapter.
+
+No training and no judge ever sees it (``world.exact_image`` and ``world.exact_edit`` look at pixels).
+"""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..data import Example, load_examples, open_image
+from ..training.intervals import wilson
+from ..training.randomness import seed_of
+from ..training.validation import sample_images
+from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How many of ``count`` images are exact, and for edits the mean change (0..255) outside the edited thing."""
+
+    exact: int
+    count: int
+    outside: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.exact / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.exact, self.count)
+
+    def fields(self) -> dict:
+        """The measure as an event's field."""
+        low, high = self.interval
+        return {"value": self.rate, "low": low, "high": high, "count": self.count, "outside_change": self.outside}
+
+
+def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> Measure:
+    """The measure of one image an example."""
+    if examples[0].source is None:
+        return Measure(sum(exact_image(image, example.prompt) for example, image in zip(examples, images, strict=True)),
+                       len(images))
+    exact, change = 0, 0.0
+    for example, image in zip(examples, images, strict=True):
+        source = open_image(example.source)
+        exact += exact_edit(source, image, example.prompt)
+        target = next(t for t in find_things(source) if t.name == parse_instruction(example.prompt).target)
+        change += outside_change(source, image, target)
+    return Measure(exact, len(images), change / len(images))
+
+
+def measure_policy(policy, config, *, count: int = 512, reference: bool = False, seed: int = 0) -> Measure:
+    """The measure of ``count`` images of the embedded held-out prompts, with the adapter or (``reference``) without."""
+    held_out = load_examples("miniature:heldout", config.task)
+    examples = [held_out[i % len(held_out)] for i in range(count)]
+    keys = dict(zip(held_out, policy.encode(held_out), strict=True))
+    with policy.reference() if reference else contextlib.nullcontext():
+        images = sample_images(policy, [keys[example] for example in examples],
+                               [seed_of("measure", seed, i) for i in range(count)], steps=config.rollout.steps,
+                               shift=config.rollout.shift, micro_batch=128)
+    return measure(examples, images)

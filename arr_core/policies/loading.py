@@ -1,0 +1,113 @@
+"""Where a base comes from, which family it is, and where its weights go."""
+from __future__ import annotations
+
+import gc
+import hashlib
+import inspect
+import json
+from pathlib import Path
+
+import torch
+
+from .flux import FluxPolicy
+from .policy import DiffusersPolicy
+from .qwen_image_edit import QwenImageEditPolicy
+
+MINIATURE = Path(__file__).parents[1] / "miniature"
+PIPELINES = {"FluxPipeline": "flux", "QwenImageEditPipeline": "qwen-image-edit",
+             "QwenImageEditPlusPipeline": "qwen-image-edit"}
+POLICIES = {"flux": FluxPolicy, "qwen-image-edit": QwenImageEditPolicy}
+
+
+class PolicyError(ValueError):
+    """A base that cannot be used: one line that says what was expected, what came and what to do."""
+
+
+class PipelineSource:
+    """A base on disk or on the Hugging Face hub: which pipeline it is, and pipelines with parts left out."""
+
+    def __init__(self, settings):
+        self.base = str(MINIATURE / settings.family) if settings.base == "miniature" else settings.base
+        self.revision = settings.revision
+        self.device = _device(settings.device)
+        self.dtype = getattr(torch, settings.dtype)
+        index = self._index()
+        self.class_name = index["_class_name"]
+        family = PIPELINES.get(self.class_name)
+        if family != settings.family:
+            raise PolicyError(f"policy.base: expected a {settings.family} pipeline "
+                              f"({', '.join(name for name, f in PIPELINES.items() if f == settings.family)}), "
+                              f"came {settings.base}, a {self.class_name}")
+        self.identity = self._identity()
+
+    def _index(self) -> dict:
+        """The content of the base's model_index.json, fetched alone: nothing large is loaded to refuse a wrong base."""
+        folder = Path(self.base)
+        if folder.is_dir():
+            path = folder / "model_index.json"
+            if not path.is_file():
+                raise PolicyError(f"policy.base: expected a diffusers folder with model_index.json, came {folder}")
+        elif folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1:
+            raise PolicyError(f"policy.base: expected a diffusers folder or a Hugging Face id like "
+                              f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder")
+        else:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+            try:
+                path = hf_hub_download(self.base, "model_index.json", revision=self.revision)
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                raise PolicyError(f"policy.base: {self.base} cannot be fetched from the Hugging Face hub; check the id, "
+                                  f"accept its licence and set HF_TOKEN, or name a local folder "
+                                  f"({type(error).__name__})") from error
+        try:
+            index = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise PolicyError(f"{path}: expected JSON; {error}") from error
+        if not isinstance(index, dict) or "_class_name" not in index:
+            raise PolicyError(f"{path}: expected a diffusers index with _class_name")
+        return index
+
+    def _identity(self) -> str:
+        """What names the base in caches: id and revision, or a local folder's files with sizes and times."""
+        folder = Path(self.base)
+        if not folder.is_dir():
+            return f"{self.base}@{self.revision or 'main'}"
+        files = sorted((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+                       for path in folder.rglob("*") if path.is_file())
+        return f"{folder.resolve()}@{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
+
+    def load(self, without: tuple[str, ...] = ()):
+        """The pipeline on the device, in the dtype, with the named parts None."""
+        import diffusers
+
+        pipeline_class = getattr(diffusers, self.class_name)
+        dtype = "dtype" if "dtype" in _pretrained_arguments(pipeline_class) else "torch_dtype"
+        revision = {"revision": self.revision} if self.revision else {}
+        pipeline = pipeline_class.from_pretrained(
+            self.base, **{dtype: self.dtype}, **revision, **dict.fromkeys(without, None))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.device)
+
+    def free(self) -> None:
+        """Give memory back after a pipeline was dropped."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _pretrained_arguments(pipeline_class) -> str:
+    return inspect.getsource(pipeline_class.from_pretrained).replace('"torch_dtype"', "")
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    import accelerate
+
+    return accelerate.PartialState().device
+
+
+def load_policy(settings, cache_folder: Path) -> DiffusersPolicy:
+    """The policy that the configuration's policy section asks for. Loads no weights yet. Raises PolicyError."""
+    return POLICIES[settings.family](settings, PipelineSource(settings), cache_folder)

@@ -1,0 +1,1 @@
+"""Sampling, the two objectives, and the trainer around them."""

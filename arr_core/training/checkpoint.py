@@ -1,0 +1,115 @@
+"""Checkpoints: atomic folders that hold everything a resume needs, and are checked before they are believed.
+
+Noise needs no generator state (``randomness.py``); what is saved of torch's generators serves LoRA dropout.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed from: one line that says which, why and what to do."""
+
+
+@dataclass
+class Checkpoint:
+    """The state of a run after an update: tensors by group ("adapter", "old", ...), and plain values."""
+
+    update: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    optimizer: dict[str, Any]
+    generators: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """The folder ``checkpoints/<update>``, written whole or not at all; older ones beyond ``keep`` are removed."""
+    final, partial = folder / str(checkpoint.update), folder / f".partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    flat = {f"{group}/{name}": tensor.detach().cpu().contiguous()
+            for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
+    save_file(flat, partial / "weights.safetensors")
+    torch.save({"optimizer": checkpoint.optimizer, "generators": checkpoint.generators}, partial / "optimizer.pt")
+    (partial / "state.json").write_text(json.dumps({"update": checkpoint.update, **checkpoint.values}, indent=1))
+    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
+    for path in partial.iterdir():
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(folder / str(old))
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[int]:
+    """The updates that have a checkpoint, rising."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The newest checkpoint, verified. Raises CheckpointError; a damaged one names the newest sound one."""
+    updates = list_checkpoints(folder)
+    if not updates:
+        raise CheckpointError(f"{folder}: expected a checkpoint to resume from, found none; start the run anew")
+    damage = _damage(folder / str(updates[-1]))
+    if damage:
+        sound = next((update for update in reversed(updates[:-1]) if not _damage(folder / str(update))), None)
+        advice = (f"the newest sound one is {sound}: delete {folder / str(updates[-1])} to resume from it"
+                  if sound is not None else "there is no sound one; start the run anew")
+        raise CheckpointError(f"{folder / str(updates[-1])}: the checkpoint is damaged ({damage}); {advice}")
+    return _read(folder / str(updates[-1]))
+
+
+def _read(path: Path) -> Checkpoint:
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(path / "weights.safetensors").items():
+        group, _, rest = name.partition("/")
+        tensors.setdefault(group, {})[rest] = tensor
+    saved = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+    values = json.loads((path / "state.json").read_text())
+    return Checkpoint(values.pop("update"), tensors, saved["optimizer"], saved["generators"], values)
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a checkpoint, or nothing."""
+    try:
+        sums = json.loads((path / "checksums.json").read_text())
+        for name in ("weights.safetensors", "optimizer.pt", "state.json"):
+            if sums.get(name) != _digest(path / name):
+                return f"{name} is not what was written"
+        load_file(path / "weights.safetensors")
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        return str(error)
+    return ""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""The few words that processes exchange. With one process every function returns its argument."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    return dist.get_rank() if _several() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if _several() else 1
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Add the gradients of all processes, in place, in one message. A parameter without gradient counts as zero."""
+    if not _several():
+        return
+    parameters = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter).clone()
+
+
+def gather(item):
+    """The items of all processes, in the order of their ranks."""
+    if not _several():
+        return [item]
+    items = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def any_true(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return any(gather(flag))

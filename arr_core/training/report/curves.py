@@ -1,0 +1,121 @@
+"""Everything that is drawn over updates."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..events import Event, History
+from .charts import Line, Point, line_chart
+from .words import figure, mapping, number, percent, signed_percent, text
+
+STATISTICS = {"contrast": "Contrast", "edge_energy": "Edge energy", "colour_entropy": "Colour entropy"}
+MOVED = 0.25  # relative change of an image statistic from which it is pointed out
+
+
+def win_rate_curve(run: History) -> str:
+    """Win rate over validations with its interval, and the same as a table."""
+    points, band = [], []
+    for event in run.validations:
+        rate, low, high = _rate(event)
+        note = f"update {event['update']}: {percent(rate)}"
+        if rate is not None and low is not None and high is not None:
+            note += f", interval {100 * low:.0f}\u2013{100 * high:.0f}"
+            band.append((event["update"], low, high))
+        points.append(Point(event["update"], rate, note))
+    chart = line_chart("Win rate", [Line(points, dots=True)], show=percent, band=band, level=0.5, low=0, high=1, kind="tall",
+                       value="policy against frozen base, 95 % interval")
+    return ('<section><h2>Does it beat its base?</h2><p class="lead">Held-out prompts, the same seeds every time; the base '
+            f'is the same model with the adapter off. One half is no difference.</p>{chart}{_validation_table(run)}</section>')
+
+
+def training_curves(run: History) -> str:
+    """What the updates recorded: a thin line as it was, a bold one smoothed."""
+    first = _line(run, lambda event: number(event.get("first_pick_rate")))
+    charts = [_curve("Undecided pairs", _line(run, _share("undecided")), percent, low=0),
+              _curve("Loss", _line(run, lambda event: number(event.get("loss"))), figure),
+              _curve("KL to the reference", _line(run, lambda event: number(event.get("kl"))), figure, low=0),
+              _clip_fractions(run),
+              _curve("Gradient norm", _line(run, lambda event: number(event.get("grad_norm"))), figure, low=0)]
+    if any(point.y is not None for point in first):
+        charts.append(_curve("First image preferred", first, percent, low=0, high=1, level=0.5,
+                             note="Far from one half, the judge looks at the order more than at the images."))
+    if total_failures := sum(number(event.get("failures")) or 0 for event in run.updates):
+        charts.append(_curve("Failed verdicts", _line(run, _share("failures")), percent, low=0,
+                             note=f"{figure(total_failures)} in all; none became a reward."))
+    return f'<section><h2>Training</h2><p class="lead">Over updates.</p><div class="charts">{"".join(charts)}</div></section>'
+
+
+def image_statistics(run: History) -> str:
+    """Contrast, edge energy and colour entropy of base and policy over validations, marked where they moved far."""
+    changed, charts = moved(run.validations[-1] if run.validations else None), []
+    for name, label in STATISTICS.items():
+        sides = {side: [Point(event["update"], _statistic(event, side, name), f"update {event['update']}, {side}: "
+                              f"{figure(_statistic(event, side, name))}") for event in run.validations]
+                 for side in ("base", "policy")}
+        lines = [Line(points, side, side, dots=True) for side, points in sides.items()]
+        change = _change(run.validations[-1], name) if run.validations else None
+        charts.append(line_chart(label, lines, show=figure, low=0, kind="moved" if label in changed else "",
+                                 value="" if change is None else f"{signed_percent(change)} against the base"))
+    return ('<section><h2>Has the look of the pictures changed?</h2><p class="lead">A policy can win by fooling its judge, and '
+            'then it usually shows here: harsher contrast, more edges, gaudier or fewer colours. A change beyond 25 % is marked.'
+            f'</p><div class="charts">{"".join(charts)}</div></section>')
+
+
+def moved(validation: Event | None) -> dict[str, float]:
+    """Image statistics, by label, whose relative change between base and policy is beyond MOVED."""
+    changes = {label: _change(validation, name) for name, label in STATISTICS.items()} if validation else {}
+    return {label: change for label, change in changes.items() if change is not None and abs(change) > MOVED}
+
+
+def _rate(event: Event) -> tuple[float | None, float | None, float | None]:
+    return tuple(number(event.get(name)) for name in ("win_rate", "low", "high"))
+
+
+def _validation_table(run: History) -> str:
+    rows = []
+    for event in run.validations:
+        rate, low, high = _rate(event)
+        interval = "" if rate is None or low is None or high is None else f"{100 * low:.0f}\u2013{100 * high:.0f}"
+        counts = "".join(f"<td>{text(figure(number(event.get(name))))}</td>" for name in ("wins", "losses", "undecided"))
+        rows.append(f'<tr><th scope="row">{event["update"]}</th>{counts}<td>{text(percent(rate))}</td><td>{interval}</td>'
+                    f'<td>{"best" if event.get("best") is True else ""}</td></tr>')
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in
+                    ("update", "wins", "losses", "undecided", "win rate", "95 % interval", ""))
+    return ('<details><summary>The numbers</summary><div class="scroll"><table>'
+            f'<thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>')
+
+
+def _clip_fractions(run: History) -> str:
+    lines = [Line(_line(run, lambda event, name=name: number(event.get(name))), role, label, smooth=True)
+             for name, role, label in (("clip_high", "policy", "above"), ("clip_low", "second", "below"))]
+    return line_chart("Clipped ratios", lines, show=percent, low=0)
+
+
+def _curve(title: str, points: list[Point], show: Callable[[float], str], **options) -> str:
+    """A chart of one quantity, with the mean of its last tenth beside the title."""
+    known = [point.y for point in points if point.y is not None]
+    recent = known[-max(1, len(known) // 10):]
+    value = f"{show(sum(recent) / len(recent))} lately" if recent else ""
+    return line_chart(title, [Line(points, smooth=True)], show=show, value=value, **options)
+
+
+def _line(run: History, read: Callable[[Event], float | None]) -> list[Point]:
+    return [Point(event["update"], read(event)) for event in run.updates]
+
+
+def _share(name: str) -> Callable[[Event], float | None]:
+    """Reads a count as a share of the update's pairs."""
+    def read(event: Event) -> float | None:
+        count, pairs = number(event.get(name)), number(event.get("pairs"))
+        return count / pairs if count is not None and pairs else None
+    return read
+
+
+def _statistic(event: Event, side: str, name: str) -> float | None:
+    return number(mapping(mapping(event.get("statistics")).get(side)).get(name))
+
+
+def _change(event: Event, name: str) -> float | None:
+    base, policy = (_statistic(event, side, name) for side in ("base", "policy"))
+    return policy / base - 1 if base and policy is not None else None

@@ -1,0 +1,65 @@
+"""Held-out prompts as the base and the policy draw them, and what the judge said."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..events import Event, History
+from .pictures import picture
+from .words import entries, text
+
+FRAMES = 8  # pictures of one prompt over time
+FRAME_SIZE = 144  # pixels; they are shown at half of it
+
+
+def before_and_after(run: History, folder: Path) -> str:
+    """A card for each picture of the last validation that has any, with its predecessors folded away."""
+    shown = [event for event in run.validations if _samples(event)]
+    if not shown:
+        return ""
+    last = shown[-1]
+    samples = _samples(last)
+    cards = "".join(_card(sample, [(event["update"], _same(event, sample)) for event in _spread(shown)], folder)
+                    for sample in samples)
+    kind = " edit" if any(sample.get("source") for sample in samples) else ""
+    return (f'<section><h2>Before and after {last["update"]} updates</h2><p class="lead">Held-out prompts at the same seeds, '
+            f'without a selection. What the judge preferred is framed.</p><div class="cards{kind}">{cards}</div></section>')
+
+
+def _samples(event: Event) -> list[dict]:
+    return [sample for sample in entries(event.get("images")) if isinstance(sample, dict)]
+
+
+def _card(sample: dict, film: list[tuple[int, dict | None]], folder: Path) -> str:
+    prompt, preferred = str(sample.get("prompt") or ""), sample.get("preferred")
+    sides = [side for side in ("source", "base", "policy") if side != "source" or sample.get("source")]
+    row = "".join(_side(sample, side, prompt, preferred == side and side != "source", folder) for side in sides)
+    said = str(sample.get("reason") or "")
+    undecided = "" if preferred in ("base", "policy") else "Undecided. "
+    reason = f'<p class="reason" dir="auto">{text(undecided + said)}</p>' if undecided or said else ""
+    frames = [(update, frame) for update, frame in film if frame]
+    return (f'<article class="card"><h3 class="prompt" dir="auto">{text(prompt)}</h3><div class="row">{row}</div>{reason}'
+            f'{_film(frames, prompt, folder) if len(frames) > 1 else ""}</article>')
+
+
+def _side(sample: dict, side: str, prompt: str, preferred: bool, folder: Path) -> str:
+    caption = f"{side}, preferred" if preferred else side
+    return (f'<figure{" class=preferred" if preferred else ""}>{picture(folder, sample.get(side), f"{side}: {prompt}")}'
+            f'<figcaption>{caption}</figcaption></figure>')
+
+
+def _film(frames: list[tuple[int, dict]], prompt: str, folder: Path) -> str:
+    figures = "".join(f'<figure>{picture(folder, frame.get("policy"), f"after update {update}: {prompt}", FRAME_SIZE)}'
+                      f'<figcaption>{update}</figcaption></figure>' for update, frame in frames)
+    return f'<details><summary>The policy over updates</summary><div class="film">{figures}</div></details>'
+
+
+def _same(event: Event, sample: dict) -> dict | None:
+    """The picture of the same prompt at another validation."""
+    return next((other for other in _samples(event) if other.get("prompt") == sample.get("prompt")), None)
+
+
+def _spread(events: list[Event]) -> list[Event]:
+    """At most FRAMES of the events, evenly, with the first and the last."""
+    if len(events) <= FRAMES:
+        return events
+    return [events[round(place * (len(events) - 1) / (FRAMES - 1))] for place in range(FRAMES)]

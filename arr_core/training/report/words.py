@@ -1,0 +1,75 @@
+"""Values of events as words and numbers to read. What an event holds is not trusted: wrong types read as unknown."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from ..events import Event
+
+UNKNOWN = "unknown"
+SPACE = "\u202f"  # narrow and unbreakable, between a number and its unit
+
+
+def number(value: Any) -> float | None:
+    """The value as a finite float of a sane size, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < 1e30 else None  # false for NaN too
+
+
+def mapping(value: Any) -> dict:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def entries(value: Any) -> list:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def total(events: Iterable[Event], name: str) -> float:
+    """Sum of a field over events, where it is known."""
+    return sum(number(event.get(name)) or 0.0 for event in events)
+
+
+def percent(share: float | None) -> str:
+    """A share as "81 %"; below 10 % two digits that tell something, such as "0.12 %"."""
+    if share is None:
+        return UNKNOWN
+    return f"{100 * share:{'.2g' if abs(share) < 0.0995 else '.0f'}}{SPACE}%"
+
+
+def signed_percent(change: float) -> str:
+    """A relative change as "+31 %", with a real minus."""
+    return f"{100 * change:+.0f}{SPACE}%".replace("-", "\u2212")
+
+
+def figure(value: float | None) -> str:
+    """A number in three significant digits; whole numbers in full, with commas."""
+    if value is None:
+        return UNKNOWN
+    text = f"{value:,.0f}" if value == round(value) and abs(value) < 1e12 else f"{value:.3g}"
+    return text.replace("-", "\u2212")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "9.4 s", "9 min 40 s" or "2 h 03 min"."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f}{SPACE}s" if seconds < 9.95 else f"{seconds:.0f}{SPACE}s"
+    minutes, rest = divmod(math.floor(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}{SPACE}h {minutes:02}{SPACE}min" if hours else f"{minutes}{SPACE}min {rest:02}{SPACE}s"
+
+
+def plural(count: float, noun: str) -> str:
+    """"1 pair", "2 pairs"."""
+    return f"{figure(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def text(value: Any) -> str:
+    """Any value as text that is safe in HTML, between tags and inside of quotes."""
+    return "" if value is None else escape(str(value))
