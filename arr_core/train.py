@@ -50,6 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return _train(config, resume)
     except (ConfigError, DataError) as error:
         return _refuse(error)
+    except KeyboardInterrupt:
+        print("stopped at once; go on with --resume from the last checkpoint", file=sys.stderr)
+        return 130
 
 
 def _train(config: TrainConfig, resume: bool) -> int:
@@ -63,17 +66,34 @@ def _train(config: TrainConfig, resume: bool) -> int:
     from .training.trainer import RunError, Trainer
 
     _start_processes()
+    if config.policy.base == "miniature":
+        _quiet()
     try:
         observers = [Progress(config.run.folder)]
         if config.run.trackers:
             observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
-        outcome = Trainer(config, resume=resume, observers=observers).run()
-    except (AdapterError, CheckpointError, ConfigError, DataError, JudgeError, PolicyError, RubricError, RunError) as error:
+        trainer = Trainer(config, resume=resume, observers=observers)
+        outcome = trainer.run()
+        if config.policy.base == "miniature" and not outcome.stopped:
+            from .miniature.measure import report_measure
+
+            report_measure(trainer)
+    except (OSError, AdapterError, CheckpointError, ConfigError, DataError, JudgeError,
+            PolicyError, RubricError, RunError) as error:
         return _refuse(error)
     if outcome.stopped:
         print(f"stopped after update {outcome.update}; go on with --resume {outcome.folder}", file=sys.stderr)
         return 3
     return 0
+
+
+def _quiet() -> None:
+    """The embedded models load in a moment; their loading bars would only hide ours."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _set_threads(threads: int | None) -> None:

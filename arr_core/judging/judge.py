@@ -48,7 +48,7 @@ class Client(Protocol):
     identity: str
 
     async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
-        """One opinion a question, in order. A failed question is an opinion with a ``failure``; JudgeError ends the run."""
+        """One opinion a question, in order. A failed one is an opinion with a ``failure``; JudgeError ends the run."""
 
 
 class Judge:
@@ -56,7 +56,7 @@ class Judge:
 
     def __init__(self, client: Client, rubric: Rubric, *, both_orders: bool = True, store: str | Path = ":memory:",
                  flip_rate: float = 0.0, position_bias: float = 0.0):
-        """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question always errs the same way."""
+        """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question errs in the same way."""
         self.client, self.rubric, self.both_orders = client, rubric, both_orders
         self.flip_rate, self.position_bias = flip_rate, position_bias
         self.store = VerdictStore(store)
@@ -104,7 +104,8 @@ class Judge:
         unanswered = {key: i for i, key in enumerate(keys) if opinions[i] is None}
         answers = await self.client.ask([questions[i] for i in unanswered.values()]) if unanswered else []
         if len(answers) != len(unanswered):
-            raise JudgeError(f"the client {self.client.identity} gave {len(answers)} answers to {len(unanswered)} questions")
+            raise JudgeError(f"the client {self.client.identity} gave {len(answers)} answers to {len(unanswered)} "
+                             "questions")
         fresh = dict(zip(unanswered, answers, strict=True))
         for key, opinion in fresh.items():
             if not opinion.failure:
@@ -123,7 +124,8 @@ class Judge:
     def _key(self, question: Question) -> str:
         digest = hashlib.sha256(repr((self.client.identity, self.rubric.content_hash, question.prompt)).encode())
         for image in (question.first, question.second, question.source):
-            digest.update(b"none" if image is None else repr((image.mode, image.size)).encode() + image.tobytes())
+            # As the judge sees it: the bytes of a palette image say nothing without its palette.
+            digest.update(b"none" if image is None else repr(image.size).encode() + image.convert("RGB").tobytes())
         return digest.hexdigest()
 
     def _biased(self, key: str, opinion: Opinion) -> Opinion:

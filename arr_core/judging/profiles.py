@@ -22,7 +22,7 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["openai", "miniature"] = Field("openai", description="OpenAI-compatible server, or the embedded judge")
+    kind: Literal["openai", "miniature"] = Field("openai", description="OpenAI-compatible server or embedded judge")
     url: str = Field("", description="Base URL, with /v1")
     model: str = Field("", description="Model name as the server knows it")
     key_variable: str | None = Field(None, description="Environment variable that holds the key")
@@ -44,12 +44,7 @@ def load_profile(name: str) -> Profile:
     if name == "miniature":
         return Profile(kind="miniature")
     path = profiles_file()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        profiles = {key: Profile.model_validate(value) for key, value in (content or {}).items()}
-    except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
-        raise JudgeError(f"{path}: expected judge profiles, name: {{url, model, key_variable}}; "
-                         f"{' '.join(str(error).split())[:300]}") from error
+    profiles = _read(path)
     if name not in profiles:
         known = ", ".join(sorted([*profiles, "miniature"]))
         raise JudgeError(f"judge.profile: expected one of {known}, came {name!r}; describe it in {path}, for example "
@@ -59,6 +54,30 @@ def load_profile(name: str) -> Profile:
     return profiles[name]
 
 
+def _read(path: Path) -> dict[str, Profile]:
+    """The file's profiles. What it says goes into no message: somebody may have written a key into it."""
+    expected = f"{path}: expected judge profiles, name: {{url, model, key_variable}}"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+    except OSError as error:
+        raise JudgeError(f"{expected}; it cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise JudgeError(f"{expected}; it is no YAML in UTF-8{f', see line {mark.line + 1}' if mark else ''}") from None
+    if not isinstance(content, dict | None):
+        raise JudgeError(f"{expected}; it holds a {type(content).__name__}")
+    profiles = {}
+    for name, fields in (content or {}).items():
+        try:
+            profiles[str(name)] = Profile.model_validate(fields)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"])) or "it"
+            hint = f"; the fields are {', '.join(Profile.model_fields)}" if fault["type"] == "extra_forbidden" else ""
+            raise JudgeError(f"{expected}; {name}: {field}: {fault['msg']}{hint}") from None
+    return profiles
+
+
 def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16):
     """The client of the profile called ``name``. Raises JudgeError for an unknown profile or a missing key."""
     profile = load_profile(name)
@@ -66,12 +85,12 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
         from ..miniature.judge import MiniatureClient
 
         return MiniatureClient()
-    from .openai_client import OpenAIClient
+    from .openai_client import NO_KEY, OpenAIClient
 
-    key = os.environ.get(profile.key_variable, "") if profile.key_variable else "none"
-    if not key:
+    key = os.environ.get(profile.key_variable, "").strip() if profile.key_variable else NO_KEY
+    if not (key.isascii() and key.isprintable() and key):
         raise JudgeError(f"the judge profile {name!r} takes its key from the environment variable "
-                         f"{profile.key_variable}, which is not set")
+                         f"{profile.key_variable}, which {'holds no key' if key else 'is not set'}")
     return OpenAIClient(url=profile.url, model=profile.model, api_key=key, timeout_s=timeout_s, retries=retries,
                         concurrency=concurrency, temperature=profile.temperature, max_tokens=profile.max_tokens,
                         price_per_million_tokens=profile.price_per_million_tokens)

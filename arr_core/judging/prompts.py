@@ -8,8 +8,9 @@ from PIL import Image
 
 MAX_SIDE = 1024
 
-SYSTEM = ("You compare two images fairly. Look at both, check them against every criterion, state what you see, and only "
-          "then decide. The order in which the images are shown means nothing. Reply with one JSON object and nothing else.")
+SYSTEM = ("You compare two images fairly. Look at both, check them against every criterion, state what you see, and "
+          "only then decide. The order in which the images are shown means nothing. Reply with one JSON object and "
+          "nothing else.")
 FORM = ('{"findings": [{"criterion": 1, "first": "what you see in FIRST", "second": "what you see in SECOND"}, ...], '
         '"reason": "one sentence", "preferred": "first" or "second" or "tie"}')
 SCHEMA = {
@@ -17,7 +18,8 @@ SCHEMA = {
     "properties": {
         "findings": {"type": "array", "items": {
             "type": "object", "additionalProperties": False, "required": ["criterion", "first", "second"],
-            "properties": {"criterion": {"type": "integer"}, "first": {"type": "string"}, "second": {"type": "string"}}}},
+            "properties": {
+                "criterion": {"type": "integer"}, "first": {"type": "string"}, "second": {"type": "string"}}}},
         "reason": {"type": "string"},
         "preferred": {"type": "string", "enum": ["first", "second", "tie"]}}}
 
@@ -41,5 +43,6 @@ def messages(question) -> list[dict]:
     for label, image in shown:
         content += [{"type": "text", "text": f"{label}:"}, {"type": "image_url", "image_url": {"url": data_uri(image)}}]
     content.append({"type": "text", "text": (
-        f"Over all criteria jointly, which of FIRST and SECOND answers the {asked} better? Reply in this form:\n{FORM}")})
+        f"Over all criteria jointly, which of FIRST and SECOND answers the {asked} better? "
+        f"Reply in this form:\n{FORM}")})
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]

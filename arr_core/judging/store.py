@@ -19,8 +19,8 @@ class VerdictStore:
         with self._lock, self._connection:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL,"
-                " time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)")
+                "CREATE TABLE IF NOT EXISTS opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, "
+                "opinion TEXT NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)")
 
     def get(self, key: str) -> Opinion | None:
         """The opinion stored under a key, marked as cached, or None."""
@@ -34,9 +34,12 @@ class VerdictStore:
 
     def put(self, key: str, prompt: str, opinion: Opinion) -> None:
         """Store an opinion; the first one stays."""
+        if opinion.failure:
+            raise ValueError(f"a failure is no opinion to remember: {opinion.failure}")
         with self._lock, self._connection:
-            self._connection.execute("INSERT OR IGNORE INTO opinions (key, prompt, opinion) VALUES (?, ?, ?)",
-                                     (key, prompt, json.dumps(asdict(opinion), ensure_ascii=False)))
+            # A lone surrogate, which JSON may hold, has no UTF-8: SQLite takes its escape.
+            values = (key, prompt.encode("utf-8", "backslashreplace").decode(), json.dumps(asdict(opinion)))
+            self._connection.execute("INSERT OR IGNORE INTO opinions (key, prompt, opinion) VALUES (?, ?, ?)", values)
 
     def __len__(self) -> int:
         with self._lock:

@@ -30,6 +30,8 @@ class Opinion:
     cached: bool = False
 
     def __post_init__(self):
+        if self.preferred not in (0, 1, None):
+            raise ValueError(f"an opinion prefers the place 0, the place 1 or None, not {self.preferred!r}")
         if self.failure and self.preferred is not None:
             raise ValueError("a failed reply prefers nothing")
 

@@ -1,4 +1,4 @@
-"""Training of the small judge: a Qwen2.5-VL that answers yes or no to one criterion about one picture or one edit."""
+"""Training of the small judge: a Qwen2.5-VL that describes one picture, or what changed between two."""
 from __future__ import annotations
 
 import random
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from . import world
-from .build import Schedule, misdescribe, mistake, other, scene_for
-from .criteria import EDIT, T2I, edit_truth, image_truth, question
-from .judge import MiniatureVLM
+from .build import Schedule, other, scene_for
+from .judge import NO_PICTURE, NOTHING_CHANGED, MiniatureVLM
 from .models import vision_language_model, vision_language_processor
 from .tokenizers import qwen_tokenizer
 from .world import COLOURS, SHAPES, Request, Thing, place, render
@@ -49,56 +48,67 @@ def vary(scene: list[Thing], rng: random.Random) -> list[Thing]:
     return [*scene, replace(scene[at], x=x, y=y)]
 
 
-def image_question(requests: list[Request], rng: random.Random) -> tuple[list[Image.Image], str, bool]:
-    """One picture, one question, its answer."""
-    request = rng.choice(requests)
-    scene, draw = place(request, rng), rng.random()
-    if draw < 0.25:
-        scene = place(misdescribe(request, rng), rng)
-    elif draw < 0.45:
-        scene = vary(scene, rng)
-    elif draw < 0.5:
-        scene = place(rng.choice(requests), rng)
-    criterion = rng.choice(T2I)
-    truth, image = image_truth(scene, request)[criterion], render(scene)
-    if rng.random() < 0.1:
-        image, truth = Image.blend(image, render(place(rng.choice(requests), rng)), rng.uniform(0.3, 0.7)), False
-    return [weathered(image, rng)], question(request.prompt, criterion), truth
+def caption_loss(judge: MiniatureVLM, pictures, captions: list[str]) -> torch.Tensor:
+    """Next-token loss of describing pictures, over the words of the descriptions."""
+    log_probs, tokens, mask = judge.describe(pictures, captions)
+    return F.nll_loss(log_probs[mask], tokens[mask])
 
 
-def edit_question(edits: list[world.Edit], rng: random.Random) -> tuple[list[Image.Image], str, bool]:
-    """A source, its edit, one question, the answer."""
-    edit = rng.choice(edits)
+def garbled(image: Image.Image, other: Image.Image, rng: random.Random) -> Image.Image:
+    """Two pictures in one, as an undecided generator draws them."""
+    return Image.blend(image, other, rng.uniform(0.3, 0.7))
+
+
+def captioned_image(pool: list[Request], rng: random.Random) -> tuple[list[Image.Image], str]:
+    """One picture and what it shows; what no prompt describes is called no picture."""
+    request, draw = rng.choice(pool), rng.random()
+    scene = place(request, rng)
+    image, caption = render(scene), request.prompt
+    if draw < 0.08:
+        image, caption = garbled(image, render(place(rng.choice(pool), rng)), rng), NO_PICTURE
+    elif draw < 0.2:
+        varied = vary(scene, rng)
+        if not any(sorted(thing.name for thing in varied) == r.things for r in pool if r.count == len(varied) > 1 or
+                   r.second is not None and len(varied) == 2):
+            image, caption = render(varied), NO_PICTURE if len(varied) != 1 else f"one {varied[0].name}"
+    return [weathered(image, rng)], caption
+
+
+def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Image.Image], str]:
+    """A source, what became of it, and the list of changes in any order."""
+    edit, draw = rng.choice(edits), rng.random()
     before = scene_for(edit, rng)
-    after, draw = edit.apply(before), rng.random()
-    if draw < 0.4:
-        after = mistake(edit, before, rng)
-    elif draw < 0.6 and after:
-        after = vary(after, rng)
-    criterion = rng.choice(EDIT)
-    truth, image = edit_truth(before, after, edit)[criterion], render(after)
-    if rng.random() < 0.1:
-        image, truth = Image.blend(image, render(scene_for(rng.choice(edits), rng)), rng.uniform(0.3, 0.7)), False
-    return [weathered(render(before), rng), weathered(image, rng)], question(edit.instruction, criterion), truth
+    bystander = next(thing for thing in before if thing.name != edit.target)
+    others = [e for e in edits if e.target == bystander.name and e.value != edit.value
+              and e.value not in edit.target.split()]
+    after, changes = before, []
+    if draw > 0.1:
+        after, changes = edit.apply(after), [edit]
+    if others and rng.random() < 0.3:
+        second = rng.choice(others)
+        after, changes = second.apply(after), [*changes, second]
+    rng.shuffle(changes)
+    image, caption = render(after), " and ".join(change.instruction for change in changes) or NOTHING_CHANGED
+    if draw > 0.92:
+        image, caption = garbled(image, render(scene_for(rng.choice(edits), rng)), rng), NO_PICTURE
+    return [weathered(render(before), rng), weathered(image, rng)], caption
 
 
-def train_judge(folder: Path, steps: int, batch: int = 64) -> None:
-    """Train the judge and save it as an ordinary transformers folder."""
+def train_judge(folder: Path, steps: int, batch: int = 48) -> None:
+    """Train the judge to describe pictures and changes in turn, and save it as an ordinary transformers folder."""
     rng, tokenizer = random.Random(2), qwen_tokenizer()
     model = vision_language_model(tokenizer, width=64, layers=4, patch_size=4, vision_width=48, vision_layers=2)
     judge = MiniatureVLM(model.train(), vision_language_processor(tokenizer, patch_size=4, min_pixels=8 * 8))
     requests, edits = world.requests(), world.edits()
     pool = requests + [request for request in requests if request.second is None] * 4
-    schedule = Schedule(model.parameters(), 1.5e-3, steps)
+    schedule = Schedule(model.parameters(), 2e-3, steps)
     for step in range(steps):
-        ask, source = (image_question, pool) if step % 2 == 0 else (edit_question, edits)
-        pictures, questions, truths = zip(*(ask(source, rng) for _ in range(batch)), strict=True)
-        logits = judge.yes_logits(pictures, questions)
-        loss = F.binary_cross_entropy_with_logits(logits, torch.tensor(truths).float())
-        schedule.step(loss, "judge edit" if step % 2 else "judge t2i")
-        if step % 500 > 497:
-            right = ((logits > 0) == torch.tensor(truths)).float().mean().item()
-            print(f"judge {'edit' if step % 2 else 't2i'} accuracy {right:.3f}", flush=True)
+        draw, source = ((captioned_image, pool), (captioned_edit, edits))[step % 2]
+        pictures, captions = zip(*(draw(source, rng) for _ in range(batch)), strict=True)
+        schedule.step(caption_loss(judge, pictures, list(captions)), "judge edit" if step % 2 else "judge t2i")
+        if step % 1000 in (98, 998):
+            print(f"  t2i {caption_loss(judge, *map(list, zip(*(captioned_image(pool, rng) for _ in range(64)), strict=True))).item():.3f}")
+            torch.save(model.state_dict(), folder.parent / "judge-partial.pt")
     schedule.finish()
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     judge.processor.save_pretrained(folder)

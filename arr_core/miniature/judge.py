@@ -10,18 +10,20 @@ import torch
 from PIL import Image
 
 from ..judging.verdict import Opinion
-from .criteria import question
+from .criteria import END, positions
 
 FOLDER = Path(__file__).parent
+DESCRIBE = "picture"
+NO_PICTURE = "no picture"
+NOTHING_CHANGED = "everything is as it was"
 
 
 class MiniatureVLM:
-    """A Qwen2.5-VL with its processor, asked for the log-odds of "Yes" against "No"."""
+    """A Qwen2.5-VL with its processor, which describes pictures; asked how well a description fits."""
 
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
         self.processor.tokenizer.padding_side = "left"
-        self.yes, self.no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
 
     @classmethod
     def load(cls, folder) -> MiniatureVLM:
@@ -31,20 +33,43 @@ class MiniatureVLM:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         return cls(model, AutoProcessor.from_pretrained(folder))
 
-    def yes_logits(self, pictures: Sequence[Sequence[Image.Image]], questions: Sequence[str]) -> torch.Tensor:
-        """Log-odds of yes [N] for N questions, each about its own pictures (one, or a source and its edit)."""
-        texts = [self.processor.apply_chat_template(
-            [{"role": "user", "content": [*({"type": "image"} for _ in images), {"type": "text", "text": question}]}],
-            add_generation_prompt=True) for images, question in zip(pictures, questions, strict=True)]
+    def describe(self, pictures: Sequence[Sequence[Image.Image]], captions: Sequence[str]
+                 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probs [N, L, V], tokens [N, L] and a mask [N, L] of captions, each closed by the end of the turn.
+
+        Every caption has its own pictures: one, or a source and what became of it. Padding is on the left.
+        """
+        ends = [f"{caption}{END}" for caption in captions]
+        lengths = torch.tensor([len(self.processor.tokenizer(end).input_ids) for end in ends])
+        texts = []
+        for images, end in zip(pictures, ends, strict=True):
+            content = [*({"type": "image"} for _ in images), {"type": "text", "text": DESCRIBE}]
+            chat = [{"role": "user", "content": content}]
+            texts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True) + end)
         inputs = self.processor(text=texts, images=[image for images in pictures for image in images], padding=True,
                                 return_tensors="pt")
         types = (inputs["input_ids"] == self.model.config.image_token_id).int()
-        logits = self.model(**{**inputs, "mm_token_type_ids": types}, logits_to_keep=1).logits[:, -1]
-        return logits[:, self.yes] - logits[:, self.no]
+        keep = int(lengths.max()) + 1
+        logits = self.model(**{**inputs, "mm_token_type_ids": types}, logits_to_keep=keep).logits
+        mask = torch.arange(keep - 1)[None] >= keep - 1 - lengths[:, None]
+        return logits[:, :-1].log_softmax(-1), inputs["input_ids"][:, 1 - keep:], mask
+
+    @torch.no_grad()
+    def criterion_scores(self, pictures: Sequence[Sequence[Image.Image]], prompts: Sequence[str],
+                         criteria: Sequence[str]) -> list[list[float]]:
+        """For each picture (or source and edit) the probability of the words that each criterion is about, 0..1."""
+        log_probs, tokens, mask = self.describe(pictures, prompts)
+        taken = log_probs.gather(-1, tokens[..., None])[..., 0]
+        scores = []
+        for row, sentence, written in zip(taken, tokens, mask, strict=True):
+            words = [word.strip() for word in self.processor.tokenizer.batch_decode(sentence[written][:, None])]
+            fit = row[written]
+            scores.append([fit[positions(criterion, words)].mean().exp().item() for criterion in criteria])
+        return scores
 
 
 class MiniatureClient:
-    """The embedded judge behind the client's seam: a picture's score is the mean probability over the criteria.
+    """The embedded judge behind the client's seam: a picture's score is the mean over the rubric's criteria.
 
     It looks at one picture (and for an edit its source) at a time, so the order of a pair cannot sway it; two pictures
     whose scores lie within ``margin`` are a tie.
@@ -60,23 +85,17 @@ class MiniatureClient:
             return await asyncio.to_thread(self._answer, list(questions))
 
     def _answer(self, questions) -> list[Opinion]:
-        asked, pictures, texts = {}, [], []
-        for q in questions:
-            for image in (q.first, q.second):
-                key = (q.prompt, id(image))
-                if key not in asked:
-                    asked[key] = len(asked)
-                    for criterion in q.rubric.criteria:
-                        pictures.append([image] if q.source is None else [q.source, image])
-                        texts.append(question(q.prompt, criterion))
         start = time.monotonic()
-        with torch.no_grad():
-            odds = torch.cat([self.vlm.yes_logits(pictures[at:at + 64], texts[at:at + 64])
-                              for at in range(0, len(texts), 64)])
-        probabilities = odds.sigmoid().view(len(asked), -1).tolist()
+        shown = {(q.prompt, id(image)): (q, image) for q in questions for image in (q.first, q.second)}
+        scores, keys = {}, list(shown)
+        for at in range(0, len(keys), 64):
+            part = keys[at:at + 64]
+            pictures = [[image] if q.source is None else [q.source, image] for q, image in (shown[key] for key in part)]
+            scores.update(zip(part, self.vlm.criterion_scores(pictures, [prompt for prompt, _ in part],
+                                                              questions[0].rubric.criteria), strict=True))
         latency = (time.monotonic() - start) / max(1, len(questions))
-        return [self._opinion(q, probabilities[asked[q.prompt, id(q.first)]],
-                              probabilities[asked[q.prompt, id(q.second)]], latency) for q in questions]
+        return [self._opinion(q, scores[q.prompt, id(q.first)], scores[q.prompt, id(q.second)], latency)
+                for q in questions]
 
     def _opinion(self, q, first: list[float], second: list[float], latency: float) -> Opinion:
         difference = sum(first) / len(first) - sum(second) / len(second)

@@ -57,8 +57,8 @@ class PipelineSource:
             try:
                 path = hf_hub_download(self.base, "model_index.json", revision=self.revision)
             except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-                raise PolicyError(f"policy.base: {self.base} cannot be fetched from the Hugging Face hub; check the id, "
-                                  f"accept its licence and set HF_TOKEN, or name a local folder "
+                raise PolicyError(f"policy.base: {self.base} cannot be fetched from the Hugging Face hub; check the "
+                                  f"id, accept its licence and set HF_TOKEN, or name a local folder "
                                   f"({type(error).__name__})") from error
         try:
             index = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ class PipelineSource:
         import diffusers
 
         pipeline_class = getattr(diffusers, self.class_name)
-        dtype = "dtype" if "dtype" in _pretrained_arguments(pipeline_class) else "torch_dtype"
+        dtype = "dtype" if _takes_dtype(pipeline_class) else "torch_dtype"
         revision = {"revision": self.revision} if self.revision else {}
         pipeline = pipeline_class.from_pretrained(
             self.base, **{dtype: self.dtype}, **revision, **dict.fromkeys(without, None))
@@ -96,8 +96,9 @@ class PipelineSource:
             torch.cuda.empty_cache()
 
 
-def _pretrained_arguments(pipeline_class) -> str:
-    return inspect.getsource(pipeline_class.from_pretrained).replace('"torch_dtype"', "")
+def _takes_dtype(pipeline_class) -> bool:
+    """Whether the pipelines of this diffusers take ``dtype``. Before 0.40 they ignore it and load in float32."""
+    return '"dtype"' in inspect.getsource(pipeline_class.from_pretrained)
 
 
 def _device(name: str) -> torch.device:

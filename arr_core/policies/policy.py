@@ -91,11 +91,12 @@ class DiffusersPolicy:
     encoder_parts: tuple[str, ...]
 
     def __init__(self, settings, source, cache_folder: Path):
-        """``settings`` are the configuration's policy section, ``source`` gives pipelines (``loading.PipelineSource``)."""
+        """``settings``: the configuration's policy section; ``source`` gives pipelines (``loading.PipelineSource``)."""
         self.settings, self.source = settings, source
         self.device, self.dtype = source.device, source.dtype
         self.cache = EncodingCache(cache_folder)
         self._pipeline = None
+        self._dropouts: list[torch.nn.Dropout] = []
 
     # ------------------------------------------------------------------ loading
 
@@ -153,6 +154,8 @@ class DiffusersPolicy:
         return packed.to(self.device, self.dtype)
 
     def velocity(self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch) -> torch.Tensor:
+        for dropout in self._dropouts:
+            dropout.train(torch.is_grad_enabled())  # pictures depend on their seeds alone
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
         timestep = (levels * 1000).to(latents.dtype) / 1000  # the pipelines' own rounding
         positive = self._predict(latents, timestep, batch.positive, batch.height, batch.width)
@@ -168,7 +171,7 @@ class DiffusersPolicy:
     # ------------------------------------------------------------------ the adapter
 
     def add_adapter(self, settings) -> dict[str, torch.nn.Parameter]:
-        """The new adapter's parameters by PEFT name, in float32; ``lora_B`` is zero, so the policy is still the base."""
+        """The new adapter's float32 parameters by PEFT name; ``lora_B`` is zero, so the policy is still the base."""
         from peft import LoraConfig
 
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
@@ -184,6 +187,8 @@ class DiffusersPolicy:
         for parameter in parameters.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+        self._dropouts = [module for name, module in self.transformer.named_modules()
+                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
         return parameters
 
     def unreachable(self, name: str) -> bool:

@@ -36,7 +36,8 @@ def image_token_types(text_encoder):
 
 
 @torch.no_grad()
-def encode_edits(pipeline, instructions: Sequence[str], images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_edits(pipeline, instructions: Sequence[str],
+                 images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings [N, T, D] and mask [N, T] of instructions with their (already resized) source pictures."""
     with image_token_types(pipeline.text_encoder):
         if not is_plus(pipeline):

@@ -34,8 +34,10 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """The folder ``checkpoints/<update>``, written whole or not at all; older ones beyond ``keep`` are removed."""
-    final, partial = folder / str(checkpoint.update), folder / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    final = folder / str(checkpoint.update)
+    partial, replaced = (folder / f".{name}-{os.getpid()}" for name in ("partial", "replaced"))
+    for left_over in (partial, replaced):
+        shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
     flat = {f"{group}/{name}": tensor.detach().cpu().contiguous()
             for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
@@ -47,9 +49,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for path in partial.iterdir():
         _sync(path)
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(replaced)
     partial.rename(final)
     _sync(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(folder / str(old))
     return final
@@ -88,20 +91,25 @@ def _damage(path: Path) -> str:
     """What is wrong with a checkpoint, or nothing."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
+        if not isinstance(sums, dict):
+            return "checksums.json is not what was written"
         for name in ("weights.safetensors", "optimizer.pt", "state.json"):
             if sums.get(name) != _digest(path / name):
                 return f"{name} is not what was written"
         load_file(path / "weights.safetensors")
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: neither JSON nor text
         return str(error)
     return ""
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -16,6 +16,7 @@ read these and nothing else. ``null`` stands for what is unknown, and for number
 | stopped | update, reason |
 | finished | update, seconds, adapter, universal, report, sentence |
 
+Every process begins with ``started``; one that goes on says ``resumed`` next, when its model is there.
 Paths are relative to the run's folder. What an update says of time and of the judge is about that update alone.
 """  # noqa: E501 (a table's row is one line)
 from __future__ import annotations
@@ -39,18 +40,17 @@ class EventLog:
     def __init__(self, path: str | os.PathLike, observers: Iterable[Observer] = ()):
         self.path, self.observers = Path(path), tuple(observers)
         torn = _ends_inside_a_line(self.path)
-        self._file = open(self.path, "ab")
+        # Unbuffered: a line is one call of the system, so a signal handler may emit too, and a kill loses nothing.
+        self._file = open(self.path, "ab", buffering=0)
         if torn:
-            self._file.write(b"\n")
-            self._file.flush()
+            self._write(b"\n")
 
     def emit(self, kind: str, **fields: Any) -> Event:
         """The event as it was written."""
         event = {"event": kind, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **_plain(fields)}
         line = json.dumps(event, ensure_ascii=False, allow_nan=False)
         # A lone surrogate has no UTF-8; the escape that Python puts in its place is the one that JSON reads back.
-        self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
-        self._file.flush()
+        self._write(line.encode("utf-8", "backslashreplace") + b"\n")
         for observer in self.observers:
             observer(event)
         return event
@@ -60,6 +60,10 @@ class EventLog:
         self._file.close()
         for observer in self.observers:
             getattr(observer, "close", lambda: None)()
+
+    def _write(self, line: bytes) -> None:
+        while line:
+            line = line[self._file.write(line):]
 
     def __enter__(self) -> EventLog:
         return self
@@ -71,7 +75,7 @@ class EventLog:
 def read_events(path: str | os.PathLike) -> list[Event]:
     """The events of a log in order, without the lines that a crash or another hand left unreadable.
 
-    Of a log that is being written, the last line may be half there; it is left for the next reading.
+    Of a log that is being written, the last line may be half there; the next reading finds it whole.
     """
     events = []
     for line in Path(path).read_bytes().split(b"\n"):
@@ -129,7 +133,7 @@ def history(events: Iterable[Event]) -> History:
         kind = event["event"]
         result.last_time = str(event.get("time") or result.last_time)
         if kind == "started":
-            result.started = event
+            result.started, result.stopped, result.finished = event, None, None
         elif kind == "resumed":
             _rewind(result, event)
         elif kind in ("update", "validation", "checkpoint") and isinstance(event.get("update"), int):

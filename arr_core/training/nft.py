@@ -1,4 +1,4 @@
-"""The forward-process objective (DiffusionNFT, arXiv 2509.16117), driven by the same pairwise verdicts. Pure arithmetic.
+"""The forward-process objective (DiffusionNFT, arXiv 2509.16117), driven by the same verdicts. Pure arithmetic.
 
 | letter | meaning |
 |---|---|

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
@@ -19,20 +18,20 @@ from .rollout import Candidate
 Weights = Callable[[], contextlib.AbstractContextManager]
 
 
-@dataclass
 class Statistics:
-    """Sums over what was trained, and their means by name."""
+    """Sums over what was trained, kept on the device until they are asked for, and their means by name."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
 
     def add(self, count: int, **sums: torch.Tensor) -> None:
         self.count += count
         for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.count for name, value in self.sums.items()} if self.count else {}
+        return {name: float(value) / self.count for name, value in self.sums.items()}
 
 
 def accumulate_rpo(policy: Policy, chunk: Sequence[Candidate], advantages: torch.Tensor, divisor: int, *, settings,
@@ -59,7 +58,9 @@ def accumulate_rpo(policy: Policy, chunk: Sequence[Candidate], advantages: torch
         shift = None
         if objective.ratio == "guard":
             noise = torch.stack([normal(candidate.step_seed, (settings.steps, *x.shape[1:]))[i] for candidate in chunk])
+            # The old mean is rebuilt from what was stored; what rounding did to it must not pass for a shift.
             shift = rpo.guard_shift(new_step, x_next.float() - new_step.std * noise.to(x.device))
+            shift = shift - torch.stack([candidate.roundings[i] for candidate in chunk])
         out = rpo.loss(rpo.log_ratio(log_prob, old_log_prob, shift), advantages, kl, clip_range=objective.clip_range,
                        kl_coefficient=objective.kl_coefficient)
         (out.loss.sum() / (divisor * len(trained))).backward()

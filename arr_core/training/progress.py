@@ -52,6 +52,8 @@ class Progress:
 
     def on_resumed(self, event: Event) -> None:
         self.done = event.get("update") or 0
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = self.done
         self._say(f"resumed after update {self.done}")
 
     def on_encoded(self, event: Event) -> None:
@@ -65,7 +67,8 @@ class Progress:
         self.times.append(now)
         self.recent.append(event)
         self._open_bar()
-        self.done, status = event["update"], self._status()
+        self.done = event["update"]
+        status = self._status()
         if self.bar is not None:
             self.bar.set_postfix_str(status, refresh=False)
             self.bar.update(self.done - self.bar.n)
@@ -82,8 +85,8 @@ class Progress:
         best = ", the best so far" if event.get("best") else ""
         if self.bar is not None and self.recent:
             self.bar.set_postfix_str(self._status(), refresh=False)
-        self._say(f"validation after update {event.get('update')}: win rate {_percent(self.win_rate)}{interval}, {counts}"
-                  f"{best}")
+        rate = f"win rate {_percent(self.win_rate)}{interval}"
+        self._say(f"validation after update {event.get('update')}: {rate}, {counts}{best}")
 
     def on_measure(self, event: Event) -> None:
         sides = [(event.get(side) or {}).get("value") for side in ("base", "policy")]

@@ -14,10 +14,12 @@ from .randomness import normal, seed_of
 
 
 class Trajectory(NamedTuple):
-    """Latents [steps + 1, B, L, C] as stored, log-probs [steps, B] of the steps taken, and the denoised end [B, L, C]."""
+    """Latents [steps + 1, B, L, C] as stored, log-probs [steps, B] of the steps taken and what rounding did to them
+    (see ``sde.Step``), and the denoised end [B, L, C]."""
 
     latents: torch.Tensor
     log_probs: torch.Tensor
+    roundings: torch.Tensor
     picture: torch.Tensor
 
 
@@ -31,6 +33,7 @@ class Candidate:
     step_seed: int | None
     latents: torch.Tensor | None
     log_probs: torch.Tensor | None
+    roundings: torch.Tensor | None
     picture: torch.Tensor
 
 
@@ -46,10 +49,10 @@ class Group:
 @torch.no_grad()
 def sample(policy: Policy, batch: Batch, noise_seeds: Sequence[int], sigmas: torch.Tensor, *,
            sampler: sde.Sampler = "dance", eta: float = 0.0, step_seeds: Sequence[int] | None = None) -> Trajectory:
-    """A trajectory from noise to picture. Without ``step_seeds`` it is the noise-free Euler path of the stock pipeline."""
+    """A trajectory from noise to picture; without ``step_seeds`` the noise-free Euler path of the stock pipeline."""
     levels = sigmas.tolist()
     x = policy.initial_noise(batch, noise_seeds)
-    latents, log_probs, noise = [x], [], None
+    latents, log_probs, roundings, noise = [x], [], [], None
     if step_seeds is not None:
         shape = (len(levels) - 1, *x.shape[1:])
         noise = torch.stack([normal(seed, shape) for seed in step_seeds], dim=1)
@@ -62,7 +65,8 @@ def sample(policy: Policy, batch: Batch, noise_seeds: Sequence[int], sigmas: tor
         x = taken.latents
         latents.append(x)
         log_probs.append(taken.log_prob)
-    return Trajectory(torch.stack(latents), torch.stack(log_probs), picture)
+        roundings.append(taken.rounding)
+    return Trajectory(torch.stack(latents), torch.stack(log_probs), torch.stack(roundings), picture)
 
 
 def sample_pairs(policy: Policy, keys: Sequence[str], indices: Sequence[int], settings, *, seed: int, update: int,
@@ -89,7 +93,7 @@ def sample_pairs(policy: Policy, keys: Sequence[str], indices: Sequence[int], se
                           step_seeds=step_seeds)
             images = policy.decode(path.picture, batch)
             candidates = [
-                Candidate(pair, side, key, step_seeds[at] if with_noise else None, path.latents[:, at] if with_noise else None,
-                          path.log_probs[:, at] if with_noise else None, path.picture[at])
+                Candidate(pair, side, key, *((step_seeds[at], path.latents[:, at], path.log_probs[:, at],
+                                              path.roundings[:, at]) if with_noise else [None] * 4), path.picture[at])
                 for at, (pair, side, key) in enumerate(both)]
             yield Group([indices[at] for at in chosen], candidates, images)

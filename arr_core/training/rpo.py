@@ -61,7 +61,7 @@ def log_ratio(log_prob: torch.Tensor, old_log_prob: torch.Tensor, shift: torch.T
 
 def loss(log_ratio: torch.Tensor, advantage: torch.Tensor, kl: torch.Tensor, *, clip_range: float,
          kl_coefficient: float) -> RPOLoss:
-    """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]. The caller averages, so that the divisor is explicit."""
+    """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages, by a divisor of its own."""
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     surrogate = torch.maximum(-advantage * ratio, -advantage * clipped)

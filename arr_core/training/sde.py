@@ -32,10 +32,14 @@ class Transition(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step taken: the next latents [B, ...] in the dtype they are stored in, and their log-probability [B]."""
+    """A step taken: the next latents [B, ...] in the dtype they are stored in, and their log-probability [B].
+
+    ``rounding`` [B] is what storing them did, in the units of ``log_prob``: |x_next - std noise - mean|^2 / (2 std^2).
+    """
 
     latents: torch.Tensor
     log_prob: torch.Tensor
+    rounding: torch.Tensor
 
 
 def diffusion(sampler: Sampler, eta: float, t: float, t_second: float) -> float:
@@ -76,9 +80,12 @@ def step(x: torch.Tensor, v: torch.Tensor, t: float, t_next: float, *, sampler: 
     """
     distribution = transition(x, v, t, t_next, sampler=sampler, eta=eta, t_second=t_second)
     if noise is None or distribution.std == 0:
-        return Step(distribution.mean.to(x.dtype), distribution.mean.new_zeros(len(x)))
-    x_next = (distribution.mean + distribution.std * _precise(noise)).to(x.dtype)
-    return Step(x_next, log_prob_mean(x_next, distribution))
+        zeros = distribution.mean.new_zeros(len(x))
+        return Step(distribution.mean.to(x.dtype), zeros, zeros)
+    mean, std = distribution
+    x_next = (mean + std * _precise(noise)).to(x.dtype)
+    rounding = ((mean - (_precise(x_next) - std * _precise(noise))) ** 2).flatten(1).mean(1) / (2 * std**2)
+    return Step(x_next, log_prob_mean(x_next, distribution), rounding)
 
 
 def denoised(x: torch.Tensor, v: torch.Tensor, t: float) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import ConfigError
 from .events import Event
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -15,13 +16,13 @@ STEP, FLAGS = "update", ("best",)
 class Trackers:
     """An observer of events that logs every finite number of updates, validations and measures.
 
-    tensorboard writes below ``folder``/tensorboard. Raises ValueError, one line, for a tracker that is not installed.
+    tensorboard writes below ``folder``/tensorboard. Raises ConfigError for a tracker that is not installed.
     """
 
     def __init__(self, names: Sequence[str], folder: str | Path, run: str):
         for name in names:
             if not any(importlib.util.find_spec(package) for package in PACKAGES[name]):
-                raise ValueError(f"run.trackers: expected an installed tracker, but {name} is not: pip install {name}")
+                raise ConfigError(f"run.trackers: expected an installed tracker, but {name} is not: pip install {name}")
         self.names, self.folder, self.run, self.update = names, str(folder), run, 0
         self.trackers = None
 
@@ -45,8 +46,10 @@ class Trackers:
         """Starts the trackers at the first number: by then it is known whether the run was resumed, and on what."""
         if self.trackers is not None:
             return
+        from accelerate import PartialState
         from accelerate.tracking import TensorBoardTracker, WandBTracker
 
+        PartialState()  # which accelerate's trackers ask for their rank
         makers = {"tensorboard": lambda: TensorBoardTracker("tensorboard", self.folder, purge_step=self.update + 1),
                   "wandb": lambda: WandBTracker("arr-rpo", name=self.run, dir=self.folder)}
         self.trackers = [makers[name]() for name in self.names]

@@ -5,6 +5,7 @@ It knows policies, judges, prompts and files through their seams only. Everythin
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +163,7 @@ class Trainer:
                 self.emit("resumed", update=update)
             while update < config.run.updates and not distributed.any_true(self.stop_requested):
                 update += 1
-                self._update(update)
+                self._try_update(update)
                 last = update == config.run.updates
                 if last or update % config.validation.every == 0:
                     self._validate(update)
@@ -173,6 +174,17 @@ class Trainer:
                 self._save(update)
             self._end(update, stopped, time.monotonic() - begun)
         return Outcome(update, stopped, self.score, self.folder)
+
+    def _try_update(self, update: int) -> None:
+        """One update; where the judge gives up, what was reached is saved first, so that a resume loses nothing."""
+        order = self.order.state()
+        try:
+            self._update(update)
+        except JudgeError:
+            self.order.restore(order)
+            if update > 1:
+                self._save(update - 1)
+            raise
 
     def _update(self, update: int) -> None:
         """One update: sample, judge, score, train, record. Chunks train in the order in which they were sampled."""
@@ -321,7 +333,7 @@ class Trainer:
         best = self.score.margin > self.best_margin
         if best:
             self.best_margin = self.score.margin
-            self._write_adapter("adapter")
+            self._write_adapter("adapter-best")
         self.emit("validation", best=best, seconds=time.monotonic() - begun, **fields)
 
     def _write_adapter(self, name: str) -> None:
@@ -349,7 +361,7 @@ class Trainer:
         path = save_checkpoint(self.folder / "checkpoints",
                                Checkpoint(update, tensors, self.optimizer.state_dict(), generators, values),
                                self.config.run.keep_checkpoints)
-        self._write_adapter("adapter-last")
+        self._write_adapter("adapter")
         self.emit("checkpoint", update=update, path=path.relative_to(self.folder).as_posix())
         write_report(self.folder)
 
@@ -396,7 +408,7 @@ class Trainer:
             self.stop_requested = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self.emit("warning", message="stopping after this update; a second signal stops at once")
+            os.write(2, b"\nstopping after this update; a second signal stops at once\n")
 
         before = {}
         with contextlib.suppress(ValueError):  # only the main thread may set handlers

@@ -28,8 +28,8 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     """
     folder = Path(run_dir)
     run = history(read_events(folder / "events.jsonl"))
-    sections = [headline(run), warnings(run), win_rate_curve(run), before_and_after(run, folder), measures(run),
-                training_curves(run), image_statistics(run), rubric(_rubric(folder)), cost(run),
+    sections = [headline(run), win_rate_curve(run), measures(run), before_and_after(run, folder), image_statistics(run),
+                training_curves(run), rubric(_rubric(folder)), cost(run), warnings(run),
                 settings(_read(folder / "config.yaml"))]
     name = text(run.started.get("run") or folder.resolve().name)
     foot = f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 SIZE = 1000  # of the SVG's own square, which the page stretches
 MOST_POINTS = 400  # of a drawn line; longer ones are averaged, which no screen can tell apart
 TICKS = 4
+NOTHING = '<p class="nothing">no data yet</p>'
 
 
 class Point(NamedTuple):
@@ -38,14 +39,14 @@ def line_chart(title: str, lines: Sequence[Line], *, show: Callable[[float], str
     """A figure of lines over updates, or of the words "no data yet".
 
     show: a y value as text, for the axis. value: what stands beside the title, usually where the line ends.
-    band: (x, low, high) behind the lines. level: a y that is drawn across. low, high: the y axis' ends, else the data's.
+    band: (x, low, high) behind the lines. level: a y that is drawn across. low, high: ends of the y axis.
     """
     legend = "".join(f'<span class="key {line.role}">{escape(line.label)}</span>' for line in lines if line.label)
     caption = (f'<figcaption><span class="name">{escape(title)}</span> <span class="value">{escape(value)}</span>'
                f'<span class="legend">{legend}</span></figcaption>')
     known = [point for line in lines for point in line.points if point.y is not None]
     if not known:
-        return f'<figure class="chart {kind}">{caption}<p class="nothing">no data yet</p></figure>'
+        return f'<figure class="chart {kind}">{caption}{NOTHING}</figure>'
     xs = [point.x for line in lines for point in line.points]
     ys = [point.y for point in known] + [end for _, *ends in band for end in ends] + ([] if level is None else [level])
     x_ticks = _ticks(min(xs), max(xs), whole=True)
@@ -62,6 +63,15 @@ def line_chart(title: str, lines: Sequence[Line], *, show: Callable[[float], str
     return (f'<figure class="chart {kind}">{caption}<div class="plot" role="img" aria-label="{spoken}">'
             f'<div class="y">{y_labels}</div><svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none">'
             f'{grid}{_band(band, scale)}{middle}{drawn}</svg><div class="x">{x_labels}</div></div>{remark}</figure>')
+
+
+def interval(value: float, low: float, high: float, start: float, end: float, *, role: str = "policy",
+             half: bool = False) -> str:
+    """A value and its interval as a mark and a bar on a line from ``start`` to ``end``; ``half`` marks the middle."""
+    left, right, at = (100 * min(1.0, max(0.0, (place - start) / (end - start))) for place in (low, high, value))
+    middle = '<span class="half" style="left:50%"></span>' if half else ""
+    return (f'<div class="interval {role}" aria-hidden="true">{middle}<span class="span" style="left:{left:.1f}%;'
+            f'width:{right - left:.1f}%"></span><span class="at" style="left:{at:.1f}%"></span></div>')
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..events import Event, History
-from .charts import Line, Point, line_chart
-from .words import figure, mapping, number, percent, signed_percent, text
+from .charts import NOTHING, Line, Point, line_chart
+from .words import figure, mapping, number, percent, row, section, signed_percent, span, table, total
 
 STATISTICS = {"contrast": "Contrast", "edge_energy": "Edge energy", "colour_entropy": "Colour entropy"}
 MOVED = 0.25  # relative change of an image statistic from which it is pointed out
@@ -18,46 +18,44 @@ def win_rate_curve(run: History) -> str:
         rate, low, high = _rate(event)
         note = f"update {event['update']}: {percent(rate)}"
         if rate is not None and low is not None and high is not None:
-            note += f", interval {100 * low:.0f}\u2013{100 * high:.0f}"
+            note += f", interval {span(low, high)}"
             band.append((event["update"], low, high))
         points.append(Point(event["update"], rate, note))
-    chart = line_chart("Win rate", [Line(points, dots=True)], show=percent, band=band, level=0.5, low=0, high=1, kind="tall",
-                       value="policy against frozen base, 95 % interval")
-    return ('<section><h2>Does it beat its base?</h2><p class="lead">Held-out prompts, the same seeds every time; the base '
-            f'is the same model with the adapter off. One half is no difference.</p>{chart}{_validation_table(run)}</section>')
+    chart = line_chart("Win rate", [Line(points, dots=True)], show=percent, band=band, level=0.5, low=0, high=1,
+                       kind="tall", value="policy against frozen base after so many updates, 95 % interval")
+    lead = ("Held-out prompts, the same seeds every time; the base is the same model with the adapter off. "
+            "One half is no difference.")
+    return section("Does it beat its base?", lead, chart + _validation_table(run))
 
 
 def training_curves(run: History) -> str:
     """What the updates recorded: a thin line as it was, a bold one smoothed."""
-    first = _line(run, lambda event: number(event.get("first_pick_rate")))
     charts = [_curve("Undecided pairs", _line(run, _share("undecided")), percent, low=0),
-              _curve("Loss", _line(run, lambda event: number(event.get("loss"))), figure),
-              _curve("KL to the reference", _line(run, lambda event: number(event.get("kl"))), figure, low=0),
+              _curve("Loss", _line(run, _field("loss")), figure),
+              _curve("KL to the reference", _line(run, _field("kl")), figure, low=0),
               _clip_fractions(run),
-              _curve("Gradient norm", _line(run, lambda event: number(event.get("grad_norm"))), figure, low=0)]
-    if any(point.y is not None for point in first):
-        charts.append(_curve("First image preferred", first, percent, low=0, high=1, level=0.5,
-                             note="Far from one half, the judge looks at the order more than at the images."))
-    if total_failures := sum(number(event.get("failures")) or 0 for event in run.updates):
+              _curve("Gradient norm", _line(run, _field("grad_norm")), figure, low=0),
+              _curve("First image preferred", _line(run, _field("first_pick_rate")), percent, low=0, high=1, level=0.5,
+                     note="Far from one half, the judge looks at the order more than at the images.")]
+    if failures := total(run.updates, "failures"):
         charts.append(_curve("Failed verdicts", _line(run, _share("failures")), percent, low=0,
-                             note=f"{figure(total_failures)} in all; none became a reward."))
-    return f'<section><h2>Training</h2><p class="lead">Over updates.</p><div class="charts">{"".join(charts)}</div></section>'
+                             note=f"{figure(failures)} in all; none became a reward."))
+    known = [chart for chart in charts if NOTHING not in chart] or charts[:1]
+    return section("Training", "Update by update: thin as it was, bold smoothed.", _grid(known))
 
 
 def image_statistics(run: History) -> str:
     """Contrast, edge energy and colour entropy of base and policy over validations, marked where they moved far."""
     changed, charts = moved(run.validations[-1] if run.validations else None), []
     for name, label in STATISTICS.items():
-        sides = {side: [Point(event["update"], _statistic(event, side, name), f"update {event['update']}, {side}: "
-                              f"{figure(_statistic(event, side, name))}") for event in run.validations]
-                 for side in ("base", "policy")}
-        lines = [Line(points, side, side, dots=True) for side, points in sides.items()]
+        lines = [Line([_statistic_point(event, side, name) for event in run.validations], side, side, dots=True)
+                 for side in ("base", "policy")]
         change = _change(run.validations[-1], name) if run.validations else None
         charts.append(line_chart(label, lines, show=figure, low=0, kind="moved" if label in changed else "",
                                  value="" if change is None else f"{signed_percent(change)} against the base"))
-    return ('<section><h2>Has the look of the pictures changed?</h2><p class="lead">A policy can win by fooling its judge, and '
-            'then it usually shows here: harsher contrast, more edges, gaudier or fewer colours. A change beyond 25 % is marked.'
-            f'</p><div class="charts">{"".join(charts)}</div></section>')
+    lead = ("A policy can win by fooling its judge, and then it usually shows here: harsher contrast, more edges, "
+            f"gaudier or fewer colours. A change beyond {percent(MOVED)} is marked.")
+    return section("Has the look of the pictures changed?", lead, _grid(charts))
 
 
 def moved(validation: Event | None) -> dict[str, float]:
@@ -74,20 +72,16 @@ def _validation_table(run: History) -> str:
     rows = []
     for event in run.validations:
         rate, low, high = _rate(event)
-        interval = "" if rate is None or low is None or high is None else f"{100 * low:.0f}\u2013{100 * high:.0f}"
-        counts = "".join(f"<td>{text(figure(number(event.get(name))))}</td>" for name in ("wins", "losses", "undecided"))
-        rows.append(f'<tr><th scope="row">{event["update"]}</th>{counts}<td>{text(percent(rate))}</td><td>{interval}</td>'
-                    f'<td>{"best" if event.get("best") is True else ""}</td></tr>')
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col">{head}</th>' for head in
-                    ("update", "wins", "losses", "undecided", "win rate", "95 % interval", ""))
-    return ('<details><summary>The numbers</summary><div class="scroll"><table>'
-            f'<thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>')
+        counts = (figure(number(event.get(name))) for name in ("wins", "losses", "undecided"))
+        interval = "" if rate is None or low is None or high is None else span(low, high)
+        best = "best so far" if event.get("best") is True else ""
+        rows.append(row(str(event["update"]), *counts, percent(rate), interval, best))
+    heads = ("update", "wins", "losses", "undecided", "win rate", "95 % interval", "")
+    return f"<details><summary>The numbers</summary>{table(heads, rows)}</details>" if rows else ""
 
 
 def _clip_fractions(run: History) -> str:
-    lines = [Line(_line(run, lambda event, name=name: number(event.get(name))), role, label, smooth=True)
+    lines = [Line(_line(run, _field(name)), role, label, smooth=True)
              for name, role, label in (("clip_high", "policy", "above"), ("clip_low", "second", "below"))]
     return line_chart("Clipped ratios", lines, show=percent, low=0)
 
@@ -104,12 +98,25 @@ def _line(run: History, read: Callable[[Event], float | None]) -> list[Point]:
     return [Point(event["update"], read(event)) for event in run.updates]
 
 
+def _field(name: str) -> Callable[[Event], float | None]:
+    return lambda event: number(event.get(name))
+
+
 def _share(name: str) -> Callable[[Event], float | None]:
     """Reads a count as a share of the update's pairs."""
     def read(event: Event) -> float | None:
         count, pairs = number(event.get(name)), number(event.get("pairs"))
         return count / pairs if count is not None and pairs else None
     return read
+
+
+def _grid(charts: list[str]) -> str:
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _statistic_point(event: Event, side: str, name: str) -> Point:
+    value = _statistic(event, side, name)
+    return Point(event["update"], value, f"update {event['update']}, {side}: {figure(value)}")
 
 
 def _statistic(event: Event, side: str, name: str) -> float | None:

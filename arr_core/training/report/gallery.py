@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..events import Event, History
 from .pictures import picture
-from .words import entries, text
+from .words import entries, plural, section, text
 
 FRAMES = 8  # pictures of one prompt over time
 FRAME_SIZE = 144  # pixels; they are shown at half of it
@@ -21,8 +21,9 @@ def before_and_after(run: History, folder: Path) -> str:
     cards = "".join(_card(sample, [(event["update"], _same(event, sample)) for event in _spread(shown)], folder)
                     for sample in samples)
     kind = " edit" if any(sample.get("source") for sample in samples) else ""
-    return (f'<section><h2>Before and after {last["update"]} updates</h2><p class="lead">Held-out prompts at the same seeds, '
-            f'without a selection. What the judge preferred is framed.</p><div class="cards{kind}">{cards}</div></section>')
+    return section(f"Before and after {plural(last['update'], 'update')}",
+                   "Held-out prompts at the same seeds. What the judge preferred is framed.",
+                   f'<div class="cards{kind}">{cards}</div>')
 
 
 def _samples(event: Event) -> list[dict]:
@@ -34,17 +35,19 @@ def _card(sample: dict, film: list[tuple[int, dict | None]], folder: Path) -> st
     sides = [side for side in ("source", "base", "policy") if side != "source" or sample.get("source")]
     row = "".join(_side(sample, side, prompt, preferred == side and side != "source", folder) for side in sides)
     said = str(sample.get("reason") or "")
-    undecided = "" if preferred in ("base", "policy") else "Undecided. "
-    reason = f'<p class="reason" dir="auto">{text(undecided + said)}</p>' if undecided or said else ""
+    if preferred not in ("base", "policy"):
+        said = f"Undecided: {said}" if said else "Undecided."
+    reason = f'<p class="reason" dir="auto">{text(said)}</p>' if said else ""
     frames = [(update, frame) for update, frame in film if frame]
-    return (f'<article class="card"><h3 class="prompt" dir="auto">{text(prompt)}</h3><div class="row">{row}</div>{reason}'
-            f'{_film(frames, prompt, folder) if len(frames) > 1 else ""}</article>')
+    strip = _film(frames, prompt, folder) if len(frames) > 1 else ""
+    return (f'<article class="card"><h3 class="prompt" dir="auto">{text(prompt)}</h3>'
+            f'<div><div class="row">{row}</div>{reason}{strip}</div></article>')
 
 
 def _side(sample: dict, side: str, prompt: str, preferred: bool, folder: Path) -> str:
     caption = f"{side}, preferred" if preferred else side
-    return (f'<figure{" class=preferred" if preferred else ""}>{picture(folder, sample.get(side), f"{side}: {prompt}")}'
-            f'<figcaption>{caption}</figcaption></figure>')
+    return (f'<figure class="{"preferred" if preferred else side}">'
+            f'{picture(folder, sample.get(side), f"{side}: {prompt}")}<figcaption>{caption}</figcaption></figure>')
 
 
 def _film(frames: list[tuple[int, dict]], prompt: str, folder: Path) -> str:

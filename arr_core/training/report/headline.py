@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from ..events import Event, History
+from .charts import interval
 from .curves import moved
-from .words import duration, figure, mapping, number, percent, plural, signed_percent, text, total
+from .words import duration, figure, mapping, number, percent, plural, shower, signed_percent, span, text, total
 
-STATES = {"finished": ("good", "finished"), "stopped": ("warn", "stopped, resumable"), "open": ("open", "no end recorded")}
+STATES = {"finished": ("good", "finished"), "stopped": ("warn", "stopped"), "open": ("open", "not ended")}
 
 
 def headline(run: History) -> str:
@@ -13,10 +14,12 @@ def headline(run: History) -> str:
     started, last = run.started, run.validations[-1] if run.validations else None
     tone, state = STATES[run.state]
     if run.stopped:
-        state += f": {run.stopped.get('reason')}" if run.stopped.get("reason") else ""
+        state += f" ({run.stopped.get('reason') or 'no reason given'}), can be resumed"
     task = {"t2i": "text to image", "edit": "image editing"}.get(started.get("task"), started.get("task"))
     facts = [task, started.get("algorithm"), _progress(run), started.get("device"), _date(started.get("time"))]
     shown = "".join(f"<span>{text(fact)}</span>" for fact in facts if fact)
+    if run.warnings:
+        shown += f'<a href="#warnings">{text(plural(len(run.warnings), "warning"))}</a>'
     ended = mapping(run.finished)
     sentence = f'<p class="sentence">{text(ended["sentence"])}</p>' if ended.get("sentence") else ""
     alerts = "".join(f'<p class="alert">{text(alert)}</p>' for alert in _alerts(last))
@@ -30,15 +33,15 @@ def _verdict(run: History, last: Event | None) -> str:
     """Whether the policy is better than its base, as far as the last validation can say."""
     low, high, rate = (number(mapping(last).get(name)) for name in ("low", "high", "win_rate"))
     if last is None:
-        return _two_lines("open", "Nothing to judge yet.", "The first validation against the frozen base is still to come.")
+        return _two_lines("open", "Nothing to judge yet.", "The first validation against the base is still to come.")
     counts = f"{figure(number(last.get('wins')))} times, the base {figure(number(last.get('losses')))} times"
     because = (f"On held-out prompts the judge preferred the policy {counts}; it could not decide "
                f"{figure(number(last.get('undecided')))} times.")
-    others = [event for event in run.validations if number(event.get("win_rate")) is not None]
-    best = max(others, key=lambda event: event["win_rate"], default=last)
-    if best is not last and best["win_rate"] > (rate or 0):
-        because += (f" The best of {len(run.validations)} validations was {percent(best['win_rate'])} after update "
-                    f"{best['update']}; having been picked, it flatters.")
+    kept = next((event for event in reversed(run.validations) if event.get("best") is True), last)
+    if kept is not last:
+        because += (f" The folder adapter-best/ holds the policy of update {kept['update']}, with "
+                    f"{percent(number(kept.get('win_rate')))} the best of {len(run.validations)} validations; "
+                    "having been picked, that number flatters.")
     if rate is None or low is None or high is None:
         return _two_lines("open", "Nothing to tell policy and base apart yet.", because)
     if low > 0.5:
@@ -54,8 +57,8 @@ def _two_lines(tone: str, verdict: str, because: str) -> str:
 
 def _alerts(last: Event | None) -> list[str]:
     changes = ", ".join(f"{label.lower()} {signed_percent(change)}" for label, change in moved(last).items())
-    return [f"The pictures have changed in kind: {changes} against the base. A judge can be won by that alone; "
-            "look at the pictures before you believe the win rate."] if changes else []
+    return [f"The look of the pictures has changed: {changes} against the base. A judge can be won by that alone; "
+            "see the pictures before you believe the win rate."] if changes else []
 
 
 def _win_rate_tile(last: Event | None) -> str:
@@ -64,7 +67,7 @@ def _win_rate_tile(last: Event | None) -> str:
     if rate is None or low is None or high is None:
         return _tile("Win rate against the base", "&ndash;", "no decided pair yet")
     judged = sum(number(event.get(name)) or 0 for name in ("wins", "losses"))
-    return _tile("Win rate against the base", percent(rate), f"95 % interval {100 * low:.0f}\u2013{100 * high:.0f}, "
+    return _tile("Win rate against the base", percent(rate), f"95 % interval {span(low, high)}, "
                  f"of {plural(judged, 'decided pair')}", interval(rate, low, high, 0, 1, half=True))
 
 
@@ -73,15 +76,14 @@ def _measure_tiles(run: History) -> str:
     for event in run.measures:
         base, policy = (number(mapping(event.get(side)).get("value")) for side in ("base", "policy"))
         if base is not None and policy is not None:
-            show = shower(event)
+            show = shower(event.get("unit"))
             big = f'<span class="before">{text(show(base))} &rarr;</span> {text(show(policy))}'
             tiles.append(_tile(str(event.get("name")), big, "base \u2192 policy, measured without the judge"))
     return "".join(tiles)
 
 
 def _time_tile(run: History) -> str:
-    spent = number(mapping(run.finished).get("seconds"))
-    spent = sum(total(events, "seconds") for events in (run.encoded, run.updates, run.validations)) if spent is None else spent
+    spent = sum(total(events, "seconds") for events in (run.encoded, run.updates, run.validations))
     calls = total(run.updates, "judge_calls")
     return _tile("Time", text(duration(spent)), f"{_progress(run)}, {plural(calls, 'judge call')}")
 
@@ -89,23 +91,6 @@ def _time_tile(run: History) -> str:
 def _tile(label: str, big: str, sub: str, below: str = "") -> str:
     return (f'<div class="tile"><p class="label">{text(label)}</p><p class="big">{big}</p>'
             f'<p class="sub">{text(sub)}</p>{below}</div>')
-
-
-def interval(value: float, low: float, high: float, start: float, end: float, *, role: str = "policy",
-             half: bool = False) -> str:
-    """A value and its interval as a mark and a bar on a line from ``start`` to ``end``; ``half`` marks the middle."""
-    left, right, at = (100 * min(1.0, max(0.0, (place - start) / (end - start))) for place in (low, high, value))
-    middle = '<span class="half" style="left:50%"></span>' if half else ""
-    return (f'<div class="interval {role}" aria-hidden="true">{middle}<span class="span" style="left:{left:.1f}%;'
-            f'width:{right - left:.1f}%"></span><span class="at" style="left:{at:.1f}%"></span></div>')
-
-
-def shower(event: Event):
-    """How the values of a measure are written: shares as percent, else as numbers with their unit."""
-    unit = str(event.get("unit") or "")
-    if unit.lower() in ("share", "rate", "fraction"):
-        return percent
-    return lambda value: f"{figure(value)} {unit}".rstrip()
 
 
 def _progress(run: History) -> str:

@@ -5,8 +5,22 @@ from collections import Counter
 from typing import Any
 
 from ..events import Event, History
-from .headline import interval, shower
-from .words import duration, entries, figure, mapping, number, percent, plural, text, total
+from .charts import interval
+from .words import (
+    duration,
+    entries,
+    figure,
+    mapping,
+    number,
+    percent,
+    plural,
+    row,
+    section,
+    shower,
+    table,
+    text,
+    total,
+)
 
 NAMES = ("criterion", "text", "theme", "name", "title", "question", "description")
 UNSHOWN = (*NAMES, "task", "criteria", "themes", "tips")
@@ -15,15 +29,17 @@ UNSHOWN = (*NAMES, "task", "criteria", "themes", "tips")
 def warnings(run: History) -> str:
     """The messages of warnings, each once."""
     counts = Counter(str(event.get("message")) for event in run.warnings)
-    items = "".join(f"<li>{text(message)}{f' ({times} times)' if times > 1 else ''}</li>" for message, times in counts.items())
-    return f'<section><h2>Warnings</h2><ul class="warnings">{items}</ul></section>' if items else ""
+    lines = (f"{message} ({times} times)" if times > 1 else message for message, times in counts.items())
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    body = f'<ul class="warnings" id="warnings">{items}</ul>'
+    return section("Warnings", "What the trainer noticed on the way.", body) if items else ""
 
 
 def measures(run: History) -> str:
     """Every measure as two intervals on one line, base and policy."""
     shown = "".join(filter(None, map(_measure, run.measures)))
-    return ('<section><h2>Measured without the judge</h2><p class="lead">An exact count on held-out prompts that training never '
-            f'saw. 95 % intervals.</p><div class="measures">{shown}</div></section>') if shown else ""
+    lead = "An exact count on held-out prompts, which training never sees. 95 % intervals."
+    return section("Measured without the judge", lead, f'<div class="measures">{shown}</div>') if shown else ""
 
 
 def _measure(event: Event) -> str:
@@ -31,7 +47,7 @@ def _measure(event: Event) -> str:
              for side in ("base", "policy")}
     if any(value is None for values in sides.values() for value in values):
         return ""
-    show, rows = shower(event), []
+    show, rows = shower(event.get("unit")), []
     lowest, highest = min(values[1] for values in sides.values()), max(values[2] for values in sides.values())
     start, end = (0, 1) if show is percent else (lowest, highest if highest > lowest else lowest + 1)
     for side, (value, low, high) in sides.items():
@@ -52,12 +68,12 @@ def rubric(content: Any) -> str:
     themes = "".join(map(_entry, entries(loose.get("themes"))))
     if not criteria and not themes:
         return ""
-    facts = "".join(f"<span>{text(name.replace('_', ' '))}: {text(value)}</span>" for name, value in loose.items()
+    known = {**loose, **mapping(loose.get("provenance"))}
+    facts = "".join(f"<span>{text(name.replace('_', ' '))}: {text(value)}</span>" for name, value in known.items()
                     if name not in UNSHOWN and isinstance(value, (str, int, float)))
-    return (f'<section><h2>Rubric: {text(loose.get("name") or "without a name")}</h2><p class="lead">What the judge was asked '
-            f'to decide by.</p>{f"""<p class="facts list">{facts}</p>""" if facts else ""}'
-            f'{f"""<ol class="rubric">{criteria}</ol>""" if criteria else ""}'
-            f'{f"""<ul class="rubric">{themes}</ul>""" if themes else ""}</section>')
+    lists = "".join(f'<ol class="rubric">{items}</ol>' for items in (criteria, themes) if items)
+    return section(f"Rubric: {loose.get('name') or 'without a name'}", "What the judge was asked to decide by.",
+                   f'<p class="facts list">{facts}</p>{lists}' if facts else lists)
 
 
 def _entry(entry: Any) -> str:
@@ -78,39 +94,33 @@ def cost(run: History) -> str:
     parts["rest of the updates"] = max(0.0, total(run.updates, "seconds") - sum(parts.values()))
     parts["validation"], parts["encoding prompts"] = total(run.validations, "seconds"), total(run.encoded, "seconds")
     whole = sum(parts.values())
-    rows = "".join(_row(name, duration(spent), percent(spent / whole) if whole else "") for name, spent in parts.items())
+    rows = [row(name, duration(spent), percent(round(spent / (whole or 1), 2))) for name, spent in parts.items()]
     repeated = ""
     if run.repeated:
-        repeated = (f'<p class="remark">Not in these tables: {text(plural(len(run.repeated), "update"))} done again after a '
-                    f'resume, {text(duration(total(run.repeated, "seconds")))} and '
-                    f'{text(plural(total(run.repeated, "judge_calls"), "judge call"))}.</p>')
-    return (f'<section><h2>Cost and time</h2><p class="lead">{text(duration(whole))} in all.</p><div class="side">'
-            f'{_table(("time", "", "share"), rows + _row("all", duration(whole), "", kind="sum"))}'
-            f'{_table(("judge, in training", ""), _judge_rows(run))}</div>{repeated}</section>')
+        remark = (f"Not counted here: {plural(len(run.repeated), 'update')} done again after a resume, "
+                  f"{duration(total(run.repeated, 'seconds'))} and "
+                  f"{plural(total(run.repeated, 'judge_calls'), 'judge call')}.")
+        repeated = f'<p class="remark">{text(remark)}</p>'
+    time = table(("time", "", "share"), [*rows, row("all", duration(whole), "", kind="sum")])
+    judge = table(("judge, in training", ""), _judge_rows(run))
+    return section("Cost and time", "Where the time went, and what the judge took.",
+                   f'<div class="side">{time}{judge}</div>{repeated}')
 
 
-def _judge_rows(run: History) -> str:
+def _judge_rows(run: History) -> list[str]:
     sums = {name: total(run.updates, name) for name in
             ("pairs", "decided", "undecided", "failures", "judge_calls", "judge_tokens", "judge_cost")}
     shares = {name: f" ({percent(sums[name] / sums['pairs'])})" if sums["pairs"] else ""
               for name in ("decided", "undecided", "failures")}
-    return "".join([
-        _row("pairs", figure(sums["pairs"])), _row("decided", figure(sums["decided"]) + shares["decided"]),
-        _row("undecided", figure(sums["undecided"]) + shares["undecided"]),
-        _row("failed verdicts", figure(sums["failures"]) + shares["failures"]), _row("calls", figure(sums["judge_calls"])),
-        _row("tokens", figure(sums["judge_tokens"])), _row("cost, as reported", f"{sums['judge_cost']:,.2f}")])
-
-
-def _row(name: str, *cells: str, kind: str = "") -> str:
-    return f'<tr class="{kind}"><th scope="row">{text(name)}</th>{"".join(f"<td>{text(cell)}</td>" for cell in cells)}</tr>'
-
-
-def _table(heads: tuple[str, ...], rows: str) -> str:
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return [
+        row("pairs", figure(sums["pairs"])), row("decided", figure(sums["decided"]) + shares["decided"]),
+        row("undecided", figure(sums["undecided"]) + shares["undecided"]),
+        row("of these failed", figure(sums["failures"]) + shares["failures"]),
+        row("calls", figure(sums["judge_calls"])),
+        row("tokens", figure(sums["judge_tokens"])), row("cost, as reported", f"{sums['judge_cost']:,.2f}")]
 
 
 def settings(yaml: str) -> str:
     """The configuration that ran, folded away."""
-    return ('<section><h2>Settings</h2><details><summary>config.yaml</summary>'
-            f'<pre tabindex="0">{text(yaml)}</pre></details></section>') if yaml else ""
+    body = f'<details><summary>config.yaml</summary><pre tabindex="0">{text(yaml)}</pre></details>'
+    return section("Settings", "The whole configuration, as it ran.", body) if yaml else ""

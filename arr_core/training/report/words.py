@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
@@ -42,8 +42,9 @@ def percent(share: float | None) -> str:
 
 
 def signed_percent(change: float) -> str:
-    """A relative change as "+31 %", with a real minus."""
-    return f"{100 * change:+.0f}{SPACE}%".replace("-", "\u2212")
+    """A relative change as "+31 %", with a real minus, or "0 %" where it rounds to nothing."""
+    whole = round(100 * change)
+    return f"{whole:+}{SPACE}%".replace("-", "\u2212") if whole else f"0{SPACE}%"
 
 
 def figure(value: float | None) -> str:
@@ -58,11 +59,16 @@ def duration(seconds: float | None) -> str:
     """Seconds as "9.4 s", "9 min 40 s" or "2 h 03 min"."""
     if seconds is None:
         return UNKNOWN
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f}{SPACE}s" if seconds < 9.95 else f"{seconds:.0f}{SPACE}s"
     minutes, rest = divmod(math.floor(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}{SPACE}h {minutes:02}{SPACE}min" if hours else f"{minutes}{SPACE}min {rest:02}{SPACE}s"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of a share as "71–88"."""
+    return f"{100 * low:.0f}\u2013{100 * high:.0f}"
 
 
 def plural(count: float, noun: str) -> str:
@@ -70,6 +76,30 @@ def plural(count: float, noun: str) -> str:
     return f"{figure(count)} {noun}{'' if count == 1 else 's'}"
 
 
+def shower(unit: Any) -> Callable[[float], str]:
+    """How the values of a measure are written: shares as percent, others as numbers with their unit."""
+    if str(unit).lower() in ("share", "rate", "fraction"):
+        return percent
+    return lambda value: f"{figure(value)} {unit or ''}".rstrip()
+
+
 def text(value: Any) -> str:
     """Any value as text that is safe in HTML, between tags and inside of quotes."""
     return "" if value is None else escape(str(value))
+
+
+def section(title: str, lead: str, body: str) -> str:
+    """A section of the page. ``body`` is HTML, the others are plain text."""
+    return f'<section><h2>{text(title)}</h2><p class="lead">{text(lead)}</p>{body}</section>'
+
+
+def table(heads: Iterable[str], rows: Iterable[str]) -> str:
+    """A table of rows that ``row`` made, which scrolls where the page is narrow."""
+    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def row(name: str, *cells: str, kind: str = "") -> str:
+    """A row of a table: its head and its cells, all plain text."""
+    data = "".join(f"<td>{text(cell)}</td>" for cell in cells)
+    return f'<tr class="{kind}"><th scope="row">{text(name)}</th>{data}</tr>'

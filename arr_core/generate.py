@@ -1,0 +1,318 @@
+"""The command ``python -m arr_core.generate``: images and edits from a base and an adapter, and a grid to compare them.
+
+Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
+"""
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import ValidationError
+
+from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
+from .data import DataError, Example, _image_fault, load_examples, load_split
+
+if TYPE_CHECKING:
+    from .adapters import Adapter
+    from .generation import Plan
+
+PUBLISHED = ("flux", "qwen-image-edit")  # one preset a family, with its published settings
+OVERRIDES = ("revision", "dtype", "device", "height", "width", "guidance_scale", "true_cfg_scale", "negative_prompt")
+EXAMPLES = """\
+examples:
+  python -m arr_core.generate runs/mine
+      base and adapter side by side on the run's held-out prompts
+  python -m arr_core.generate flux --adapter ARR-FLUX.1-dev --prompt "two blue cups on a table" --count 4 --compare
+      four seeds, each without and with the adapter
+  python -m arr_core.generate Qwen/Qwen-Image-Edit --adapter mine.safetensors --prompt "make the sky red" --source a.png
+      an edit of one image
+  python -m arr_core.generate miniature --prompts miniature:heldout
+      the embedded world
+"""
+
+
+class Run(NamedTuple):
+    """A run that generates: its folder and its configuration."""
+
+    folder: Path
+    config: TrainConfig
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    options = _parser().parse_args(words)
+    from .adapters import AdapterError
+    from .policies.loading import PolicyError
+
+    try:
+        _generate(make_plan(options))
+    except (OSError, AdapterError, ConfigError, DataError, PolicyError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the images that were finished are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """What the options ask for, checked as far as it can be before a model loads.
+
+    Raises AdapterError, ConfigError, DataError and PolicyError.
+    """
+    from .generation import Plan
+
+    run = _run(Path(options.source))
+    settings, defaults = _base(options, run)
+    _check_device(settings.device)
+    if options.guidance_scale is not None and settings.family != "flux":
+        raise ConfigError("--guidance-scale: expected a FLUX base, which alone has embedded guidance; "
+                          f"came {settings.base}, give --true-cfg-scale instead")
+    plan = Plan(
+        settings=settings, examples=_examples(options, settings, run), output=options.output or _new_folder(),
+        seeds=range(options.seed, options.seed + options.count), adapter=_adapter(options, settings, run),
+        strength=options.strength, compare=run is not None if options.compare is None else options.compare,
+        steps=options.steps, shift=options.shift or defaults["shift"],
+        micro_batch=options.micro_batch or defaults["micro_batch"], encodings=_encodings(run))
+    if options.compare and plan.adapter is None:
+        raise ConfigError("--compare: expected an --adapter to compare with the base, came none")
+    if plan.output.exists() and not plan.output.is_dir():
+        raise ConfigError(f"--output: expected a folder, came the file {plan.output}")
+    for file in plan.files():
+        if file.exists():
+            raise ConfigError(f"{file}: expected a new file, found one that is there already; give another --output")
+    return plan
+
+
+def _generate(plan: Plan) -> None:
+    from tqdm import tqdm
+
+    from .adapters import base_warning
+    from .generation import generate
+
+    if plan.adapter and (warning := base_warning(plan.adapter.family, plan.adapter.base, plan.settings.base)):
+        print(f"warning: {warning}", file=sys.stderr)
+    if plan.settings.base == "miniature":
+        _quiet()
+    bar = None
+
+    def watch(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, unit="image", desc="generate")  # once the model is loaded: it times sampling
+        bar.update(done - bar.n)
+
+    try:
+        files = generate(plan, watch)
+    finally:
+        if bar is not None:
+            bar.close()
+    grids = [file.name for file in files if file.name.startswith("grid")]
+    images = len(files) - len(grids)
+    print(f"wrote {images} image{'s' * (images > 1)} and {', '.join(grids)} to {plan.output}")
+
+
+def _quiet() -> None:
+    """The embedded models load in a moment; their loading bars would only hide ours."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _run(folder: Path) -> Run | None:
+    """The run whose folder this is, or None."""
+    return Run(folder, load_config(str(folder / "config.yaml"))) if (folder / "config.yaml").is_file() else None
+
+
+def _base(options: argparse.Namespace, run: Run | None) -> tuple[Policy, dict[str, Any]]:
+    """The policy section that SOURCE stands for, with the options over it, and defaults of other options."""
+    given = {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None}
+    if run is not None:
+        rollout = run.config.rollout
+        return (_policy({**run.config.policy.model_dump(), **given}),
+                {"shift": rollout.shift, "micro_batch": rollout.micro_batch})
+    preset = PRESETS[options.source if options.source in PRESETS else _preset_of(options.source, given)]
+    base = {} if options.source in PRESETS else {"base": options.source}
+    defaults = {"shift": 3.0, "micro_batch": preset["rollout"]["micro_batch"]}
+    return _policy({**preset["policy"], **base, **given}), defaults
+
+
+def _preset_of(base: str, given: dict[str, Any]) -> str:
+    """The preset with the published settings of a folder's or a Hugging Face id's family, which its index tells."""
+    from .policies.loading import PipelineSource, PolicyError
+
+    if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
+        raise PolicyError(f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
+                          "(model_index.json), found neither in it")
+    faults = []
+    for name in PUBLISHED:
+        try:
+            PipelineSource(_policy({**PRESETS[name]["policy"], **given, "base": base}))
+        except PolicyError as fault:
+            faults.append(str(fault))
+        else:
+            return name
+    told_apart = len(set(faults)) > 1  # by their families
+    expected = "a base of FLUX or Qwen-Image-Edit" if told_apart else f"a run, one of {', '.join(PRESETS)}, or a base"
+    raise PolicyError(f"SOURCE: expected {expected}; {faults[0]}")
+
+
+def _policy(values: dict[str, Any]) -> Policy:
+    try:
+        return Policy.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        message = re.sub(r"^(Value error, expected|Input should be) ", "", fault["msg"])
+        option = str(fault["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{option}: expected {message}, came {fault['input']}") from None
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind in ("cuda", "xpu", "mps"):
+        there = torch.get_device_module(kind)
+        if not there.is_available() or int(number or 0) >= there.device_count():
+            raise ConfigError(f"--device: expected a device of this machine, came {device}; auto takes the best one")
+
+
+def _adapter(options: argparse.Namespace, settings: Policy, run: Run | None) -> Adapter | None:
+    from .adapters import AdapterError, load_adapter
+
+    path = options.adapter
+    if path is None and run is None:
+        return None
+    if path is None:
+        path = run.folder / "adapter"
+        if not path.is_dir():
+            raise AdapterError(f"{path}: expected the adapter that a run writes at its first checkpoint, found none; "
+                               "let the run get that far, or give --adapter")
+    adapter = load_adapter(path, options.alpha)
+    if adapter.family not in ("unknown", settings.family):
+        raise AdapterError(f"{path}: expected an adapter of {settings.family} for {settings.base}, found one of "
+                           f"{adapter.family}; give the base it was trained on as SOURCE")
+    return adapter
+
+
+def _examples(options: argparse.Namespace, settings: Policy, run: Run | None) -> list[Example]:
+    edits = settings.family == "qwen-image-edit"
+    if options.source_image is not None and (options.prompt is None or not edits):
+        raise ConfigError("--source: expected --prompt and a base that edits images, came "
+                          f"{'no --prompt' if edits else f'{settings.base}, which makes them from text'}")
+    if options.prompt is not None:
+        examples = [_single(options.prompt, options.source_image, edits)]
+    elif options.prompts is not None:
+        examples = load_examples(options.prompts, "edit" if edits else "t2i")
+    elif run is not None:
+        data, config = run.config.data, run.config
+        _, held_out = load_split(data.train, data.validation, data.validation_count, config.task)
+        examples = held_out[:config.validation.count]
+    else:
+        raise ConfigError("expected --prompt TEXT or --prompts FILE; only a run brings its own")
+    for example in examples:
+        if any("\ud800" <= character <= "\udfff" for character in example.prompt):
+            raise DataError(f"expected prompts in Unicode, came {ascii(example.prompt)[:80]} with half a character")
+    return examples[:options.limit]
+
+
+def _single(prompt: str, source: Path | None, edits: bool) -> Example:
+    if not prompt.strip():
+        raise ConfigError("--prompt: expected a text that is not empty")
+    if edits and source is None:
+        raise ConfigError("--prompt: expected --source IMAGE beside it, since this base edits images")
+    if source is not None and (fault := _image_fault(source)):
+        raise DataError(f"--source: expected an image of at least 16 pixels a side, came {fault}: {source}")
+    return Example(prompt.strip(), source)
+
+
+def _encodings(run: Run | None) -> Path | None:
+    """The run's own encodings, where they are still there: its prompts need no text encoder then."""
+    folder = run.folder.resolve().parent / ".encodings" if run else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _new_folder() -> Path:
+    number = 1
+    while (folder := Path("generated") / f"{number:03d}").exists():
+        number += 1
+    return folder
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        """One line and status 2, as every other fault of the input."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def _number(least: float, kind: type = int, most: float = 2**31):
+    """A reader of numbers from ``least`` to ``most`` for argparse."""
+    def number(text: str):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, came {text}")
+        return value
+
+    number.__name__ = "whole number" if kind is int else "number"
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m arr_core.generate", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
+        allow_abbrev=False,
+        description="Make images (FLUX.1) or edits (Qwen-Image-Edit) from a base and an adapter, at the settings of\n"
+                    "the published model card unless told otherwise, and a grid picture of them all.",
+        usage="python -m arr_core.generate SOURCE [--prompt TEXT [--source IMAGE] | --prompts FILE] [options]")
+    parser.add_argument("source", metavar="SOURCE", help=(
+        f"a run's folder; a preset, whose base is taken ({', '.join(PRESETS)}); a folder of a diffusers pipeline; or a "
+        "Hugging Face id such as black-forest-labs/FLUX.1-dev"))
+    what = parser.add_argument_group("what to make (without any of these, a run's held-out prompts)")
+    one = what.add_mutually_exclusive_group()
+    one.add_argument("--prompt", metavar="TEXT", help="a prompt, or the instruction of an edit")
+    one.add_argument("--prompts", metavar="FILE", help=(
+        "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json), or miniature:heldout"))
+    what.add_argument("--source", dest="source_image", type=Path, metavar="IMAGE",
+                      help="with --prompt: the image that is edited")
+    what.add_argument("--limit", type=_number(1), metavar="N", help="only the first N prompts")
+    what.add_argument("--seed", type=_number(0, most=2**62), default=0, metavar="N",
+                      help="seed of the noise (default: 0)")
+    what.add_argument("--count", type=_number(1), default=1, metavar="N",
+                      help="images for each prompt, with the seeds N, N+1, ... (default: 1)")
+    adapter = parser.add_argument_group("adapter")
+    adapter.add_argument("--adapter", type=Path, metavar="PATH", help=(
+        "PEFT folder or .safetensors file in any usual layout (default: that of the run, else none)"))
+    adapter.add_argument("--alpha", type=float, metavar="N",
+                         help="lora_alpha it was trained with, for a file that does not record its strength")
+    adapter.add_argument("--strength", type=_number(-100, float, most=100), default=1.0, metavar="X",
+                         help="how much of the adapter: 0 is the base, 1 the adapter as trained (default: 1)")
+    adapter.add_argument("--compare", action=argparse.BooleanOptionalAction, default=None,
+                         help="also make every image without the adapter, same seed (default: for a run)")
+    how = parser.add_argument_group("how to sample")
+    how.add_argument("--steps", type=_number(1), default=30, metavar="N", help="sampling steps (default: 30)")
+    how.add_argument("--guidance-scale", type=float, metavar="X", help="FLUX: embedded guidance (default: 3.5)")
+    how.add_argument("--true-cfg-scale", type=float, metavar="X",
+                     help="guidance by a second, negative call; 1 is off (default: 1, or the run's)")
+    how.add_argument("--negative-prompt", metavar="TEXT", help="text of the second call")
+    how.add_argument("--shift", type=_number(1e-3, float), metavar="X",
+                     help="static shift of the noise schedule (default: 3, or the run's)")
+    how.add_argument("--height", type=int, metavar="N", help="pixels, a multiple of 16 (default: 512, or the run's)")
+    how.add_argument("--width", type=int, metavar="N",
+                     help="pixels; an edit keeps its source's shape at the area of height x width")
+    how.add_argument("--micro-batch", type=_number(1), metavar="N",
+                     help="images in one call (default: as in training); lower it when memory runs out")
+    how.add_argument("--dtype", choices=("float32", "bfloat16"), help="number type of the base (default: bfloat16)")
+    how.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda, cuda:1, xpu (default: auto)")
+    how.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hugging Face base")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=(
+        "folder of the images and grid.png; nothing is overwritten (default: a new one, generated/001, 002, ...)"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Does it learn? Runs on the embedded world, measured by pixels that no training and no judge ever sees.
+
+    python benchmarks/learning.py main            # base against trained, swapped rewards, a huge KL coefficient
+    python benchmarks/learning.py objectives      # rpo and nft at equal judge calls and equal CPU time
+    python benchmarks/learning.py noise           # verdicts flipped, a planted position bias
+    python benchmarks/learning.py ablation        # one setting at a time
+
+Every run is `python -m arr_core.train` in a process of its own with one torch thread; ``--jobs`` of them run side by
+side. Results are appended to ``--results`` as JSON lines, so an interrupted table goes on where it stopped, and printed
+as Markdown with 95 % Wilson intervals over all images of all seeds.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from arr_core.training.events import read_events  # noqa: E402
+from arr_core.training.intervals import wilson  # noqa: E402
+
+T2I, EDIT = "miniature", "miniature-edit"
+RPO = ["--objective.algorithm", "rpo", "--objective.kl_coefficient", "0", "--rollout.sampler", "flow", "--rollout.eta", "0.7",
+       "--objective.advantage", "centred"]
+SWAPPED = ["--objective.reward_preferred", "-0.1", "--objective.reward_dispreferred", "1.0"]
+
+
+def flags(**fields: object) -> list[str]:
+    """Command-line words of fields named section__field."""
+    return [word for name, value in fields.items() for word in (f"--{name.replace('__', '.')}", str(value))]
+
+
+def tables() -> dict[str, list[tuple[str, str, list[str]]]]:
+    """Rows by table: label, preset, further flags."""
+    both = [("T2I", T2I), ("edit", EDIT)]
+    main = [(f"{task}: trained", preset, []) for task, preset in both]
+    main += [(f"{task}: rewards swapped", preset, [*SWAPPED, *flags(run__updates=30)]) for task, preset in both]
+    main += [(f"{task}: KL coefficient 100", preset, flags(objective__kl_coefficient=100, run__updates=30))
+             for task, preset in both]
+    objectives = [(f"{task}: {name}", preset, words) for task, preset in both
+                  for name, words in (("nft", []), ("rpo, equal judge calls", RPO))]
+    noise = []
+    for task, preset in both:
+        for share in (0.2, 0.3):
+            noise.append((f"{task}: {share:.0%} of the verdicts flipped", preset, flags(judge__flip_rate=share)))
+        for orders in ("true", "false"):
+            noise.append((f"{task}: position bias 40 %, {'both orders' if orders == 'true' else 'one order'}", preset,
+                          flags(judge__position_bias=0.4, judge__both_orders=orders)))
+    ablation = [("nft, as the preset", T2I, []), ("nft, shared noise", T2I, flags(rollout__shared_noise="true")),
+                ("nft, 4 steps", T2I, flags(rollout__steps=4, validation__steps=8)),
+                ("nft, no slow average", T2I, flags(objective__nft_decay=0)),
+                ("rpo, flow 0.7", T2I, RPO), ("rpo, raw rewards", T2I, [*RPO, *flags(objective__advantage="raw")]),
+                ("rpo, shared noise", T2I, [*RPO, *flags(rollout__shared_noise="true")]),
+                ("rpo, dance 0.3", T2I, [*RPO, *flags(rollout__sampler="dance", rollout__eta=0.3)]),
+                ("rpo, cps 0.8", T2I, [*RPO, *flags(rollout__sampler="cps", rollout__eta=0.8)]),
+                ("rpo, 4 steps", T2I, [*RPO, *flags(rollout__steps=4, validation__steps=8)])]
+    for clip in (1e-3, 1e-4):
+        ablation.append((f"rpo, clip {clip:g}, 4 optimizer steps", T2I,
+                         [*RPO, *flags(objective__clip_range=clip, objective__optimizer_steps=4)]))
+    ablation.append(("rpo, clip 0.2, 4 optimizer steps", T2I, [*RPO, *flags(objective__optimizer_steps=4)]))
+    return {"main": main, "objectives": objectives, "noise": noise, "ablation": ablation}
+
+
+def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[str]) -> dict:
+    """The result of one training run: measures, judge calls, CPU minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "arr_core.train", preset, "--run.output_dir", folder, "--run.name", "run",
+                   "--run.threads", "1", "--run.seed", str(seed), "--run.save_every", "100000",
+                   "--validation.every", "100000", "--validation.count", "64", "--validation.images", "0", *words, *extra]
+        start = time.monotonic()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   text=True)
+        error = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{label}, seed {seed}: exit status {process.returncode}\n{error[-2000:]}")
+        events = read_events(Path(folder) / "run" / "events.jsonl")
+    updates = [event for event in events if event["event"] == "update"]
+    measure = next(event for event in events if event["event"] == "measure")
+    return {"label": label, "preset": preset, "flags": words + extra, "seed": seed, "updates": len(updates),
+            "base": measure["base"], "policy": measure["policy"],
+            "pairs": sum(event["pairs"] for event in updates), "judge_calls": sum(event["judge_calls"] for event in updates),
+            "undecided": sum(event["undecided"] for event in updates), "wall_minutes": (time.monotonic() - start) / 60,
+            "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
+
+
+def row(results: list[dict]) -> str:
+    """One line of Markdown for the runs of a label."""
+    def pooled(side: str) -> str:
+        count = sum(result[side]["count"] for result in results)
+        exact = round(sum(result[side]["value"] * result[side]["count"] for result in results))
+        low, high = wilson(exact, count)
+        return f"{exact / count:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+
+    def mean(name: str) -> float:
+        return sum(result[name] for result in results) / len(results)
+
+    outside = [result["policy"]["outside_change"] for result in results]
+    change = f"{sum(outside) / len(outside):.1f}" if outside[0] is not None else "-"
+    return (f"| {results[0]['label']} | {len(results)} | {pooled('base')} | {pooled('policy')} | {change} | "
+            f"{mean('updates'):.0f} | {mean('judge_calls'):.0f} | {mean('undecided') / mean('pairs'):.0%} | "
+            f"{mean('cpu_minutes'):.1f} |")
+
+
+HEADER = ("| run | seeds | base | after | change outside | updates | judge calls | undecided | CPU minutes |\n"
+          "|---|---|---|---|---|---|---|---|---|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=sorted(tables()))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="", help="only rows whose label holds this text")
+    parser.add_argument("--results", type=Path, default=None, help="JSON lines; default benchmarks/results/TABLE.jsonl")
+    args, extra = parser.parse_known_args()
+    path = args.results or ROOT / "benchmarks" / "results" / f"{args.table}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [item for item in tables()[args.table] if args.only in item[0]]
+    known = {(result["label"], result["seed"], tuple(result["flags"])) for result in done}
+    todo = [(label, preset, words, seed, extra) for seed in range(args.seeds) for label, preset, words in rows
+            if (label, seed, tuple(words + extra)) not in known]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for result in pool.map(lambda item: run_one(*item), todo):
+            done.append(result)
+            with path.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+            print(row([result]), file=sys.stderr, flush=True)
+    print(HEADER)
+    for label, _, words in rows:
+        results = [result for result in done if result["label"] == label and result["flags"] == words + extra]
+        if results:
+            print(row(results))
+
+
+if __name__ == "__main__":
+    main()

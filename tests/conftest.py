@@ -1,0 +1,104 @@
+"""What all tests share: one thread, no network, and small pipelines of the real classes with random weights on disk."""
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def saved_pipeline(tmp_path_factory):
+    """``saved_pipeline(name)`` is the folder of a random pipeline: "flux", "qwen" or "qwen-plus" (2509)."""
+    from arr_core.miniature import models
+
+    make = {"flux": lambda: models.flux_pipeline(heads=2, layers=2, single_layers=2),
+            "qwen": lambda: models.qwen_edit_pipeline(heads=2, layers=2),
+            "qwen-plus": lambda: models.qwen_edit_pipeline(heads=2, layers=2, plus=True)}
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            make[name]().save_pretrained(folders[name])
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_config(saved_pipeline):
+    """``run_config(name, **{"section.field": value})`` is a run's configuration on a random pipeline."""
+    from arr_core.config import load_config
+
+    def config(name: str, **fields):
+        words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
+        return load_config("miniature" if name == "flux" else "miniature-edit",
+                           ["--policy.base", str(saved_pipeline(name)), "--policy.device", "cpu", *words])
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def encodings(tmp_path_factory) -> Path:
+    """A folder of encodings that all tests share; they are found by content."""
+    return tmp_path_factory.mktemp("encodings")
+
+
+@pytest.fixture(scope="session")
+def make_policy(run_config, encodings):
+    """``make_policy(name, **fields)`` is a policy on a random pipeline and the configuration that it came from."""
+    from arr_core.policies.loading import load_policy
+
+    def policy(name: str, **fields):
+        config = run_config(name, **fields)
+        return load_policy(config.policy, encodings), config
+
+    return policy
+
+
+@pytest.fixture(scope="session")
+def source_image(tmp_path_factory):
+    """``source_image(width, height)`` is the path of a picture of that size, the same picture at every call."""
+    folder = tmp_path_factory.mktemp("sources")
+
+    def path(width: int, height: int, seed: int = 0) -> Path:
+        import torch
+        from PIL import Image
+
+        file = folder / f"{width}x{height}-{seed}.png"
+        if not file.exists():
+            coarse = torch.randint(0, 256, (4, 4, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+            Image.fromarray(coarse.numpy()).resize((width, height), Image.Resampling.BICUBIC).save(file)
+        return file
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def add_adapter():
+    """``add_adapter(policy, settings)`` adds an adapter whose ``lora_B`` is random too, the same at every call."""
+    import torch
+
+    def add(policy, settings, scale: float = 0.02, seed: int = 7):
+        torch.manual_seed(seed)
+        parameters = policy.add_adapter(settings)
+        for name, parameter in parameters.items():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=scale)
+        return parameters
+
+    return add

@@ -1,0 +1,76 @@
+"""Wilson intervals by hand, and the image statistics of pictures whose numbers are known."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from arr_core.training.image_statistics import image_statistics
+from arr_core.training.intervals import wilson
+
+
+def test_half_of_ten_by_hand():
+    # z^2 = 3.8416; half = 1.96 / 1.38416 * sqrt(0.025 + 3.8416 / 400) = 0.263411
+    assert wilson(5, 10) == pytest.approx((0.236589, 0.763411), abs=1e-5)
+
+
+def test_a_published_example():
+    # 81 of 263, Newcombe, Statistics in Medicine 17 (1998), table I: 0.2553 to 0.3662
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_the_ends_are_exact_and_have_a_width():
+    # none of n: high = z^2 / (n + z^2)
+    assert wilson(0, 10) == (0.0, pytest.approx(3.8416 / 13.8416))
+    assert wilson(10, 10) == (pytest.approx(1 - 3.8416 / 13.8416), 1.0)
+
+
+def test_nothing_counted_says_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_successes_and_failures_mirror_each_other():
+    low, high = wilson(13, 50)
+    assert wilson(37, 50) == pytest.approx((1 - high, 1 - low))
+
+
+def test_more_counts_are_surer():
+    widths = [high - low for low, high in (wilson(6 * n, 10 * n) for n in (1, 10, 100))]
+    assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("successes, total", [(-1, 3), (4, 3), (0, -1)])
+def test_impossible_counts_are_refused(successes, total):
+    with pytest.raises(ValueError, match="expected 0 <= successes <= total"):
+        wilson(successes, total)
+
+
+def test_a_flat_picture_has_no_contrast_no_edges_and_one_colour():
+    assert image_statistics([Image.new("RGB", (8, 6), (10, 200, 30))]) == pytest.approx(
+        {"contrast": 0, "edge_energy": 0, "colour_entropy": 0}, abs=1e-9)
+
+
+def test_half_black_half_white_by_hand():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:, 2:] = 255
+    # luminance 0 and 1 in equal parts: std 1/2, one bit of colour; one of three steps across has length 1
+    assert image_statistics([Image.fromarray(pixels)]) == pytest.approx(
+        {"contrast": 0.5, "edge_energy": 1 / 3, "colour_entropy": 1.0})
+
+
+def test_colours_of_one_level_are_one_colour():
+    pixels = np.array([[[0, 0, 0], [31, 31, 31], [32, 32, 32], [63, 63, 63]]], np.uint8)
+    assert image_statistics([Image.fromarray(pixels)])["colour_entropy"] == pytest.approx(1.0)
+
+
+def test_each_image_counts_once_whatever_its_size():
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0] = 255
+    assert image_statistics([Image.fromarray(pixels), Image.new("RGB", (64, 64))])["contrast"] == pytest.approx(0.25)
+
+
+def test_a_single_row_of_pixels_has_no_gradient():
+    assert image_statistics([Image.new("L", (5, 1))])["edge_energy"] == 0
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="at least one image"):
+        image_statistics([])

@@ -1,0 +1,269 @@
+"""The pairwise judge with scripted clients: orders, abstention, memory, and errors that are planted."""
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from PIL import Image
+
+from arr_core.judging import Judge, JudgeError, Opinion, Pair
+from arr_core.rubrics import BUILT_IN, Rubric
+
+RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (4, 4), (level, level, level))
+
+
+class Scripted:
+    """A client that answers each question with ``choose(question)``, a place, None or an Opinion, and counts."""
+
+    identity = "scripted"
+
+    def __init__(self, choose):
+        self.choose, self.asked = choose, []
+
+    async def ask(self, questions):
+        self.asked += questions
+        answers = [self.choose(question) for question in questions]
+        return [answer if isinstance(answer, Opinion) else Opinion(answer, "as scripted") for answer in answers]
+
+
+def always_first(question):
+    return 0
+
+
+def brighter(question):
+    """A judge that makes no mistake: level of the first pixel, whatever the place."""
+    first, second = question.first.getpixel((0, 0)), question.second.getpixel((0, 0))
+    return None if first == second else int(second > first)
+
+
+def judge(choose, **settings) -> Judge:
+    return Judge(Scripted(choose), RUBRIC, **settings)
+
+
+def pairs(count: int) -> list[Pair]:
+    """Pairs that differ from one another; a is the brighter one where the number is even."""
+    return [Pair(f"prompt {n}", *(grey(200), grey(100))[::1 if n % 2 == 0 else -1]) for n in range(count)]
+
+
+def test_a_judge_that_always_names_the_first_image_decides_nothing():
+    with judge(always_first) as it:
+        verdicts = it.submit(pairs(50)).result()
+    assert not any(verdict.decided or verdict.failed for verdict in verdicts)
+    assert sum(verdict.first_picks for verdict in verdicts) == 100  # of 100 opinions: rate 1
+    assert {verdict.reason for verdict in verdicts} == {"undecided: the two orders disagree"}
+
+
+def test_in_one_order_the_same_judge_always_prefers_a():
+    with judge(always_first, both_orders=False) as it:
+        assert {verdict.preferred for verdict in it.submit(pairs(10)).result()} == {"a"}
+        assert len(it.client.asked) == 10
+
+
+def test_a_perfect_judge_leaves_nothing_undecided():
+    with judge(brighter) as it:
+        verdicts = it.submit(pairs(50)).result()
+    assert [verdict.preferred for verdict in verdicts] == ["a", "b"] * 25
+    assert sum(verdict.first_picks for verdict in verdicts) == 50  # rate one half
+
+
+@pytest.mark.parametrize("choose", [always_first, lambda question: 1, brighter, lambda question: None])
+def test_swapping_the_images_swaps_the_verdict(choose):
+    mirror = {"a": "b", "b": "a", None: None}
+    with judge(choose) as it:
+        for pair in pairs(6):
+            there = it.compare(pair.prompt, pair.image_a, pair.image_b)
+            back = it.compare(pair.prompt, pair.image_b, pair.image_a)
+            assert back.preferred == mirror[there.preferred]
+        assert len(it.client.asked) == 12  # the way back is remembered
+
+
+def test_equal_images_are_undecided():
+    with judge(always_first) as it:
+        assert it.compare("a", grey(9), grey(9)).preferred is None
+    with judge(brighter) as it:
+        assert it.compare("a", grey(9), grey(9)).preferred is None
+
+
+def test_the_client_sees_prompt_rubric_source_and_both_orders():
+    with judge(brighter) as it:
+        it.compare("make it brighter", grey(1), grey(2), source=grey(3))
+    one, other = it.client.asked
+    assert {question.prompt for question in (one, other)} == {"make it brighter"}
+    assert one.rubric == other.rubric == RUBRIC
+    assert [image.getpixel((0, 0))[0] for image in (one.first, one.second, one.source)] == [1, 2, 3]
+    assert [image.getpixel((0, 0))[0] for image in (other.first, other.second, other.source)] == [2, 1, 3]
+
+
+def test_the_same_question_costs_no_second_call(tmp_path):
+    with judge(brighter, store=tmp_path / "verdicts.sqlite") as it:
+        first = it.submit(pairs(4)).result()
+        again = it.submit(pairs(4)).result()
+        assert len(it.client.asked) == 8
+    assert [v.preferred for v in again] == [v.preferred for v in first]
+    assert (sum(v.calls for v in first), sum(v.calls for v in again)) == (8, 0)
+    with judge(brighter, store=tmp_path / "verdicts.sqlite") as reopened:
+        assert [v.preferred for v in reopened.submit(pairs(4)).result()] == [v.preferred for v in first]
+        assert reopened.client.asked == []
+
+
+def test_a_question_that_comes_twice_at_once_is_asked_once():
+    with judge(brighter) as it:
+        verdicts = it.submit([*pairs(1), *pairs(1)]).result()
+        assert len(it.client.asked) == 2
+    assert [v.preferred for v in verdicts] == ["a", "a"]
+    assert sum(v.calls for v in verdicts) == 2
+
+
+@pytest.mark.parametrize("change", [
+    {"prompt": "a mug"}, {"image_a": grey(9)}, {"image_b": Image.new("RGB", (2, 8), (2, 2, 2))}, {"source": None},
+    {"rubric": Rubric(name="light", task="t2i", criteria=("It is dark.",))}, {"identity": "another"},
+], ids=lambda change: next(iter(change)))
+def test_whatever_changes_the_question_is_asked_anew(change):
+    pair = {"prompt": "a cup", "image_a": grey(1), "image_b": grey(2), "source": grey(3)}
+    with judge(always_first) as it:
+        it.compare(**pair)
+        it.rubric = change.get("rubric", it.rubric)
+        it.client.identity = change.get("identity", it.client.identity)
+        it.compare(**{name: change.get(name, value) for name, value in pair.items()})
+        assert len(it.client.asked) == 4
+
+
+def test_images_that_differ_in_their_palettes_alone_are_different():
+    red, green = Image.new("P", (4, 4)), Image.new("P", (4, 4))
+    red.putpalette([255, 0, 0])
+    green.putpalette([0, 255, 0])
+    with judge(always_first) as it:
+        it.compare("a cup", grey(1), red)
+        it.compare("a cup", grey(1), green)
+        assert len(it.client.asked) == 4
+
+
+def test_the_name_of_a_rubric_is_no_part_of_the_question():
+    with judge(always_first) as it:
+        it.compare("a cup", grey(1), grey(2))
+        it.rubric = RUBRIC.model_copy(update={"name": "other", "provenance": {"model": "m"}})
+        it.compare("a cup", grey(1), grey(2))
+        assert len(it.client.asked) == 2
+
+
+def test_a_failure_is_undecided_and_asked_again():
+    replies = iter([Opinion(None, failure="HTTP 500"), Opinion(1)])
+    with judge(lambda question: next(replies, Opinion(0))) as it:
+        failed = it.compare("a cup", grey(1), grey(2))
+        assert (failed.preferred, failed.failed, len(it.store)) == (None, True, 1)
+        assert it.compare("a cup", grey(1), grey(2)).preferred == "a"
+        assert (len(it.client.asked), len(it.store)) == (3, 2)
+
+
+def test_an_honest_tie_is_remembered():
+    with judge(lambda question: None) as it:
+        it.compare("a cup", grey(1), grey(2))
+        it.compare("a cup", grey(1), grey(2))
+        assert (len(it.client.asked), len(it.store)) == (2, 2)
+
+
+def test_a_judge_that_cannot_answer_says_so_to_the_caller():
+    async def refuse(questions):
+        raise JudgeError("the key is wrong")
+
+    with judge(brighter) as it:
+        it.client.ask = refuse
+        with pytest.raises(JudgeError, match="the key is wrong"):
+            it.compare("a cup", grey(1), grey(2))
+
+
+def test_a_client_that_loses_answers_ends_the_run():
+    async def lose(questions):
+        return [Opinion(0)]
+
+    with judge(brighter) as it:
+        it.client.ask = lose
+        with pytest.raises(JudgeError, match="scripted gave 1 answers to 2 questions"):
+            it.compare("a cup", grey(1), grey(2))
+
+
+def test_the_caller_goes_on_while_the_judge_works():
+    free = threading.Event()
+
+    class Slow(Scripted):
+        async def ask(self, questions):
+            await asyncio.to_thread(free.wait)
+            return await super().ask(questions)
+
+    with Judge(Slow(brighter), RUBRIC) as it:
+        futures = [it.submit([pair]) for pair in pairs(3)]
+        assert not any(future.done() for future in futures)
+        free.set()
+        assert [future.result(timeout=10)[0].preferred for future in futures] == ["a", "b", "a"]
+
+
+def test_closing_cancels_what_is_in_flight_and_may_be_done_twice():
+    class Endless(Scripted):
+        async def ask(self, questions):
+            await asyncio.sleep(3600)
+
+    it = Judge(Endless(brighter), RUBRIC)
+    future = it.submit(pairs(1))
+    it.close()
+    it.close()
+    assert future.cancelled() or future.exception() is not None
+
+
+# --- planted errors -----------------------------------------------------------------------------------------------
+
+def share(verdicts, side: str) -> float:
+    return sum(verdict.preferred == side for verdict in verdicts) / len(verdicts)
+
+
+def bright_first(count: int) -> list[Pair]:
+    return [Pair(f"prompt {n}", grey(200), grey(100)) for n in range(count)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+def test_flip_rate_turns_that_share_of_the_verdicts_around(rate):
+    with judge(brighter, flip_rate=rate) as it:
+        verdicts = it.submit(bright_first(2000)).result()
+    assert all(verdict.decided for verdict in verdicts)
+    assert share(verdicts, "b") == pytest.approx(rate, abs=0.03)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3, 1.0])
+def test_position_bias_names_the_first_image_with_that_probability(bias):
+    """Both orders: the second one, where b is shown first, must agree. One order: a wrong image wins by bias alone."""
+    with judge(brighter, position_bias=bias) as it:
+        verdicts = it.submit(bright_first(2000)).result()
+    assert share(verdicts, "a") == pytest.approx(1 - bias, abs=0.04)
+    assert share(verdicts, "b") == 0
+    with judge(lambda question: 1 - brighter(question), position_bias=bias, both_orders=False) as it:
+        assert share(it.submit(bright_first(2000)).result(), "a") == pytest.approx(bias, abs=0.04)
+
+
+def test_planted_errors_are_the_same_every_time_and_are_not_stored(tmp_path):
+    settings = dict(flip_rate=0.3, position_bias=0.3)
+    with judge(brighter, **settings) as it:
+        first = [verdict.preferred for verdict in it.submit(bright_first(200)).result()]
+        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
+    with judge(brighter, store=tmp_path / "store", **settings) as it:
+        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
+    with judge(brighter, store=tmp_path / "store") as it:
+        assert {verdict.preferred for verdict in it.submit(bright_first(200)).result()} == {"a"}
+        assert it.client.asked == []
+    assert {"a", "b", None} == set(first)
+
+
+def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
+    with judge(lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0) as it:
+        assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
+    with judge(lambda question: None, flip_rate=1.0) as it:
+        assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
+
+
+def test_the_built_in_rubrics_are_there_for_both_tasks():
+    for name in ("t2i", "edit"):
+        with Judge(Scripted(brighter), BUILT_IN[name]) as it:
+            assert it.compare("a cup", grey(2), grey(1), grey(3) if name == "edit" else None).preferred == "a"

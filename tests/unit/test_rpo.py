@@ -1,0 +1,229 @@
+"""The clipped objective: advantages, the ratio and its clip, the exact KL, and what the first update looks like."""
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from arr_core.training import rpo, sde
+
+STEP = dict(t=0.6, t_next=0.45, sampler="dance", eta=0.3, t_second=0.9)
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loss_of(ratio: float, advantage: float, kl: float = 0.0, clip_range: float = 0.2, kl_coefficient: float = 0.01):
+    return rpo.loss(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), torch.tensor([kl]),
+                    clip_range=clip_range, kl_coefficient=kl_coefficient)
+
+
+# ---------------------------------------------------------------------- advantages
+
+
+def test_raw_advantages_are_the_published_rewards():
+    assert rpo.advantages([0, 1], mode="raw").tolist() == [pytest.approx([1.0, -0.1]), pytest.approx([-0.1, 1.0])]
+
+
+def test_centred_advantages_are_plus_and_minus_0_55():
+    assert rpo.advantages([0, 1], mode="centred").tolist() == [pytest.approx([0.55, -0.55]),
+                                                               pytest.approx([-0.55, 0.55])]
+
+
+@pytest.mark.parametrize("mode", ["raw", "centred"])
+def test_a_pair_without_a_verdict_has_no_advantage_at_all(mode):
+    assert rpo.advantages([None, 0, None], mode=mode)[::2].tolist() == [[0, 0], [0, 0]]
+    assert rpo.advantages([], mode=mode).shape == (0, 2)
+
+
+def test_centring_keeps_the_difference_and_loses_40_percent_of_the_second_moment():
+    raw, centred = (rpo.advantages([0], mode=mode) for mode in ("raw", "centred"))
+    assert (raw[0, 0] - raw[0, 1]).item() == pytest.approx((centred[0, 0] - centred[0, 1]).item())
+    assert (raw**2).sum().item() == pytest.approx(1.01)
+    assert 1 - ((centred**2).sum() / (raw**2).sum()).item() == pytest.approx(0.4, abs=2e-3)
+
+
+def test_rewards_can_be_others_and_flipping_them_flips_the_advantages():
+    kwargs = dict(reward_preferred=2.0, reward_dispreferred=-1.0)
+    assert rpo.advantages([0], mode="raw", **kwargs).tolist() == [[2, -1]]
+    assert rpo.advantages([1], mode="centred", **kwargs).tolist() == [[-1.5, 1.5]]
+    flipped = rpo.advantages([0], mode="centred", reward_preferred=-0.1, reward_dispreferred=1.0)
+    assert torch.equal(flipped, -rpo.advantages([0], mode="centred"))
+
+
+# ---------------------------------------------------------------------- the loss by hand
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), [
+    (1.0, 1.0, -1.0),     # -A
+    (1.5, 1.0, -1.2),     # better than the bound: clipped, max(-1.5, -1.2)
+    (0.5, 1.0, -0.5),     # worse: not clipped, max(-.5, -.8)
+    (1.5, -0.1, 0.15),    # worse: not clipped, max(.15, .12)
+    (0.5, -0.1, 0.08),    # better than the bound: clipped, max(.05, .08)
+    (1.1, -0.1, 0.11),    # inside
+    (3.0, 0.0, 0.0),      # no verdict
+])
+def test_the_surrogate_takes_the_worse_of_the_ratio_and_its_clip(ratio, advantage, expected):
+    assert loss_of(ratio, advantage).loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_kl_is_added_with_its_coefficient():
+    assert loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02).loss.item() == pytest.approx(-1.2 + 0.006, abs=1e-6)
+
+
+def test_the_loss_is_per_transition_and_the_caller_averages():
+    out = rpo.loss(torch.log(torch.tensor([1.5, 0.5, 1.0])), torch.tensor([1.0, -0.1, 1.0]), torch.zeros(3),
+                   clip_range=0.2, kl_coefficient=0.0)
+    assert out.loss.tolist() == pytest.approx([-1.2, 0.08, -1.0], abs=1e-6)
+    assert out.ratio.tolist() == pytest.approx([1.5, 0.5, 1.0], abs=1e-6)
+
+
+# ---------------------------------------------------------------------- the clip
+
+
+def test_the_clip_is_counted_in_both_directions():
+    out = rpo.loss(torch.log(torch.tensor([1.21, 1.19, 1.0, 0.81, 0.79])), torch.ones(5), torch.zeros(5),
+                   clip_range=0.2, kl_coefficient=0.0)
+    assert out.clipped_high.tolist() == [True, False, False, False, False]
+    assert out.clipped_low.tolist() == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(("log_ratio", "advantage", "gradient"), [
+    (math.log(1.5), 1.0, 0.0), (math.log(1.5), -1.0, 1.5), (math.log(0.5), -1.0, 0.0), (math.log(0.5), 1.0, -0.5),
+    (0.0, 1.0, -1.0)])
+def test_a_clipped_transition_has_no_gradient_and_any_other_has_minus_a_ratio(log_ratio, advantage, gradient):
+    given = torch.tensor([log_ratio], requires_grad=True)
+    rpo.loss(given, torch.tensor([advantage]), torch.zeros(1), clip_range=0.2, kl_coefficient=0.0).loss.sum().backward()
+    assert given.grad.item() == pytest.approx(gradient, abs=1e-6)
+
+
+def moved_log_ratios(elements: int, shift: float, samples: int, guard: bool = False) -> torch.Tensor:
+    """Log ratios of ``samples`` transitions after the mean moved by ``shift`` (rms, in units of std)."""
+    old = sde.Transition(torch.zeros(samples, elements, dtype=torch.float64), 0.1)
+    x_next = old.mean + 0.1 * rand(samples, elements)
+    new = sde.Transition(old.mean + 0.1 * shift, 0.1)
+    return rpo.log_ratio(sde.log_prob_mean(x_next, new), sde.log_prob_mean(x_next, old),
+                         rpo.guard_shift(new, old.mean) if guard else None)
+
+
+def test_the_clip_of_0_2_fires_both_ways_for_few_elements_and_never_for_65536():
+    few = rpo.loss(moved_log_ratios(16, 1.0, 1000, guard=True), torch.ones(1000), torch.zeros(1000), clip_range=0.2,
+                   kl_coefficient=0.0)
+    assert few.clipped_high.double().mean() > 0.1 and few.clipped_low.double().mean() > 0.1
+    many = rpo.loss(moved_log_ratios(65_536, 0.5, 20), torch.ones(20), torch.zeros(20), clip_range=0.2,
+                    kl_coefficient=0.0)
+    assert not many.clipped_high.any() and not many.clipped_low.any()
+    tight = rpo.loss(moved_log_ratios(65_536, 0.1, 200, guard=True), torch.ones(200), torch.zeros(200), clip_range=1e-4,
+                     kl_coefficient=0.0)
+    assert tight.clipped_high.any() and tight.clipped_low.any()
+
+
+# ---------------------------------------------------------------------- the ratio and its guard
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0])
+def test_the_log_ratio_is_biased_by_minus_half_the_squared_shift_and_the_guard_centres_it(shift):
+    """log ratio ~ N(-d^2/2, d^2/D), and N(0, d^2/D) with the guard."""
+    elements, samples = 64, 20_000
+    plain, guard = (moved_log_ratios(elements, shift, samples, guard=on) for on in (False, True))
+    spread = shift / math.sqrt(elements)
+    tolerance = 4 * spread / math.sqrt(samples)
+    assert plain.mean().item() == pytest.approx(-(shift**2) / 2, abs=tolerance)
+    assert guard.mean().item() == pytest.approx(0, abs=tolerance)
+    assert [plain.std().item(), guard.std().item()] == pytest.approx([spread, spread], rel=0.03)
+
+
+def test_the_guarded_log_ratio_is_linear_in_the_noise():
+    """log(new / old) + |d|^2 / (2 std^2) = <new - old, noise> / (std D), exactly."""
+    old, noise, change = rand(2, 3, 5), rand(2, 3, 5, seed=1), 0.02 * rand(2, 3, 5, seed=2)
+    x_next, new = old + 0.1 * noise, sde.Transition(old + change, 0.1)
+    centred = rpo.log_ratio(sde.log_prob_mean(x_next, new), sde.log_prob_mean(x_next, sde.Transition(old, 0.1)),
+                            rpo.guard_shift(new, old))
+    torch.testing.assert_close(centred, (change * noise).flatten(1).mean(1) / 0.1, rtol=1e-9, atol=1e-12)
+
+
+# ---------------------------------------------------------------------- the KL
+
+
+def test_the_kl_is_torchs_averaged_over_elements():
+    mean, reference = rand(2, 3, 5), rand(2, 3, 5, seed=1)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, 0.3), torch.distributions.Normal(reference, 0.3)).flatten(1).mean(1)
+    given = rpo.kl_mean(sde.Transition(mean, 0.3), sde.Transition(reference, 0.3))
+    torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_kl_by_hand():
+    """One of two elements off by .2 at std .1: (.04 + 0) / 2 / .02 = 1."""
+    policy, reference = torch.tensor([[0.2, 0.5]]), torch.tensor([[0.0, 0.5]])
+    kl = rpo.kl_mean(sde.Transition(policy, 0.1), sde.Transition(reference, 0.1))
+    assert kl.item() == pytest.approx(1.0, abs=1e-6)
+
+
+def gradient_in_velocity(penalty, v: torch.Tensor, v_ref: torch.Tensor) -> torch.Tensor:
+    """The gradient of a penalty of (policy's transition, reference's transition, x_next), in the policy's velocity."""
+    x, v = rand(2, 6), v.clone().requires_grad_(True)
+    reference = sde.transition(x, v_ref, **STEP)
+    old = sde.transition(x, v.detach(), **STEP)
+    x_next = old.mean + old.std * rand(2, 6, seed=9)
+    penalty(sde.transition(x, v, **STEP), reference, x_next).sum().backward()
+    return v.grad
+
+
+def exact_kl(policy, reference, x_next):
+    return rpo.kl_mean(policy, reference)
+
+
+def reference_code(policy, reference, x_next):
+    """What the released code of the paper adds to its loss in place of a KL."""
+    return sde.log_prob_mean(x_next, policy) - sde.log_prob_mean(x_next, reference)
+
+
+def test_the_gradient_of_the_kl_is_the_distance_of_the_means_over_the_variance():
+    v, v_ref = rand(2, 6, seed=1), rand(2, 6, seed=2)
+    x = rand(2, 6)
+    policy, reference = (sde.transition(x, velocity, **STEP) for velocity in (v, v_ref))
+    of_v = -0.1545  # the known transition's coefficient: d mean / d v
+    expected = (policy.mean - reference.mean) / policy.std**2 / 6 * of_v
+    torch.testing.assert_close(gradient_in_velocity(exact_kl, v, v_ref), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_of_the_kl_is_zero_where_the_policy_is_the_reference_and_changes_with_the_reference():
+    v = rand(2, 6, seed=1)
+    assert not gradient_in_velocity(exact_kl, v, v).any()
+    one, other = (gradient_in_velocity(exact_kl, v, rand(2, 6, seed=seed)) for seed in (2, 3))
+    assert (one - other).abs().max() > 0.01
+
+
+def test_the_reference_codes_difference_of_log_probs_has_a_gradient_that_ignores_the_reference():
+    """Its gradient is that of logp_new alone: the same for every reference, and not zero where nothing has moved."""
+    v = rand(2, 6, seed=1)
+    one, other = (gradient_in_velocity(reference_code, v, rand(2, 6, seed=seed)) for seed in (2, 3))
+    assert torch.equal(one, other)
+    assert gradient_in_velocity(reference_code, v, v).abs().max() > 0.01
+
+
+def test_a_step_down_the_kl_comes_nearer_to_the_reference():
+    v, v_ref = rand(2, 6, seed=1), rand(2, 6, seed=2)
+    nearer = v - 0.1 * gradient_in_velocity(exact_kl, v, v_ref)
+    assert (nearer - v_ref).norm() < (v - v_ref).norm()
+
+
+# ---------------------------------------------------------------------- the first update
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sampler", ["dance", "flow", "cps"])
+def test_before_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing_is_clipped(dtype, sampler):
+    x, v = rand(2, 8, 4).to(dtype), rand(2, 8, 4, seed=1).to(dtype)
+    step = STEP | {"sampler": sampler}
+    taken = sde.step(x, v, **step, noise=rand(2, 8, 4, seed=2).float())
+    now = sde.transition(x, v, **step)
+    advantage = torch.tensor([1.0, -0.1])
+    log_ratio = rpo.log_ratio(sde.log_prob_mean(taken.latents, now), taken.log_prob)
+    out = rpo.loss(log_ratio, advantage, rpo.kl_mean(now, now), clip_range=1e-6, kl_coefficient=0.01)
+    assert out.ratio.tolist() == [1, 1] and out.kl.tolist() == [0, 0]
+    assert not out.clipped_high.any() and not out.clipped_low.any()
+    assert torch.equal(out.loss, -advantage)
