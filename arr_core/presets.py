@@ -42,7 +42,7 @@ QWEN_IMAGE_EDIT = {
 MINIATURE = {
     "run": {"name": "miniature", "updates": 100, "save_every": 25},
     "policy": {"family": "flux", "base": "miniature", "dtype": "float32", "height": 32, "width": 32,
-               "max_sequence_length": 16, "gradient_checkpointing": False, "offload_encoders": False},
+               "max_sequence_length": 12, "gradient_checkpointing": False},
     "adapter": {"rank": 16, "alpha": 32.0, "targets": ATTENTION + FEED_FORWARD},
     "data": {"train": "miniature:train", "validation": "miniature:heldout"},
     "rollout": {"steps": 8, "shared_noise": False, "prompts_per_update": 32, "micro_batch": 64},

@@ -56,10 +56,9 @@ class Policy(Section):
     max_sequence_length: int = Field(
         512, ge=1, le=4096, description="Text tokens kept; FLUX pads every prompt to this length")
     condition_area: int | None = Field(None, ge=256, description=(
-        "Edits: area in pixels of the source as the text encoder sees it; null keeps the pipeline's own (1024*1024, or "
-        "384*384 for the Plus pipeline)"))
+        "Edits: area in pixels of the source as the text encoder sees it; null is what the pipeline does: the "
+        "source as it is trained on, or 384*384 for the Plus pipeline"))
     gradient_checkpointing: bool = Field(True, description="Recompute activations going backward: slower, less memory")
-    offload_encoders: bool = Field(True, description="Drop the text encoders once every prompt is encoded")
 
     @field_validator("device")
     @classmethod

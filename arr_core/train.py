@@ -6,6 +6,7 @@ on request, to be continued with --resume.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -73,18 +74,16 @@ def _train(config: TrainConfig, resume: bool) -> int:
         if config.run.trackers:
             observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
         trainer = Trainer(config, resume=resume, observers=observers)
-        outcome = trainer.run()
-        if config.policy.base == "miniature" and not outcome.stopped:
-            from .miniature.measure import report_measure
+        with contextlib.closing(trainer):
+            outcome = trainer.run()
+            if config.policy.base == "miniature" and not outcome.stopped:
+                from .miniature.measure import report_measure
 
-            report_measure(trainer)
+                report_measure(trainer)
     except (OSError, AdapterError, CheckpointError, ConfigError, DataError, JudgeError,
             PolicyError, RubricError, RunError) as error:
         return _refuse(error)
-    if outcome.stopped:
-        print(f"stopped after update {outcome.update}; go on with --resume {outcome.folder}", file=sys.stderr)
-        return 3
-    return 0
+    return 3 if outcome.stopped else 0
 
 
 def _quiet() -> None:

@@ -15,14 +15,14 @@ EDITS_A_SPLIT = {"train": 4, "heldout": 6}  # pictures for each instruction
 def write_data(folder: Path) -> None:
     """Write prompts_{train,heldout}.txt and edits_{train,heldout}.jsonl with their source pictures.
 
-    Splits share no prompt: both phrasings of a relation go the same way, and an instruction belongs to one split.
+    Splits share no prompt and no instruction.
     """
     shutil.rmtree(folder, ignore_errors=True)
     rng = random.Random(3)
     for split in ("train", "heldout"):
         (folder / "sources").mkdir(parents=True, exist_ok=True)
         wanted = split == "heldout"
-        prompts = [r.prompt for r in world.requests() if world.held_out(r.canonical) == wanted]
+        prompts = [r.prompt for r in world.requests() if world.held_out(r.prompt) == wanted]
         rng.shuffle(prompts)
         (folder / f"prompts_{split}.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
         lines = []

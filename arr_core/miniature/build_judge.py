@@ -94,21 +94,25 @@ def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Im
     return [weathered(render(before), rng), weathered(image, rng)], caption
 
 
-def train_judge(folder: Path, steps: int, batch: int = 48) -> None:
+def train_judge(folder: Path, steps: int, start: Path | None, peak: float, batch: int = 48) -> None:
     """Train the judge to describe pictures and changes in turn, and save it as an ordinary transformers folder."""
     rng, tokenizer = random.Random(2), qwen_tokenizer()
     model = vision_language_model(tokenizer, width=64, layers=4, patch_size=4, vision_width=48, vision_layers=2)
-    judge = MiniatureVLM(model.train(), vision_language_processor(tokenizer, patch_size=4, min_pixels=8 * 8))
+    judge = MiniatureVLM(model, vision_language_processor(tokenizer, patch_size=4, min_pixels=8 * 8))
+    if start is not None:
+        judge = MiniatureVLM.load(start)
+        model = judge.model
+    model.train()
     requests, edits = world.requests(), world.edits()
     pool = requests + [request for request in requests if request.second is None] * 4
-    schedule = Schedule(model.parameters(), 2e-3, steps)
+    schedule = Schedule(model.parameters(), peak, steps)
     for step in range(steps):
         draw, source = ((captioned_image, pool), (captioned_edit, edits))[step % 2]
         pictures, captions = zip(*(draw(source, rng) for _ in range(batch)), strict=True)
         schedule.step(caption_loss(judge, pictures, list(captions)), "judge edit" if step % 2 else "judge t2i")
         if step % 1000 in (98, 998):
-            print(f"  t2i {caption_loss(judge, *map(list, zip(*(captioned_image(pool, rng) for _ in range(64)), strict=True))).item():.3f}")
-            torch.save(model.state_dict(), folder.parent / "judge-partial.pt")
+            pictures, captions = zip(*(captioned_image(pool, rng) for _ in range(64)), strict=True)
+            print(f"  t2i {caption_loss(judge, pictures, list(captions)).item():.3f}", flush=True)
     schedule.finish()
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     judge.processor.save_pretrained(folder)

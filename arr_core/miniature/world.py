@@ -22,6 +22,7 @@ COLOURS = {"red": (216, 44, 40), "green": (40, 158, 64), "blue": (44, 88, 220), 
            "purple": (150, 56, 176)}
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+PROMPTED = ("left of", "above")  # the embedded prompts; the ruler reads all four relations
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 CELLS = ((8, 8), (24, 8), (8, 24), (24, 24))
@@ -62,13 +63,6 @@ class Request:
     def things(self) -> list[str]:
         """Sorted names of everything that must be in the picture, and nothing else."""
         return sorted([self.first.name] * self.count if self.second is None else [self.first.name, self.second.name])
-
-    @property
-    def canonical(self) -> str:
-        """The prompt of the same picture that both phrasings of a relation share; splits are made by it."""
-        if self.relation in ("right of", "below"):
-            return Request(self.second, 1, self.first, OPPOSITE[self.relation]).prompt
-        return self.prompt
 
 
 @dataclass(frozen=True)
@@ -116,10 +110,10 @@ def parse_instruction(instruction: str) -> Edit:
 
 
 def requests() -> list[Request]:
-    """Every prompt there is, in a fixed order: 720 relations of two differently coloured things and 60 counts."""
+    """Every embedded prompt, in a fixed order: 360 relations of two differently coloured things and 60 counts."""
     things = [Thing(shape, colour) for colour, shape in itertools.product(COLOURS, SHAPES)]
     relations = [Request(a, 1, b, where) for a, b in itertools.permutations(things, 2) if a.colour != b.colour
-                 for where in RELATIONS]
+                 for where in PROMPTED]
     return relations + [Request(thing, number) for thing in things for number in COUNTS.values()]
 
 
@@ -132,7 +126,7 @@ def edits() -> list[Edit]:
 
 
 def held_out(key: str, share: float = 0.25) -> bool:
-    """Whether a canonical prompt or an instruction belongs to the held-out split; fixed for ever by its text."""
+    """Whether a prompt or an instruction belongs to the held-out split; fixed for ever by its text."""
     return random.Random(f"held out: {key}").random() < share
 
 

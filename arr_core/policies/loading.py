@@ -102,6 +102,9 @@ def _takes_dtype(pipeline_class) -> bool:
 
 
 def _device(name: str) -> torch.device:
+    kind = name.partition(":")[0]
+    if kind in ("cuda", "mps", "xpu") and not getattr(torch, kind).is_available():
+        raise PolicyError(f"policy.device: expected a device that this torch can use, came {name!r}; use auto or cpu")
     if name != "auto":
         return torch.device(name)
     import accelerate

@@ -65,7 +65,7 @@ class Trainer:
         if config.rollout.prompts_per_update % self.world:
             raise RunError(f"rollout.prompts_per_update: expected a multiple of the {self.world} processes, "
                            f"came {config.rollout.prompts_per_update}")
-        self.checkpoint = self._find_checkpoint() if resume else self._claim_folder()
+        self.checkpoint = self._find_checkpoint() if resume else self._check_folder()
         self.train_examples, self.held_out = load_split(
             config.data.train, config.data.validation, config.data.validation_count, config.task)
         self.held_out = self.held_out[:config.validation.count]
@@ -73,6 +73,10 @@ class Trainer:
         self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
         self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
         client = None if judge else self._client(config.judge.profile)
+        if self.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                save_config(config, self.folder / "config.yaml")
         self.judge = judge or Judge(client, self.rubric, both_orders=config.judge.both_orders, store=self._store(),
                                     flip_rate=config.judge.flip_rate, position_bias=config.judge.position_bias)
         other = config.validation.judge_profile
@@ -81,16 +85,22 @@ class Trainer:
         self.score: Score | None = None
         self.best_margin = -2.0
         self.stop_requested = False
+        self.updates_without_judge = 0
+
+    def close(self) -> None:
+        """End the judges and the event log, with the bar and the trackers that follow it."""
+        self.judge.close()
+        if self.validation_judge is not self.judge:
+            self.validation_judge.close()
+        if self.events is not None:
+            self.events.close()
 
     # ------------------------------------------------------------------ before the first update
 
-    def _claim_folder(self) -> None:
-        if self.rank == 0:
-            if (self.folder / "events.jsonl").exists() or (self.folder / "config.yaml").exists():
-                raise RunError(f"{self.folder}: expected a new folder, found another run; go on with it by --resume "
-                               f"{self.folder}, or choose another --run.name")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.folder / "config.yaml")
+    def _check_folder(self) -> None:
+        if self.rank == 0 and any((self.folder / name).exists() for name in ("events.jsonl", "config.yaml")):
+            raise RunError(f"{self.folder}: expected a new folder, found another run; go on with it by --resume "
+                           f"{self.folder}, or choose another --run.name")
 
     def _find_checkpoint(self) -> Checkpoint:
         if not (self.folder / "config.yaml").is_file():
@@ -147,7 +157,7 @@ class Trainer:
     def run(self) -> Outcome:
         """Train to the last update, or to a stop. Raises JudgeError and RunError; the run can then be resumed."""
         config = self.config
-        with self._signals(), contextlib.closing(self.judge):
+        with self._signals():
             begun = time.monotonic()
             self.emit("started", run=config.run.name, config_hash=config_hash(config), version=__version__,
                       updates=config.run.updates, prompts=len(self.train_examples), task=config.task,
@@ -188,7 +198,7 @@ class Trainer:
 
     def _update(self, update: int) -> None:
         """One update: sample, judge, score, train, record. Chunks train in the order in which they were sampled."""
-        config, begun = self.config, time.monotonic()
+        begun = time.monotonic()
         self._set_learning_rate(update)
         indices, places = self._draw_prompts()
         groups = [(group, self.judge.submit(self._pairs(group, dict(zip(indices, places, strict=True)))))
@@ -199,6 +209,7 @@ class Trainer:
         statistics, norm = self._train(update, judged)
         verdicts = [verdict for part in distributed.gather([v for j in judged for v in j.verdicts]) for verdict in part]
         opinions = [opinion for verdict in verdicts for opinion in verdict.opinions if opinion.preferred is not None]
+        self._check_judge(verdicts)
         now = time.monotonic()
         self.emit("update", update=update, seconds=now - begun, sampling_s=sampled - begun, waiting_s=waited - sampled,
                   training_s=now - waited, pairs=len(verdicts), decided=sum(v.decided for v in verdicts),
@@ -207,6 +218,13 @@ class Trainer:
                   grad_norm=norm, learning_rate=self.optimizer.param_groups[0]["lr"],
                   judge_calls=sum(v.calls for v in verdicts), judge_tokens=sum(v.tokens for v in verdicts),
                   judge_cost=sum(v.cost for v in verdicts), **statistics)
+
+    def _check_judge(self, verdicts: Sequence[Verdict]) -> None:
+        """A judge that answers nothing for three updates would train nothing to the end."""
+        self.updates_without_judge = self.updates_without_judge + 1 if all(v.failed for v in verdicts) else 0
+        if self.updates_without_judge == 3:
+            raise JudgeError(f"three updates got no answer from the judge ({verdicts[0].reason}); see that it runs, then "
+                             f"go on with --resume {self.folder}")
 
     def _draw_prompts(self) -> tuple[list[int], list[int]]:
         """The numbers of this process's pairs within the update, and the places of their prompts."""

@@ -90,7 +90,8 @@ class Validation:
                       "policy": image_statistics([image for part in parts for image in part[2]])}
         return score, {
             "update": update, "wins": wins, "losses": losses, "undecided": score.undecided, "win_rate": score.win_rate,
-            "low": low, "high": high, "statistics": statistics,
+            "low": low, "high": high, "statistics": statistics, "judge_calls": sum(v.calls for v in verdicts),
+            "judge_tokens": sum(v.tokens for v in verdicts), "judge_cost": sum(v.cost for v in verdicts),
             "images": sorted((item for part in parts for item in part[1]), key=lambda item: item.pop("number"))}
 
     def _sample(self) -> list[Image.Image]:
@@ -105,7 +106,7 @@ class Validation:
                  "source": self.folder / "source" / f"{number:03d}.png"}
         pictures = {"policy": image, "base": self._base[at], "source": self._sources[at]}
         for name, picture in pictures.items():
-            if picture is not None and not paths[name].exists():
+            if picture is not None and (name == "policy" or not paths[name].exists()):
                 paths[name].parent.mkdir(parents=True, exist_ok=True)
                 picture.save(paths[name])
         relative = {name: paths[name].relative_to(self.folder.parent).as_posix() if pictures[name] is not None else None
