@@ -51,7 +51,7 @@ def load_rubric(path: str | Path, task: Literal["t2i", "edit"]) -> Rubric:
     except (OSError, UnicodeDecodeError) as error:
         raise RubricError(f"{path}: expected a rubric, .json or .txt in UTF-8; {error}") from error
     if path.suffix != ".json":
-        lines = tuple(re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", line.strip()) for line in text.splitlines() if line.strip())
+        lines = tuple(re.sub(r"^(?:[-*•]|\d+[.)])(?:\s+|$)", "", line.strip()) for line in text.splitlines() if line.strip())
         if not any(lines):
             raise RubricError(f"{path}: expected one criterion a line, came an empty file")
         return Rubric(name=path.stem, task=task, criteria=tuple(filter(None, lines)))
