@@ -49,7 +49,7 @@ MINIATURE = {
     "objective": {"algorithm": "nft", "advantage": "centred", "kl_coefficient": 0.0},
     "optimizer": {"learning_rate": 1e-3},
     "judge": {"profile": "miniature"},
-    "validation": {"every": 10},
+    "validation": {"every": 20},
 }
 
 PRESETS: dict[str, dict] = {

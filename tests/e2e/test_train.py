@@ -80,8 +80,8 @@ def test_a_run_leaves_a_complete_folder(tmp_path):
 
 @pytest.mark.parametrize("preset, flags", [
     ("miniature", ["--objective.algorithm", "nft", "--adapter.ema_decay", "0.5", "--adapter.dropout", "0.1"]),
-    ("miniature", ["--objective.algorithm", "rpo", "--objective.kl_coefficient", "0.01", "--objective.optimizer_steps", "2"]),
-    ("miniature-edit", ["--optimizer.warmup_updates", "3"])])
+    ("miniature", ["--objective.algorithm", "rpo", "--objective.kl_coefficient", "0.01", "--objective.optimizer_steps", "2",
+                   "--rollout.sampler", "flow", "--rollout.eta", "0.7", "--optimizer.warmup_updates", "3"])])
 def test_a_resumed_run_equals_one_that_was_never_stopped_bit_for_bit(tmp_path, preset, flags):
     assert train(preset, *flags, "--run.updates", "4", folder=tmp_path, name="whole")[0] == 0
     assert train(preset, *flags, "--run.updates", "2", folder=tmp_path, name="parts")[0] == 0
@@ -178,7 +178,8 @@ def test_a_changed_setting_is_refused_on_resume_by_its_name_and_a_damaged_checkp
 def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
     """gloo on two CPU ranks: prompts are sharded, gradients summed, one rank writes."""
     for algorithm in ("rpo", "nft"):
-        words = ["miniature", *SMALL, "--rollout.micro_batch", "2", "--objective.algorithm", algorithm, "--run.updates", "2",
+        words = ["miniature", *SMALL, "--rollout.micro_batch", "2", "--objective.algorithm", algorithm,
+                 "--rollout.sampler", "flow", "--rollout.eta", "0.7", "--run.updates", "2",
                  "--run.output_dir", str(tmp_path)]
         assert _plain([*words, "--run.name", f"one-{algorithm}"], tmp_path)[0] == 0
         done = subprocess.run(
