@@ -72,7 +72,8 @@ def report_measure(trainer) -> None:
     It takes eight images for every one that a validation takes.
     """
     count = 8 * trainer.config.validation.count
-    base, trained = (measure_policy(trainer.policy, trainer.config, count=count, reference=reference)
+    base, trained = (measure_policy(trainer.policy, trainer.config, count=count, reference=reference,
+                                    seed=trainer.config.run.seed)
                      for reference in (True, False))
     name = "exact edits" if trainer.config.task == "edit" else "exact compositions"
     trainer.emit("measure", name=name, unit="share", base=base.fields(), policy=trained.fields())
