@@ -152,7 +152,7 @@ def _preset_of(base: str, given: dict[str, Any]) -> str:
     faults = []
     for name in PUBLISHED:
         try:
-            PipelineSource(_policy({**PRESETS[name]["policy"], **given, "base": base}))
+            PipelineSource(_policy({**PRESETS[name]["policy"], **given, "base": base, "device": "cpu"}))
         except PolicyError as fault:
             faults.append(str(fault))
         else:

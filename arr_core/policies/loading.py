@@ -105,9 +105,11 @@ def _takes_dtype(pipeline_class) -> bool:
 
 
 def _device(name: str) -> torch.device:
-    kind = name.partition(":")[0]
-    if kind in ("cuda", "mps", "xpu") and not getattr(torch, kind).is_available():
-        raise PolicyError(f"policy.device: expected a device that this torch can use, came {name!r}; use auto or cpu")
+    kind, _, number = name.partition(":")
+    if kind in ("cuda", "mps", "xpu"):
+        there = torch.get_device_module(kind)
+        if not there.is_available() or int(number or 0) >= there.device_count():
+            raise PolicyError(f"policy.device: expected a device of this machine, came {name}; auto takes the best one")
     if name != "auto":
         return torch.device(name)
     import accelerate

@@ -290,6 +290,7 @@ def refused(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(pipeline, "from_pretrained", load)
 
     def line(*words) -> str:
+        capsys.readouterr()  # loading bars of fixtures that were made just now
         try:
             status = main([*map(str, words), "--output", str(tmp_path / "out")])
         except SystemExit as end:
