@@ -36,6 +36,7 @@ def _card(sample: dict, film: list[tuple[int, dict | None]], folder: Path) -> st
     row = "".join(_side(sample, side, prompt, preferred == side and side != "source", folder) for side in sides)
     said = str(sample.get("reason") or "")
     if preferred not in ("base", "policy"):
+        said = said.removeprefix("undecided: ")
         said = f"Undecided: {said}" if said else "Undecided."
     reason = f'<p class="reason" dir="auto">{text(said)}</p>' if said else ""
     frames = [(update, frame) for update, frame in film if frame]
