@@ -88,7 +88,8 @@ def test_flux_makes_the_stock_image(make_policy, stock, size):
     result = ours(policy, Example(PROMPT), [3, 4])
     for at, seed in enumerate((3, 4)):
         expected = theirs(stock("flux"), policy, seed, prompt=PROMPT, height=height, width=width,
-                          guidance_scale=config.policy.guidance_scale, max_sequence_length=16)
+                          guidance_scale=config.policy.guidance_scale,
+                      max_sequence_length=config.policy.max_sequence_length)
         assert_same(pair(result, at), expected)
     assert (result[0][0] - result[0][1]).abs().max() > 0.1
 
@@ -99,7 +100,7 @@ def test_flux_makes_the_stock_image_by_the_stock_schedule(make_policy, saved_pip
     pipeline = FluxPipeline.from_pretrained(saved_pipeline("flux"))
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
-        PROMPT, height=32, width=32, num_inference_steps=STEPS, max_sequence_length=16,
+        PROMPT, height=32, width=32, num_inference_steps=STEPS, max_sequence_length=config.policy.max_sequence_length,
         guidance_scale=config.policy.guidance_scale, generator=torch.Generator().manual_seed(3)).images[0]
     image = ours(policy, Example(PROMPT), [3])[1][0]
     assert largest_difference(image, expected) <= 1
@@ -108,7 +109,8 @@ def test_flux_makes_the_stock_image_by_the_stock_schedule(make_policy, saved_pip
 def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
     policy, config = make_policy("flux", **{"policy.true_cfg_scale": 3.0, "policy.negative_prompt": NEGATIVE})
     expected = theirs(stock("flux"), policy, 3, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=3.0, height=32,
-                      width=32, guidance_scale=config.policy.guidance_scale, max_sequence_length=16)
+                      width=32, guidance_scale=config.policy.guidance_scale,
+                      max_sequence_length=config.policy.max_sequence_length)
     result = ours(policy, Example(PROMPT), [3])
     assert_same(pair(result, 0), expected)
     plain, _ = make_policy("flux")
@@ -116,9 +118,9 @@ def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
 
 
 def test_flux_guidance_is_the_stock_guidance(make_policy, stock):
-    policy, _ = make_policy("flux", **{"policy.guidance_scale": 1.5})
+    policy, config = make_policy("flux", **{"policy.guidance_scale": 1.5})
     expected = theirs(stock("flux"), policy, 3, prompt=PROMPT, height=32, width=32, guidance_scale=1.5,
-                      max_sequence_length=16)
+                      max_sequence_length=config.policy.max_sequence_length)
     assert_same(pair(ours(policy, Example(PROMPT), [3]), 0), expected)
 
 
