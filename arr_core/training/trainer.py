@@ -176,7 +176,7 @@ class Trainer:
                 self._try_update(update)
                 last = update == config.run.updates
                 if last or update % config.validation.every == 0:
-                    self._validate(update)
+                    self._try_validate(update)
                 if last or update % config.run.save_every == 0 or self.stop_requested:
                     self._save(update)
             stopped = update < config.run.updates
@@ -194,6 +194,14 @@ class Trainer:
             self.order.restore(order)
             if update > 1:
                 self._save(update - 1)
+            raise
+
+    def _try_validate(self, update: int) -> None:
+        """One validation; where the judge gives up, the update before it is saved first."""
+        try:
+            self._validate(update)
+        except JudgeError:
+            self._save(update)
             raise
 
     def _update(self, update: int) -> None:
