@@ -190,40 +190,48 @@ def edit_examples(count: int, rng: random.Random) -> list[tuple[str, Image.Image
     return examples
 
 
-def train_edit(folder: Path, steps: int, vae_steps: int, pictures: int, batch: int = 64) -> None:
-    """Train the Qwen-Image-Edit pipeline and save it; its text encoder stays as it was drawn."""
+def train_edit(folder: Path, steps: int, vae_steps: int, pictures: int, start: Path | None, peak: float,
+               batch: int = 64) -> None:
+    """Train the Qwen-Image-Edit pipeline, from nothing or on from the one in ``start``, whose VAE stays, and save it.
+
+    Its text encoder stays as it was drawn.
+    """
     from ..policies.qwen_image_edit import encode_edits
     from .models import qwen_edit_pipeline
 
     rng, pipe = random.Random(1), qwen_edit_pipeline()
+    if start is not None:
+        pipe = type(pipe).from_pretrained(start).to(dtype=torch.float32)
     pipe.text_encoder.requires_grad_(False)
     examples = edit_examples(pictures, rng)
     sources, answers = (tensor([example[side] for example in examples]) for side in (1, 2))
-    train_vae(pipe.vae, torch.cat([sources, answers]), vae_steps, video=True)
+    if start is None:
+        train_vae(pipe.vae, torch.cat([sources, answers]), vae_steps, video=True)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         return torch.cat([pipe.vae.encode(part[:, :, None]).latent_dist.mean[:, :, 0] for part in images.split(256)])
 
     with torch.no_grad():
         sources, answers = encode(sources), encode(answers)
-        both = torch.cat([sources, answers])
-        mean, std = both.mean((0, 2, 3)), both.std((0, 2, 3))
-        pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+        if start is None:
+            both = torch.cat([sources, answers])
+            pipe.vae.register_to_config(latents_mean=both.mean((0, 2, 3)).tolist(), latents_std=both.std((0, 2, 3)).tolist())
+        mean, std = torch.tensor(pipe.vae.config.latents_mean), torch.tensor(pipe.vae.config.latents_std)
         side = sources.shape[-1]
         sources, answers = (
             pipe._pack_latents(((part - mean[:, None, None]) / std[:, None, None])[:, None], len(part), part.shape[1],
                                side, side) for part in (sources, answers))
-        start, parts = time.time(), []
+        begun, parts = time.time(), []
         for at in range(0, pictures, 256):
             chunk = examples[at:at + 256]
             parts.append(encode_edits(pipe, [e[0] for e in chunk], [e[1] for e in chunk]))
         longest = max(embeds.shape[1] for embeds, _ in parts)
         embeds = torch.cat([F.pad(e, (0, 0, 0, longest - e.shape[1])) for e, _ in parts])
         mask = torch.cat([F.pad(m, (0, longest - m.shape[1])) for _, m in parts])
-        print(f"encoded {tuple(embeds.shape)} in {time.time() - start:.0f} s", flush=True)
+        print(f"encoded {tuple(embeds.shape)} in {time.time() - begun:.0f} s", flush=True)
 
     transformer = pipe.transformer.train()
-    schedule = Schedule(transformer.parameters(), 1.5e-3, steps)
+    schedule = Schedule(transformer.parameters(), peak, steps)
     shapes = [[(1, side // 2, side // 2)] * 2] * batch
     for _ in range(steps):
         picked = torch.randint(pictures, (batch,))
@@ -245,7 +253,7 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=1500)
     parser.add_argument("--pictures", type=int, default=24000)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
-    parser.add_argument("--start", type=Path, help="folder to go on from (flux, judge)")
+    parser.add_argument("--start", type=Path, help="folder to go on from")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -253,7 +261,7 @@ def main() -> None:
     if args.part == "flux":
         train_flux(args.folder / "flux", args.steps, args.vae_steps, args.pictures, args.start, args.peak)
     elif args.part == "edit":
-        train_edit(args.folder / "qwen-image-edit", args.steps, args.vae_steps, args.pictures)
+        train_edit(args.folder / "qwen-image-edit", args.steps, args.vae_steps, args.pictures, args.start, args.peak)
     elif args.part == "judge":
         from .build_judge import train_judge
 
