@@ -62,6 +62,7 @@ def _train(config: TrainConfig, resume: bool) -> int:
     from .policies.loading import PolicyError
     from .rubrics import RubricError
     from .training.checkpoint import CheckpointError
+    from .training.learner import LearningError
     from .training.progress import Progress
     from .training.trackers import Trackers
     from .training.trainer import RunError, Trainer
@@ -80,7 +81,7 @@ def _train(config: TrainConfig, resume: bool) -> int:
                 from .miniature.measure import report_measure
 
                 report_measure(trainer)
-    except (OSError, AdapterError, CheckpointError, ConfigError, DataError, JudgeError,
+    except (OSError, AdapterError, CheckpointError, ConfigError, DataError, JudgeError, LearningError,
             PolicyError, RubricError, RunError) as error:
         return _refuse(error)
     return 3 if outcome.stopped else 0

@@ -91,7 +91,7 @@ def naive_update(trainer: Trainer, update: int) -> float:
     start = synchronize(trainer.policy.device)
     config, statistics_ = trainer.config, Statistics()
     one = config.rollout.model_copy(update={"micro_batch": 1, "prompts_per_update": 1})
-    trainer.optimizer.zero_grad()
+    trainer.learner.optimizer.zero_grad()
     decided = []
     for index, place in zip(*trainer._draw_prompts(), strict=True):
         for group in sample_pairs(OneByOne(trainer.policy), [trainer.keys[place]], [index], one, seed=0, update=update,
@@ -99,8 +99,8 @@ def naive_update(trainer: Trainer, update: int) -> float:
             verdict = trainer.judge.submit([Pair("", group.images[0], group.images[1])]).result()[0]
             decided += [[(candidate, verdict.winner)] for candidate in group.candidates]
     for chunk in decided:
-        trainer._accumulate(update, chunk, len(decided), statistics_)
-    trainer._step(True)
+        trainer.learner.accumulate(update, chunk, len(decided), statistics_)
+    trainer.learner.step(True)
     return synchronize(trainer.policy.device) - start
 
 

@@ -12,24 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from .. import __version__
-from ..adapters import extract, inject, load_adapter
+from ..adapters import load_adapter
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, load_split, open_image
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..judging.profiles import make_client
 from ..policies.loading import load_policy
 from ..rubrics import BUILT_IN, Rubric, load_rubric
-from . import distributed, nft, rpo
+from . import distributed
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .events import EventLog
-from .objectives import Statistics, accumulate_nft, accumulate_rpo
+from .learner import Learner, decided
 from .report import write_report
-from .rollout import Candidate, Group, sample_pairs
+from .rollout import Group, sample_pairs
 from .validation import Score, Validation
-from .weights import average_into, copy_into, snapshot, swapped
 
 
 class RunError(ValueError):
@@ -44,14 +41,6 @@ class Outcome:
     stopped: bool
     score: Score | None
     folder: Path
-
-
-@dataclass
-class Judged:
-    """A group of pairs and its verdicts, which may still be on their way."""
-
-    group: Group
-    verdicts: Sequence[Verdict]
 
 
 class Trainer:
@@ -133,20 +122,8 @@ class Trainer:
         self.emit("encoded", examples=len(examples), seconds=time.monotonic() - start)
         self.keys, held_out_keys = keys[:len(self.train_examples)], keys[len(self.train_examples):]
         self.sources = [open_image(example.source) if example.source else None for example in self.train_examples]
-        torch.manual_seed(config.run.seed)
-        if self.start_adapter is None:
-            self.parameters = self.policy.add_adapter(config.adapter)
-        else:
-            inject(self.start_adapter, self.policy.transformer, dtype=torch.float32)
-            self.parameters = self.policy.adapter_parameters()
-        self.start_weights = snapshot(self.parameters) if config.objective.reference == "start" else None
-        self.average = snapshot(self.parameters) if config.adapter.ema_decay else None
-        self.old = snapshot(self.parameters) if config.objective.algorithm == "nft" and config.objective.nft_decay else None
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, betas=settings.betas,
-                                           eps=settings.eps, weight_decay=settings.weight_decay)
+        self.learner = Learner(config, self.policy, self.start_adapter)
         self.order = PromptOrder(len(self.train_examples), config.run.seed)
-        self.gradients_checked = False
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
         self.validation = Validation(self.policy, self.validation_judge, self.held_out, held_out_keys, config,
@@ -207,15 +184,15 @@ class Trainer:
     def _update(self, update: int) -> None:
         """One update: sample, judge, score, train, record. Chunks train in the order in which they were sampled."""
         begun = time.monotonic()
-        self._set_learning_rate(update)
         indices, places = self._draw_prompts()
         groups = [(group, self.judge.submit(self._pairs(group, dict(zip(indices, places, strict=True)))))
                   for group in self._sample(update, indices, places)]
         sampled = time.monotonic()
-        judged = [Judged(group, future.result()) for group, future in groups]
+        judged = [(group, future.result()) for group, future in groups]
         waited = time.monotonic()
-        statistics, norm = self._train(update, judged)
-        verdicts = [verdict for part in distributed.gather([v for j in judged for v in j.verdicts]) for verdict in part]
+        chosen = [item for group, verdicts in judged for item in decided(group, verdicts)]
+        statistics, norm = self.learner.learn(update, chosen)
+        verdicts = [verdict for part in distributed.gather([v for _, verdicts in judged for v in verdicts]) for verdict in part]
         opinions = [opinion for verdict in verdicts for opinion in verdict.opinions if opinion.preferred is not None]
         self._check_judge(verdicts)
         now = time.monotonic()
@@ -223,7 +200,7 @@ class Trainer:
                   training_s=now - waited, pairs=len(verdicts), decided=sum(v.decided for v in verdicts),
                   undecided=sum(not v.decided for v in verdicts), failures=sum(v.failed for v in verdicts),
                   first_pick_rate=sum(o.preferred == 0 for o in opinions) / len(opinions) if opinions else None,
-                  grad_norm=norm, learning_rate=self.optimizer.param_groups[0]["lr"],
+                  grad_norm=norm, learning_rate=self.learner.learning_rate,
                   judge_calls=sum(v.calls for v in verdicts), judge_tokens=sum(v.tokens for v in verdicts),
                   judge_cost=sum(v.cost for v in verdicts), **statistics)
 
@@ -241,7 +218,7 @@ class Trainer:
         return list(range(first, first + share)), self.order.take(share, self.rank, self.world)
 
     def _sample(self, update: int, indices: list[int], places: list[int]) -> Iterator[Group]:
-        with self._sampling_weights():
+        with self.learner.sampling():
             yield from sample_pairs(self.policy, [self.keys[place] for place in places], indices, self.config.rollout,
                                     seed=self.config.run.seed, update=update,
                                     with_noise=self.config.objective.algorithm == "rpo")
@@ -249,101 +226,6 @@ class Trainer:
     def _pairs(self, group: Group, place_of: dict[int, int]) -> list[Pair]:
         return [Pair(self.train_examples[place_of[pair]].prompt, group.images[2 * at], group.images[2 * at + 1],
                      self.sources[place_of[pair]]) for at, pair in enumerate(group.pairs)]
-
-    def _train(self, update: int, judged: list[Judged]) -> tuple[dict, float]:
-        """Means over what was trained and the gradient norm of the last optimizer step."""
-        objective, statistics, norm = self.config.objective, Statistics(), 0.0
-        parts = objective.optimizer_steps
-        divisor = 2 * self.config.rollout.prompts_per_update / parts
-        decided = [(candidate, winner) for j in judged for at, verdict in enumerate(j.verdicts)
-                   if (winner := verdict.winner) is not None for candidate in j.group.candidates[2 * at:2 * at + 2]]
-        for _ in range(objective.epochs):
-            for part in range(parts):
-                self.optimizer.zero_grad()
-                chosen = [item for item in decided if item[0].pair % parts == part]
-                for chunk in self._chunks(chosen):
-                    self._accumulate(update, chunk, divisor, statistics)
-                norm = self._step(bool(chosen))
-        if self.average is not None:
-            average_into(self.average, self.parameters, self.config.adapter.ema_decay)
-        if self.old is not None:
-            average_into(self.old, self.parameters, objective.nft_decay)
-        return statistics.means(), norm
-
-    def _chunks(self, decided: list[tuple[Candidate, int]]) -> Iterator[list[tuple[Candidate, int]]]:
-        """Decided candidates of one size, ``micro_batch`` at a time: undecided pairs cost nothing."""
-        by_size: dict[tuple[int, int], list] = {}
-        for item in decided:
-            by_size.setdefault(self.policy.size(item[0].key), []).append(item)
-        width = self.config.rollout.micro_batch
-        for items in by_size.values():
-            yield from (items[at:at + width] for at in range(0, len(items), width))
-
-    def _accumulate(self, update: int, chunk: list[tuple[Candidate, int]], divisor: float, statistics) -> None:
-        config = self.config
-        objective = config.objective
-        candidates = [candidate for candidate, _ in chunk]
-        pick = torch.tensor([candidate.side for candidate in candidates])
-        rows = torch.arange(len(chunk))
-        shared = dict(settings=config.rollout, objective=objective, reference=self._reference, statistics=statistics)
-        if objective.algorithm == "rpo":
-            advantages = rpo.advantages([winner for _, winner in chunk], mode=objective.advantage,
-                                        reward_preferred=objective.reward_preferred,
-                                        reward_dispreferred=objective.reward_dispreferred)
-            accumulate_rpo(self.policy, candidates, advantages[rows, pick], divisor, **shared)
-            return
-        swapped_rewards = objective.reward_preferred < objective.reward_dispreferred
-        optimality = nft.optimality([winner ^ swapped_rewards for _, winner in chunk])
-        accumulate_nft(self.policy, candidates, optimality[rows, pick], divisor, seed=config.run.seed, update=update,
-                       old=None if self.old is None else self._old, **shared)
-
-    def _step(self, decided: bool) -> float:
-        """The gradient norm before clipping. Without one decided pair anywhere nothing moves, not even Adam's moments."""
-        if not distributed.any_true(decided):
-            return 0.0
-        distributed.sum_gradients(self.parameters.values())
-        self._check_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise RunError("the gradient is not finite; lower optimizer.learning_rate or use policy.dtype float32, and "
-                           f"resume from the last checkpoint: --resume {self.folder}")
-        self.optimizer.step()
-        return norm.item()
-
-    def _check_gradients(self) -> None:
-        """At the first decided update every lora_B that can have a gradient must have one."""
-        if self.gradients_checked:
-            return
-        self.gradients_checked = True
-        still = [name for name, p in self.parameters.items() if "lora_B" in name and not self.policy.unreachable(name)
-                 and (p.grad is None or not p.grad.any())]
-        if still:
-            raise RunError(f"{len(still)} of the adapter's modules got no gradient at the first update, for example "
-                           f"{still[0]}; adapter.targets may name modules that do not shape the image")
-
-    # ------------------------------------------------------------------ weights
-
-    def _reference(self) -> contextlib.AbstractContextManager:
-        if self.start_weights is not None:
-            return swapped(self.parameters, self.start_weights)
-        return self.policy.reference()
-
-    def _old(self) -> contextlib.AbstractContextManager:
-        return swapped(self.parameters, self.old)
-
-    def _sampling_weights(self) -> contextlib.AbstractContextManager:
-        """nft samples with the policy that it improves upon, the slow average; rpo with the adapter itself."""
-        return self._old() if self.old is not None else contextlib.nullcontext()
-
-    def _published_weights(self) -> contextlib.AbstractContextManager:
-        """The weights that are validated and saved: the moving average where one is kept."""
-        return swapped(self.parameters, self.average) if self.average is not None else contextlib.nullcontext()
-
-    def _set_learning_rate(self, update: int) -> None:
-        settings = self.config.optimizer
-        share = min(1.0, update / settings.warmup_updates) if settings.warmup_updates else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * share
 
     # ------------------------------------------------------------------ record
 
@@ -354,7 +236,7 @@ class Trainer:
 
     def _validate(self, update: int) -> None:
         begun = time.monotonic()
-        with self._published_weights():
+        with self.learner.published():
             self.score, fields = self.validation.run(update)
         best = self.score.margin > self.best_margin
         if best:
@@ -365,8 +247,7 @@ class Trainer:
     def _write_adapter(self, name: str) -> None:
         if self.rank:
             return
-        with self._published_weights():
-            adapter = extract(self.policy.transformer, base=self.config.policy.base)
+        adapter = self.learner.adapter()
         adapter.save(self.folder / name)
         if name == "adapter":
             adapter.save_universal(self.folder / f"{self.config.run.name}.safetensors")
@@ -374,36 +255,20 @@ class Trainer:
     def _save(self, update: int) -> None:
         if self.rank:
             return
-        tensors = {"adapter": snapshot(self.parameters)}
-        for name in ("average", "old", "start_weights"):
-            if getattr(self, name) is not None:
-                tensors[name] = getattr(self, name)
-        generators = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
         score = self.score and [self.score.wins, self.score.losses, self.score.undecided]
         values = {"order": self.order.state(), "best_margin": self.best_margin, "verdicts": len(self.judge.store),
-                  "config_hash": config_hash(self.config), "gradients_checked": self.gradients_checked, "score": score}
-        path = save_checkpoint(self.folder / "checkpoints",
-                               Checkpoint(update, tensors, self.optimizer.state_dict(), generators, values),
+                  "config_hash": config_hash(self.config), "score": score}
+        path = save_checkpoint(self.folder / "checkpoints", self.learner.checkpoint(update, values),
                                self.config.run.keep_checkpoints)
         self._write_adapter("adapter")
         self.emit("checkpoint", update=update, path=path.relative_to(self.folder).as_posix())
         write_report(self.folder)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        copy_into(self.parameters, checkpoint.tensors["adapter"])
-        for name in ("average", "old", "start_weights"):
-            weights = getattr(self, name)
-            if weights is not None:
-                copy_into(weights, checkpoint.tensors[name])
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.learner.restore(checkpoint)
         self.order.restore(checkpoint.values["order"])
-        self.best_margin, self.gradients_checked = (checkpoint.values[name] for name in ("best_margin", "gradients_checked"))
+        self.best_margin = checkpoint.values["best_margin"]
         self.score = Score(*checkpoint.values["score"]) if checkpoint.values["score"] else None
-        torch.set_rng_state(checkpoint.generators["cpu"])
-        if torch.cuda.is_available() and "cuda" in checkpoint.generators:
-            torch.cuda.set_rng_state(checkpoint.generators["cuda"])
 
     def _end(self, update: int, stopped: bool, seconds: float) -> None:
         if stopped:

@@ -7,9 +7,9 @@ import torch
 from arr_core.data import Example
 from arr_core.judging import Verdict
 from arr_core.training import nft, rpo
+from arr_core.training.learner import Learner, decided
 from arr_core.training.objectives import Statistics, accumulate_nft, accumulate_rpo
 from arr_core.training.rollout import sample_pairs
-from arr_core.training.trainer import Judged, Trainer
 from arr_core.training.weights import snapshot, swapped
 
 # Of different lengths, so that an edit's batch is padded and one alone is not.
@@ -138,24 +138,24 @@ def test_at_v_old_a_pair_without_a_verdict_has_no_gradient_even_where_it_is_comp
     assert relative_error(made.gradient(8, undecided), made.gradient(2, undecided, leave_out={1, 2})) < 1e-5
 
 
-class TestTrainer:
-    """What the trainer makes of verdicts: the same gradients, with the pairs that it left out."""
+class TestLearner:
+    """What the learner makes of verdicts: the same gradients, with the pairs that it left out."""
 
     @staticmethod
     def gradient(made: World, micro_batch: int, winners: list[int | None]) -> dict:
-        """The gradient of one optimizer step of ``Trainer._train``, caught before the step is taken."""
+        """The gradient of one optimizer step of ``Learner.learn``, caught before the step is taken."""
         caught = {}
-        trainer = Trainer.__new__(Trainer)
+        learner = Learner.__new__(Learner)
         rollout = made.config.rollout.model_copy(update={"micro_batch": micro_batch})
-        vars(trainer).update(
+        vars(learner).update(
             config=made.config.model_copy(update={"rollout": rollout}), policy=made.policy, parameters=made.parameters,
             optimizer=torch.optim.SGD(made.parameters.values()), average=None, old=None, start_weights=None)
         if made.config.objective.algorithm == "nft" and made.config.objective.nft_decay:
-            trainer.old = {name: tensor.clone() for name, tensor in made.old_weights.items()}
-        trainer._step = lambda decided: caught.update(
+            learner.old = {name: tensor.clone() for name, tensor in made.old_weights.items()}
+        learner.step = lambda decided: caught.update(
             {name: p.grad.clone() for name, p in made.parameters.items() if p.grad is not None}) or 1.0
         verdicts = [Verdict(None if winner is None else "ab"[winner], "") for winner in winners]
-        trainer._train(1, [Judged(made.groups[0], verdicts)])
+        learner.learn(1, decided(made.groups[0], verdicts))
         return caught
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
