@@ -92,7 +92,7 @@ class MiniatureClient:
             part = keys[at:at + 64]
             pictures = [[image] if q.source is None else [q.source, image] for q, image in (shown[key] for key in part)]
             scores.update(zip(part, self.vlm.criterion_scores(pictures, [prompt for prompt, _ in part],
-                                                              questions[0].rubric.criteria), strict=True))
+                                                              questions[0].rubric.statements), strict=True))
         latency = (time.monotonic() - start) / max(1, len(questions))
         return [self._opinion(q, scores[q.prompt, id(q.first)], scores[q.prompt, id(q.second)], latency)
                 for q in questions]
@@ -100,10 +100,10 @@ class MiniatureClient:
     def _opinion(self, q, first: list[float], second: list[float], latency: float) -> Opinion:
         difference = sum(first) / len(first) - sum(second) / len(second)
         findings = tuple((criterion, f"first {p:.0%}, second {s:.0%}")
-                         for criterion, p, s in zip(q.rubric.criteria, first, second, strict=True))
+                         for criterion, p, s in zip(q.rubric.statements, first, second, strict=True))
         if abs(difference) < self.margin:
             return Opinion(None, "both meet the criteria equally", findings, latency_s=latency)
         at = max(range(len(first)), key=lambda i: abs(first[i] - second[i]))
         better = "first" if difference > 0 else "second"
-        return Opinion(0 if difference > 0 else 1, f"more likely in the {better}: {q.rubric.criteria[at]}", findings,
+        return Opinion(0 if difference > 0 else 1, f"more likely in the {better}: {q.rubric.statements[at]}", findings,
                        confidence=min(1.0, 0.5 + abs(difference) / 2), latency_s=latency)

@@ -3,87 +3,137 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..miniature import criteria as miniature
+Task = Literal["t2i", "edit"]
+
+_MARK = re.compile(r"^(?:[-*•·]|\d+[.)、])(?:\s+|$)|^\d+、")  # of an item of a list, in English or Chinese
 
 
 class RubricError(ValueError):
-    """A rubric file that cannot be used: one line that says what and where."""
+    """A rubric that cannot be used or made: one line that says what and where."""
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and doubled spaces, so that a number in a list always begins a criterion."""
+    text = " ".join(text.split())
+    if not text:
+        raise ValueError("a text that is not empty is expected")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+class Theme(BaseModel):
+    """One thing to look at, and tips that say how it shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    theme: Line = Field(description="What is looked at")
+    tips: tuple[Line, ...] = Field((), description="How to see whether a picture meets it")
 
 
 class Rubric(BaseModel):
-    """Criteria that one picture meets or fails, for one task. Every criterion can be checked by looking at one pair."""
+    """What two pictures are compared by, for one task: plain criteria, or themes with tips."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="Short name")
-    task: Literal["t2i", "edit"] = Field(description="Text to image, or editing")
-    criteria: tuple[str, ...] = Field(min_length=1, description="Criteria, decided jointly; none weighs more by its place")
+    task: Task = Field(description="Text to image, or editing")
+    language: str = Field("en", description="Language of the criteria: en, zh, ...")
+    criteria: tuple[Line, ...] = Field((), description="Criteria, decided jointly; none weighs more by its place")
+    themes: tuple[Theme, ...] = Field((), description="Themes with tips, in place of plain criteria")
     provenance: dict[str, Any] = Field(default_factory=dict, description="Model, seed data, date, held-out accuracy, ...")
 
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Rubric:
+        if bool(self.criteria) == bool(self.themes):
+            raise ValueError("either criteria or themes are expected, at least one of them and not both")
+        return self
+
     @property
-    def content_hash(self) -> str:
-        """Sixteen hex digits that name what is judged: the task and the criteria, not the name or the provenance."""
-        content = json.dumps([self.task, list(self.criteria)], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+    def statements(self) -> tuple[str, ...]:
+        """What a picture may meet or fail, one by one: the criteria; or the tips, and the themes that have none."""
+        return self.criteria or tuple(line for theme in self.themes for line in theme.tips or (theme.theme,))
 
     @property
     def text(self) -> str:
-        """The numbered list that a judge reads."""
-        return "\n".join(f"{number}. {criterion}" for number, criterion in enumerate(self.criteria, 1))
+        """The numbered list that a judge reads; tips are indented below their theme."""
+        lines = []
+        for number, entry in enumerate(self.criteria or self.themes, 1):
+            lines.append(f"{number}. {entry if isinstance(entry, str) else entry.theme}")
+            lines += [] if isinstance(entry, str) else [f"   - {tip}" for tip in entry.tips]
+        return "\n".join(lines)
+
+    @property
+    def content_hash(self) -> str:
+        """Sixteen hex digits that name what is judged: the task and what judges read, not the name or the provenance."""
+        content = json.dumps([self.task, self.text], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON file, the content hash beside the rest."""
-        content = {**self.model_dump(mode="json"), "hash": self.content_hash}
-        Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Write the JSON file in one step, the content hash beside the rest."""
+        content = {name: value for name, value in self.model_dump(mode="json").items() if value or name == "provenance"}
+        text = json.dumps({**content, "hash": self.content_hash}, indent=2, ensure_ascii=False) + "\n"
+        beside = Path(path).with_name(f".{Path(path).name}.new")
+        beside.write_bytes(text.encode("utf-8", "backslashreplace"))
+        os.replace(beside, path)
 
 
-def load_rubric(path: str | Path, task: Literal["t2i", "edit"]) -> Rubric:
-    """The rubric in a ``.json`` file, or in a text file with one criterion a line. Raises RubricError."""
+def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
+    """The rubric in a ``.json`` file, or in a text file: a criterion a line, or themes with their tips indented below.
+
+    A JSON file knows its task, and ``task`` is what it must be; a text file is about the ``task`` that is asked for.
+    Raises RubricError.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RubricError(f"{path}: expected a rubric, .json or .txt in UTF-8; {error}") from error
-    if path.suffix != ".json":
-        lines = tuple(re.sub(r"^(?:[-*•]|\d+[.)])(?:\s+|$)", "", line.strip()) for line in text.splitlines() if line.strip())
-        if not any(lines):
-            raise RubricError(f"{path}: expected one criterion a line, came an empty file")
-        return Rubric(name=path.stem, task=task, criteria=tuple(filter(None, lines)))
+    if path.suffix.lower() != ".json":
+        return _from_text(path, text, task)
     try:
         content = json.loads(text)
         if isinstance(content, dict):
             content.pop("hash", None)
         rubric = Rubric.model_validate(content)
-    except (json.JSONDecodeError, ValidationError) as error:
-        reason = str(error).replace("\n", " ")[:300]
-        raise RubricError(f"{path}: expected a rubric with name, task and criteria; {reason}") from error
-    if rubric.task != task:
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RubricError(f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {error}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise RubricError(f"{path}: expected a rubric with name, task, and criteria or themes; "
+                          f"{f'{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}") from error
+    if task not in (None, rubric.task):
         raise RubricError(f"{path}: expected a rubric for the task {task!r}, came one for {rubric.task!r}")
     return rubric
 
 
-BUILT_IN: dict[str, Rubric] = {
-    "t2i": Rubric(name="text to image", task="t2i", criteria=(
-        "Every object that the prompt names is in the image, and nothing that contradicts the prompt is.",
-        "Each object has the colour, material, size and other attributes that the prompt gives to it and not to another.",
-        "The number of each object is the number that the prompt asks for.",
-        "Objects stand and act in the relations that the prompt states: left, right, above, holding, behind.",
-        "The style, medium and mood are those that the prompt asks for.",
-        "Anatomy, perspective and light are coherent: no extra limbs, fused objects or impossible shadows.",
-        "The image is free of artifacts: no smears, seams, noise, garbled text or watermarks.",
-        "The composition is balanced, the subject is clear, and the image is pleasant to look at.")),
-    "edit": Rubric(name="image editing", task="edit", criteria=(
-        "The change that the instruction asks for is made, completely, and to the right thing.",
-        "Everything that the instruction does not mention is as it was in the BASE image: identity, pose, text, background.",
-        "The edited region blends with its surroundings: no halo, seam or change of sharpness at its border.",
-        "Light, shadow, colour and perspective of the change agree with the BASE image.",
-        "The image is free of new artifacts: no smears, noise, distortions or lost detail.")),
-    "miniature t2i": Rubric(name="miniature", task="t2i", criteria=miniature.T2I),
-    "miniature edit": Rubric(name="miniature edits", task="edit", criteria=miniature.EDIT),
-}
+def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
+    if task is None:
+        raise RubricError(f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own")
+    entries: list[tuple[str, list[str]]] = []
+    margin = None
+    for line in text.expandtabs(4).splitlines():
+        words = _MARK.sub("", line.strip()).strip()
+        if not words:
+            continue
+        indent = len(line) - len(line.lstrip())
+        margin = indent if margin is None else min(margin, indent)
+        if indent > margin:
+            entries[-1][1].append(words)
+        else:
+            entries.append((words, []))
+    if not entries:
+        raise RubricError(f"{path}: expected one criterion a line, came an empty file")
+    common = {"name": path.stem, "task": task, "language": "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"}
+    if any(tips for _, tips in entries):
+        return Rubric(**common, themes=tuple(Theme(theme=theme, tips=tuple(tips)) for theme, tips in entries))
+    return Rubric(**common, criteria=tuple(words for words, _ in entries))

@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from arr_core.rubrics import BUILT_IN, Rubric, RubricError, load_rubric
+from arr_core.rubrics import BUILT_IN, Rubric, RubricError, Theme, load_rubric
+
+LIGHT = Rubric(name="light", task="t2i", themes=(
+    Theme(theme="Light", tips=("It is bright.", "Shadows agree.")), Theme(theme="It is sharp.")))
 
 
 @pytest.fixture
@@ -59,9 +62,63 @@ def test_a_hash_in_the_file_is_not_taken_at_its_word(write):
     assert load_rubric(path, "t2i").content_hash == Rubric(name="n", task="t2i", criteria=("Two cups.",)).content_hash
 
 
+def test_themes_and_their_tips_survive_their_file(tmp_path):
+    LIGHT.save(tmp_path / "rubric.json")
+    assert load_rubric(tmp_path / "rubric.json") == LIGHT
+    content = json.loads((tmp_path / "rubric.json").read_text(encoding="utf-8"))
+    assert "criteria" not in content and content["themes"][1] == {"theme": "It is sharp.", "tips": []}
+    assert [file.name for file in tmp_path.iterdir()] == ["rubric.json"]
+
+
+def test_the_judge_reads_tips_below_their_theme():
+    assert LIGHT.text == "1. Light\n   - It is bright.\n   - Shadows agree.\n2. It is sharp."
+    assert LIGHT.statements == ("It is bright.", "Shadows agree.", "It is sharp.")
+
+
+def test_what_the_judge_reads_is_itself_a_rubric_file(write):
+    read = load_rubric(write(LIGHT.text, "light.txt"), "t2i")
+    assert read.themes == LIGHT.themes and read.content_hash == LIGHT.content_hash
+
+
+def test_a_text_file_may_be_indented_as_a_whole(write):
+    assert load_rubric(write("  - a\n  - b\n", "r.txt"), "edit").criteria == ("a", "b")
+    assert load_rubric(write("\t1) a\n\t\t* b\n\t2) c\n", "r.txt"), "edit").themes == (
+        Theme(theme="a", tips=("b",)), Theme(theme="c"))
+
+
+def test_chinese_lists_are_read(write):
+    rubric = load_rubric(write("1、主体明确。\n2、没有水印。\n", "r.txt"), "t2i")
+    assert (rubric.criteria, rubric.language) == (("主体明确。", "没有水印。"), "zh")
+
+
+def test_a_decimal_at_the_beginning_is_no_number_of_a_list(write):
+    assert load_rubric(write("3 cups stand there.\n1.5 cups are full.\n", "r.txt"), "t2i").criteria == (
+        "3 cups stand there.", "1.5 cups are full.")
+
+
+def test_a_line_break_can_fake_no_criterion():
+    """Else two rubrics that judges read alike could be told apart, or the other way round."""
+    assert Rubric(name="n", task="t2i", criteria=("a\n2. b",)).text == "1. a 2. b"
+
+
+def test_tips_are_judged_and_so_are_part_of_the_hash():
+    other = LIGHT.model_copy(update={"themes": (LIGHT.themes[1], LIGHT.themes[0])})
+    fewer = LIGHT.model_copy(update={"themes": (Theme(theme="Light", tips=("It is bright.",)), LIGHT.themes[1])})
+    assert len({LIGHT.content_hash, other.content_hash, fewer.content_hash}) == 3
+
+
+def test_a_text_file_needs_its_task_said(write):
+    with pytest.raises(RubricError, match="expected a task with this text file"):
+        load_rubric(write("a", "r.txt"))
+
+
 @pytest.mark.parametrize("text, said", [
-    ("{", "name, task and criteria"), ("", "name, task and criteria"), ("[]", "name, task and criteria"),
-    ('{"name": "n", "task": "t2i"}', "criteria"), ('{"name": "n", "task": "t2i", "criteria": []}', "criteria"),
+    ("{", "name, task, and criteria"), ("", "name, task, and criteria"), ("[]", "name, task, and criteria"),
+    ('{"name": "n", "task": "t2i"}', "either criteria or themes"),
+    ('{"name": "n", "task": "t2i", "criteria": []}', "either criteria or themes"),
+    ('{"name": "n", "task": "t2i", "criteria": ["a"], "themes": [{"theme": "b"}]}', "and not both"),
+    ('{"name": "n", "task": "t2i", "criteria": ["a", " "]}', "criteria.1: a text that is not empty"),
+    ('{"name": "n", "task": "t2i", "themes": [{"theme": "b", "tip": "c"}]}', "themes.0.tip"),
     ('{"name": "n", "task": "video", "criteria": ["a"]}', "task"),
     ('{"name": "n", "task": "t2i", "criteria": ["a"], "weight": 2}', "weight"),
     ('{"name": "n", "task": "edit", "criteria": ["a"]}', "for the task 't2i', came one for 'edit'"),
@@ -87,6 +144,16 @@ def test_a_rubric_does_not_change():
 
 
 def test_the_built_in_rubrics_are_for_their_tasks():
-    assert {name: rubric.task for name, rubric in BUILT_IN.items()} == {
-        "t2i": "t2i", "edit": "edit", "miniature t2i": "t2i", "miniature edit": "edit"}
+    assert {name: (rubric.task, rubric.language) for name, rubric in BUILT_IN.items()} == {
+        "t2i": ("t2i", "en"), "edit": ("edit", "en"), "t2i zh": ("t2i", "zh"), "edit zh": ("edit", "zh"),
+        "miniature t2i": ("t2i", "en"), "miniature edit": ("edit", "en")}
     assert all(len(rubric.criteria) >= 2 for rubric in BUILT_IN.values())
+
+
+@pytest.mark.parametrize("task", ["t2i", "edit"])
+def test_the_chinese_rubric_says_what_the_english_one_says(task):
+    english, chinese = BUILT_IN[task], BUILT_IN[f"{task} zh"]
+    assert len(english.criteria) == len(chinese.criteria)
+    assert all(("BASE" in one) == ("BASE" in other)
+               for one, other in zip(english.criteria, chinese.criteria, strict=True))
+    assert not any(letter.isascii() and letter.isalpha() for line in chinese.criteria for letter in line.replace("BASE", ""))
