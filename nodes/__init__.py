@@ -1,7 +1,13 @@
-"""The ComfyUI nodes, one a file; relative imports only, because ComfyUI has a ``nodes`` module of its own."""
+"""The ComfyUI nodes, one a file; relative imports only, because ComfyUI has a ``nodes`` module of its own.
+
+Importing them loads nothing of ``arr_core`` and no library that ComfyUI has not loaded already: a node imports what it
+needs when it runs, so that the pack costs no start-up time and a missing package is an error on the node alone.
+"""
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from .load_adapter import ARRLoadAdapter
+
+NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter]
 
 
 class Extension(ComfyExtension):

@@ -1,0 +1,78 @@
+"""Where the nodes read and write: inside ComfyUI's own folders and nowhere else.
+
+A workflow may come from a stranger. It names things; what a name means is decided here, and a name that leads out of the
+folder it belongs to is refused.
+"""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+
+OWN = "ARR-RPO"  # our folder within ComfyUI's output
+RUN = "run: "  # before the name of a run, in a list of adapters
+NONE = "(none)"
+DATA = (".txt", ".jsonl", ".json")
+
+
+def runs_folder() -> Path:
+    """The folder of training runs."""
+    return Path(folder_paths.get_output_directory()) / OWN
+
+
+def run_folder(name: str) -> Path:
+    """The folder of the run called ``name``, whether or not it is there. Raises ValueError for what is no file name."""
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " .":
+        raise ValueError("run_name: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, "
+                         f"came {name[:80]!r}")
+    return _inside(runs_folder(), name)
+
+
+def run_names() -> list[str]:
+    """The runs that have saved an adapter."""
+    return sorted(path.parents[1].name for path in runs_folder().glob("*/adapter/adapter_config.json"))
+
+
+def adapter_names() -> list[str]:
+    """What a list of adapters offers: the files of the loras folders, and the runs."""
+    return [*folder_paths.get_filename_list("loras"), *(f"{RUN}{name}" for name in run_names())]
+
+
+def adapter_path(name: str) -> Path:
+    """The file or folder behind an entry of ``adapter_names``."""
+    if name.startswith(RUN):
+        return run_folder(name.removeprefix(RUN)) / "adapter"
+    path = folder_paths.get_full_path("loras", name)
+    folders = folder_paths.get_folder_paths("loras")
+    if path is None or not any(_within(Path(path), Path(folder)) for folder in folders):
+        raise ValueError(f"adapter: expected a file of ComfyUI's loras folders, came {name[:80]!r}; "
+                         f"put it into {folders[0]} and press R")
+    return Path(path)
+
+
+def data_names() -> list[str]:
+    """The text and JSON files in ComfyUI's input folder, with those of its subfolders."""
+    folder = Path(folder_paths.get_input_directory())
+    files = (path for suffix in DATA for path in folder.rglob(f"*{suffix}"))
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def data_path(name: str, what: str) -> Path:
+    """The file called ``name`` in ComfyUI's input folder. Raises ValueError for any other place."""
+    path = _inside(Path(folder_paths.get_input_directory()), name)
+    if path.suffix not in DATA or not path.is_file():
+        raise ValueError(f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, came {name[:80]!r}")
+    return path
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not _within(path, folder):
+        raise ValueError(f"expected a name inside of {folder.name}, came {name[:80]!r}, which leads out of it")
+    return path
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is written as a path inside ``folder``; links that the user made in there are the user's own."""
+    return ".." not in path.parts and path.is_relative_to(folder) and path != folder
