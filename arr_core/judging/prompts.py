@@ -1,12 +1,9 @@
-"""What an OpenAI-compatible vision-language model is asked, and the form its answer should have."""
+"""What a vision-language model is asked about a pair, and the form that its answer should have."""
 from __future__ import annotations
 
-import base64
-import io
-
-from PIL import Image
-
-MAX_SIDE = 1024
+import hashlib
+import json
+from typing import Any
 
 SYSTEM = ("You compare two images fairly. Look at both, check them against every criterion, state what you see, and "
           "only then decide. The order in which the images are shown means nothing. Reply with one JSON object and "
@@ -22,27 +19,62 @@ SCHEMA = {
                 "criterion": {"type": "integer"}, "first": {"type": "string"}, "second": {"type": "string"}}}},
         "reason": {"type": "string"},
         "preferred": {"type": "string", "enum": ["first", "second", "tie"]}}}
+BASE = "BASE (the source: for comparison, never ranked)"
+
+LETTER_SYSTEM = ("You compare two images fairly, check them against every criterion, and answer with one letter: A or B. "
+                 "The order in which the images are shown means nothing.")
+LETTERS = ("A", "B")
+QUOTED = 1500  # characters of a reply that a repair question repeats
 
 
-def data_uri(image: Image.Image) -> str:
-    """The image as a PNG data URI, at most 1024 pixels on a side."""
-    image = image.convert("RGB")
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def messages(question) -> list[dict[str, Any]]:
+    """The question for findings, reason and verdict: rubric and prompt as text, BASE (for an edit), FIRST and SECOND."""
+    asked = _asked(question)
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [*_shown(question, "FIRST", "SECOND"), _text(
+        f"Over all criteria jointly, which of FIRST and SECOND answers the {asked} better? Reply in this form:\n{FORM}")]}]
 
 
-def messages(question) -> list[dict]:
-    """Chat messages of a question: rubric and prompt as text, BASE (for an edit), FIRST and SECOND as pictures."""
-    asked = "edit instruction" if question.source is not None else "prompt"
-    shown = [("FIRST", question.first), ("SECOND", question.second)]
+def letter_messages(question) -> list[dict[str, Any]]:
+    """The question whose answer is the letter A or B."""
+    asked = _asked(question)
+    return [{"role": "system", "content": LETTER_SYSTEM}, {"role": "user", "content": [*_shown(question, *LETTERS), _text(
+        f"Over all criteria jointly, which of A and B answers the {asked} better? Answer with A or B and nothing else.")]}]
+
+
+def repair_messages(asked: list[dict[str, Any]], reply: str, failure: str) -> list[dict[str, Any]]:
+    """The one question after a reply that could not be read: what came, shortened, and the form once more."""
+    half = QUOTED // 2
+    quoted = reply if len(reply) <= QUOTED else f"{reply[:half]}\n[...]\n{reply[-half:]}"
+    return [*asked, {"role": "assistant", "content": quoted.strip() or "(an empty reply)"}, {"role": "user", "content": (
+        f"That could not be read: {failure}. Reply once more, with one JSON object and nothing else, no thoughts before "
+        f"it and findings of a few words each, in this form:\n{FORM}")}]
+
+
+def version(mode: str) -> str:
+    """Eight hex digits that change with the words of a mode's question: they may change an answer."""
+    class Rubric:
+        text = "rubric"
+
+    class Asked:
+        prompt, source, first, second, rubric = "prompt", "source", "first", "second", Rubric
+
+    made = {"reasons": [messages(Asked), repair_messages([], "", ""), SCHEMA], "logits": letter_messages(Asked)}[mode]
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:8]
+
+
+def _asked(question) -> str:
+    return "edit instruction" if question.source is not None else "prompt"
+
+
+def _shown(question, first: str, second: str) -> list[dict[str, Any]]:
+    content = [_text(f"The {_asked(question)}:\n{question.prompt}\n\nThe criteria:\n{question.rubric.text}")]
+    shown = [(first, question.first), (second, question.second)]
     if question.source is not None:
-        shown.insert(0, ("BASE (the source: for comparison, never ranked)", question.source))
-    content = [{"type": "text", "text": f"The {asked}:\n{question.prompt}\n\nThe criteria:\n{question.rubric.text}"}]
+        shown.insert(0, (BASE, question.source))
     for label, image in shown:
-        content += [{"type": "text", "text": f"{label}:"}, {"type": "image_url", "image_url": {"url": data_uri(image)}}]
-    content.append({"type": "text", "text": (
-        f"Over all criteria jointly, which of FIRST and SECOND answers the {asked} better? "
-        f"Reply in this form:\n{FORM}")})
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+        content += [_text(f"{label}:"), {"type": "image", "image": image}]
+    return content
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}

@@ -1,21 +1,34 @@
 """What a judge says: an ``Opinion`` about one order of a pair, and the ``Verdict`` that both orders make."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 Side = Literal["a", "b"]
 
 
 class JudgeError(RuntimeError):
-    """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do."""
+    """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do.
+
+    ``answered`` holds the opinions on other questions of the same ``ask`` that had come before, by their place in it.
+    """
+
+    def __init__(self, message: str, answered: Mapping[int, Opinion] | None = None):
+        super().__init__(message)
+        self.answered: Mapping[int, Opinion] = answered or {}
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """One reply to one order of a pair. ``preferred`` is the place (0 first, 1 second) or None: a tie or a failure.
+    """One answer to one order of a pair. ``preferred`` is the place (0 first, 1 second) or None: a tie or a failure.
 
-    ``failure`` says why there is no answer (time-out, a reply that cannot be read); it is empty for an honest tie.
+    failure: why there is no answer (time-out, a reply that cannot be read); empty for an honest tie.
+    log_odds: log of P(first) / P(second), where the judge gives probabilities.
+    threshold: the confidence below which this judge decides nothing.
+    members, quorum: a panel's opinions, and how many of them must say the same.
+    calls: requests that it took, votes and repair questions included; tokens and cost are their sum.
     """
 
     preferred: Literal[0, 1] | None
@@ -28,12 +41,29 @@ class Opinion:
     cost: float = 0.0
     latency_s: float = 0.0
     cached: bool = False
+    calls: int = 1
+    log_odds: float | None = None
+    threshold: float = 0.0
+    members: tuple[Opinion, ...] = ()
+    quorum: int = 0
 
     def __post_init__(self):
         if self.preferred not in (0, 1, None):
             raise ValueError(f"an opinion prefers the place 0, the place 1 or None, not {self.preferred!r}")
         if self.failure and self.preferred is not None:
             raise ValueError("a failed reply prefers nothing")
+        if self.log_odds is not None and not math.isfinite(self.log_odds):
+            raise ValueError(f"log-odds are a finite number, not {self.log_odds}")
+
+    @classmethod
+    def load(cls, content: dict[str, Any]) -> Opinion:
+        """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back."""
+        return cls(**{**content, "findings": tuple(tuple(finding) for finding in content.get("findings", ())),
+                      "members": tuple(cls.load(member) for member in content.get("members", ()))})
+
+    def saying(self, preferred: Literal[0, 1] | None, reason: str) -> Opinion:
+        """The same answer with another preference, and without the evidence for the old one."""
+        return replace(self, preferred=preferred, reason=reason, confidence=None, log_odds=None, members=())
 
 
 @dataclass(frozen=True)
@@ -55,12 +85,22 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether a reply was missing or could not be read."""
-        return any(opinion.failure for opinion in self.opinions)
+        """Whether the pair is undecided and a reply was missing or could not be read."""
+        return not self.decided and any(opinion.failure for opinion in self.opinions)
+
+    @property
+    def log_odds(self) -> float | None:
+        """The mean over the orders of log P(a) / P(b): what favours a place, first or second, cancels in it."""
+        if not self.opinions or any(opinion.log_odds is None for opinion in self.opinions):
+            return None
+        return sum(-opinion.log_odds if swapped else opinion.log_odds
+                   for swapped, opinion in enumerate(self.opinions)) / len(self.opinions)
 
     @property
     def confidence(self) -> float | None:
-        """The least confident of the orders asked, where the judge states its confidence."""
+        """The probability of what is preferred; else the least confident of the orders, where the judge states it."""
+        if self.log_odds is not None:
+            return confidence_of(self.log_odds)
         stated = [opinion.confidence for opinion in self.opinions if opinion.confidence is not None]
         return min(stated) if stated else None
 
@@ -80,7 +120,7 @@ class Verdict:
 
     @property
     def calls(self) -> int:
-        return sum(not opinion.cached for opinion in self.opinions)
+        return sum(opinion.calls for opinion in self.opinions if not opinion.cached)
 
     @property
     def tokens(self) -> int:
@@ -95,15 +135,54 @@ class Verdict:
         return max((opinion.latency_s for opinion in self.opinions), default=0.0)
 
 
+def confidence_of(log_odds: float) -> float:
+    """The probability of the likelier side, 0.5..1."""
+    return 1.0 / (1.0 + math.exp(-abs(log_odds)))
+
+
 def combine(opinions: tuple[Opinion, ...]) -> Verdict:
-    """The verdict of one opinion (order a, b) or of two (a, b then b, a). Orders that disagree decide nothing."""
+    """The verdict of one opinion (order a, b) or of two (a, b then b, a).
+
+    Probabilities are averaged over the orders and must reach the threshold. Words must agree: orders that disagree
+    decide nothing. A panel's members each make their own verdict first.
+    """
+    if any(opinion.members for opinion in opinions):
+        return _of_members(opinions)
     failures = [opinion.failure for opinion in opinions if opinion.failure]
     if failures:
         return Verdict(None, f"no verdict: {failures[0]}", opinions)
+    verdict = Verdict(None, "", opinions)
+    if verdict.log_odds is not None:
+        return _of_probabilities(verdict)
     sides = [None if opinion.preferred is None else "ab"[opinion.preferred ^ swapped]
              for swapped, opinion in enumerate(opinions)]
     if None in sides:
-        return Verdict(None, f"undecided: {opinions[sides.index(None)].reason or 'a tie'}", opinions)
+        return replace(verdict, reason=f"undecided: {opinions[sides.index(None)].reason or 'a tie'}")
     if len(set(sides)) > 1:
-        return Verdict(None, "undecided: the two orders disagree", opinions)
+        return replace(verdict, reason="undecided: the two orders disagree")
     return Verdict(sides[0], opinions[0].reason, opinions)
+
+
+def _of_probabilities(verdict: Verdict) -> Verdict:
+    threshold = max(opinion.threshold for opinion in verdict.opinions)
+    if not verdict.log_odds:
+        return replace(verdict, reason="undecided: a tie")
+    if verdict.confidence < threshold:
+        return replace(verdict, reason=f"undecided: {verdict.confidence:.0%} sure, less than {threshold:.0%}")
+    return replace(verdict, preferred="a" if verdict.log_odds > 0 else "b", reason=f"{verdict.confidence:.0%} sure")
+
+
+def _of_members(opinions: tuple[Opinion, ...]) -> Verdict:
+    """The panel's verdict. A member that failed, or that is undecided, is no vote for anybody."""
+    quorum, failures = max(opinion.quorum for opinion in opinions), [o.failure for o in opinions if not o.members]
+    if failures or len({len(opinion.members) for opinion in opinions}) > 1:
+        return Verdict(None, f"no verdict: {failures[0] if failures else 'the panel changed between the orders'}", opinions)
+    verdicts = [combine(tuple(opinion.members[at] for opinion in opinions)) for at in range(len(opinions[0].members))]
+    votes = {side: [verdict for verdict in verdicts if verdict.preferred == side] for side in "ab"}
+    side = max(votes, key=lambda side: len(votes[side]))
+    if len(votes[side]) >= quorum:
+        return Verdict(side, f"{len(votes[side])} of {len(verdicts)} judges: {votes[side][0].reason}", opinions)
+    failed = sum(verdict.failed for verdict in verdicts)
+    return Verdict(None, f"undecided: {quorum} of {len(verdicts)} judges must agree; {len(votes['a'])} for a, "
+                         f"{len(votes['b'])} for b, {len(verdicts) - len(votes['a']) - len(votes['b'])} for neither"
+                         + f" ({failed} failed)" * (failed > 0), opinions)

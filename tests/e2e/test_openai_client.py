@@ -11,7 +11,8 @@ from doubles.openai_server import CLOSED, HANG, OpenAIServer, Reply, brighter, e
 from PIL import Image, ImageChops
 
 from arr_core.judging import Judge, JudgeError, Pair
-from arr_core.judging.openai_client import OpenAIClient
+from arr_core.judging.openai_chat import OpenAIChat
+from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.profiles import make_client
 from arr_core.rubrics import BUILT_IN, Rubric
 
@@ -29,7 +30,7 @@ def no_proxy(monkeypatch):
 def judge(server: OpenAIServer, *, rubric: Rubric = BUILT_IN["t2i"], store=":memory:", both_orders: bool = True,
           **settings) -> Judge:
     settings = {"model": "m", "timeout_s": 10.0, "retries": 0, "api_key": KEY, **settings}
-    return Judge(OpenAIClient(url=server.url, **settings), rubric, store=store, both_orders=both_orders)
+    return Judge(PairwiseClient(OpenAIChat(url=server.url, **settings)), rubric, store=store, both_orders=both_orders)
 
 
 def pairs(count: int) -> list[Pair]:
@@ -133,7 +134,7 @@ def test_a_body_that_is_no_completion_is_a_failure(reply):
 
 def test_a_usage_that_is_no_number_costs_no_verdict():
     with OpenAIServer(lambda request: Reply(brighter(request), tokens="many")) as server:
-        with judge(server, price_per_million_tokens=1.0) as it:
+        with judge(server, price=1.0) as it:
             said = it.compare("a cup", LIGHT, DARK)
     assert (said.preferred, said.tokens, said.cost) == ("a", 0, 0.0)
 
@@ -141,12 +142,14 @@ def test_a_usage_that_is_no_number_costs_no_verdict():
 def test_a_reply_cut_off_at_the_limit_says_so():
     body = b'{"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": "I see"}}]}'
     with OpenAIServer([Reply(body=body)]) as server, judge(server, max_tokens=77) as it:
-        assert it.compare("a cup", LIGHT, DARK).reason == "no verdict: a reply without a verdict, cut off at 77 tokens"
+        assert it.compare("a cup", LIGHT, DARK).reason == (
+            "no verdict: a reply without a verdict, cut off at the profile's max_tokens; asked once more: a reply without a "
+            "verdict, cut off at the profile's max_tokens")
 
 
 def test_tokens_have_a_price():
     with OpenAIServer(lambda request: Reply(brighter(request), tokens=500)) as server:
-        with judge(server, price_per_million_tokens=2.0) as it:
+        with judge(server, price=2.0) as it:
             said = it.compare("a cup", LIGHT, DARK)
     assert (said.tokens, said.cost) == (1000, pytest.approx(0.002))
 

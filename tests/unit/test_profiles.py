@@ -47,13 +47,13 @@ def test_the_file_is_in_the_users_configuration_folder(monkeypatch, tmp_path):
     for variable in ("XDG_CONFIG_HOME", "APPDATA"):
         monkeypatch.setenv(variable, str(tmp_path))
     assert profiles_file() == tmp_path / "arr-rpo" / "judges.yaml"
-    assert "expected one of miniature, came 'local'; describe it in" in fault("local")
+    assert "expected one of human, miniature, came 'local'; describe it in" in fault("local")
 
 
 def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
     path = judges("box: {url: 'http://box/v1', model: m}\nother: {url: 'http://other/v1', model: m}\n7: {model: m}")
     said = fault("bx")
-    assert said.startswith("judge.profile: expected one of 7, box, miniature, other, came 'bx'; describe it in ")
+    assert said.startswith("judge.profile: expected one of 7, box, human, miniature, other, came 'bx'; describe it in ")
     assert str(path) in said and "bx: {url:" in said
 
 
@@ -68,7 +68,7 @@ def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
     (f"box: {{url: [{KEY}], model: m}}", "box: url: Input should be a valid string"),
     ("box: {url: u, model: m, max_tokens: 1}", "box: max_tokens: Input should be greater than or equal to 16"),
     ("box: {url: 'http://box/v1'}", "box: expected url and model"),
-    ("box: {kind: other}", "box: kind: Input should be 'openai' or 'miniature'"),
+    ("box: {kind: other}", "box: kind: Input should be 'openai', 'local', 'panel', 'human' or 'miniature'"),
 ])
 def test_a_mistake_in_the_file_is_one_line_without_its_content(judges, text, said):
     path = judges(text)
@@ -78,7 +78,7 @@ def test_a_mistake_in_the_file_is_one_line_without_its_content(judges, text, sai
 
 def test_an_empty_file_has_no_profiles(judges):
     judges("")
-    assert "expected one of miniature" in fault("box")
+    assert "expected one of human, miniature" in fault("box")
 
 
 def test_a_file_that_cannot_be_read(monkeypatch, tmp_path):
@@ -97,7 +97,7 @@ def test_the_key_comes_from_the_variable_that_the_profile_names(judges, monkeypa
         assert "environment variable MY_KEY, which holds no key" in fault("box", make_client)
     monkeypatch.setenv("MY_KEY", f"{KEY}\n")
     client = make_client("box", timeout_s=5, retries=1, concurrency=2)
-    assert client._client.api_key == KEY
+    assert client.chat._client.api_key == KEY
     assert KEY not in client.identity and KEY not in repr(load_profile("box"))
 
 
@@ -105,5 +105,5 @@ def test_a_server_without_a_key_gets_none_of_the_users(judges, monkeypatch):
     judges("box: {url: 'http://box/v1', model: m}")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     client = make_client("box")
-    assert client._client.api_key == "none"
-    assert str(client._client.base_url) == "http://box/v1/"
+    assert client.chat._client.api_key == "none"
+    assert str(client.chat._client.base_url) == "http://box/v1/"

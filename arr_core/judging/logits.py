@@ -1,0 +1,60 @@
+"""The judge by logits: one token a question, and the probability of "A" against "B" in it; swapping calibrates it."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from .chat import Chat
+from .judge import Question
+from .pairwise import answer_all, spent
+from .prompts import LETTERS, letter_messages, version
+from .verdict import Opinion, confidence_of
+
+
+class LogitsClient:
+    """Asks a chat for one letter and reads how likely each was.
+
+    Its opinions carry log-odds. In a verdict over both orders their mean decides: a liking for a place or a letter adds
+    the same amount to both orders and cancels, where words could only disagree. ``threshold`` is the probability below
+    which nothing is decided (0.5: every difference decides).
+    """
+
+    def __init__(self, chat: Chat, *, threshold: float = 0.0):
+        self.chat, self.threshold = chat, threshold
+        self.identity = f"{chat.identity}:logits={version('logits')}:threshold={threshold}"
+
+    async def close(self) -> None:
+        await self.chat.close()
+
+    async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
+        """One opinion a question, in order."""
+        return await answer_all(self._answer, questions)
+
+    async def _answer(self, question: Question) -> Opinion:
+        reply = await self.chat.complete(letter_messages(question), log_probs=True)
+        took = {**spent(reply), "threshold": self.threshold}
+        if reply.failure:
+            return Opinion(None, failure=reply.failure, **took)
+        log_odds = letter_log_odds(reply.log_probs)
+        if log_odds is None:
+            return Opinion(None, failure="neither A nor B is among the likeliest first tokens", reply=reply.text, **took)
+        confidence = confidence_of(log_odds)
+        undecided = confidence < self.threshold or log_odds == 0
+        likely = f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}"
+        return Opinion(None if undecided else 0 if log_odds > 0 else 1, likely, confidence=confidence, log_odds=log_odds,
+                       reply=reply.text, **took)
+
+
+def letter_log_odds(log_probs: Mapping[str, float]) -> float | None:
+    """log P(A) / P(B) of a first token, "A" and " A" taken together; None where neither is known.
+
+    A letter that is not among the candidates is at most as likely as the least of them, and is taken to be so: that errs
+    on the side of doubt.
+    """
+    found = {letter: [value for token, value in log_probs.items() if token.strip() == letter] for letter in LETTERS}
+    if not any(found.values()):
+        return None
+    least = min(log_probs.values())
+    first, second = (max(values) + math.log(sum(math.exp(value - max(values)) for value in values)) if values else least
+                     for values in (found[letter] for letter in LETTERS))
+    return first - second

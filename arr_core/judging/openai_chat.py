@@ -1,0 +1,222 @@
+"""The chat of every OpenAI-compatible server: vLLM, SGLang, Ollama, LM Studio, llama.cpp, hosted services."""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from .chat import Reply
+from .forms import Form, Wishes
+from .pictures import Pictures
+from .verdict import JudgeError
+
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
+NO_KEY = "none"  # what is sent to a server that needs none
+
+# How servers say that a model is blind: vLLM, SGLang, OpenAI, OpenRouter, LM Studio, Ollama, llama.cpp.
+_BLIND = re.compile(
+    r"not a (multi-?modal|vision)|(not|n't) support (image|vision|multi-?modal|visual)|support image input|"
+    r"image_url is only supported|images? inputs? (is|are) not supported|mmproj|missing data required for image|"
+    r"at most 0 image", re.IGNORECASE)
+_TOO_FEW = re.compile(r"at most [1-9]\d* images?", re.IGNORECASE)
+
+
+class OpenAIChat:
+    """Completions of one model. A request that fails is a reply with a failure; one that can never succeed raises.
+
+    url: base URL with /v1. No other host is ever asked: a redirect is refused.
+    timeout_s: for one attempt; ``retries`` follow it, later and later, or when a server's Retry-After says.
+    concurrency: requests in flight. As many more have their pictures encoded meanwhile.
+    extra: fields of the request's body beyond those of the protocol.
+    """
+
+    def __init__(self, *, url: str, model: str, api_key: str = NO_KEY, timeout_s: float = 60.0, retries: int = 3,
+                 concurrency: int = 16, temperature: float = 0.0, max_tokens: int = 1024, max_side: int = 1024,
+                 price: float = 0.0, reply_price: float | None = None, extra: dict[str, Any] | None = None):
+        import openai
+
+        self.url, self.model = _without_secrets(url), model
+        self.temperature, self.max_tokens, self.timeout_s = temperature, max_tokens, timeout_s
+        self.price, self.reply_price = price, price if reply_price is None else reply_price
+        self.extra = extra or {}
+        self.identity = f"openai:{model}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
+        if self.extra:
+            self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
+        http = getattr(openai, "DefaultAsyncHttpx2Client", None) or openai.DefaultAsyncHttpxClient
+        self._client = openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=retries,
+                                          http_client=http(follow_redirects=False))
+        self._key, self._pictures = api_key, Pictures(max_side)
+        self._ready, self._free = asyncio.Semaphore(2 * concurrency), asyncio.Semaphore(concurrency)
+        self._reached, self._fatal, self._gave_log_probs = False, None, False
+        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then.
+        self._limit_s = (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
+        self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
+                       temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
+                       log_probs: bool = False) -> Reply:
+        """The reply, as ``Chat`` says."""
+        body = {"model": self.model, **self.extra}
+        wishes = Wishes(self.temperature if temperature is None else temperature,
+                        1 if log_probs else max_tokens or self.max_tokens, schema, seed, log_probs)
+        async with self._ready:
+            self._stop_if_fatal()
+            body["messages"] = [await self._message(message) for message in messages]
+            async with self._free:
+                self._stop_if_fatal()
+                start = time.monotonic()
+                try:
+                    reply = await self._reply(body, wishes)
+                except JudgeError as error:
+                    self._fatal = str(error)  # what waits need not hear the same from the server once more
+                    raise
+        return replace(reply, latency_s=time.monotonic() - start)
+
+    async def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(message["content"], str):
+            return message
+        return {**message, "content": [
+            {"type": "image_url", "image_url": {"url": await self._pictures.uri(part["image"])}}
+            if part["type"] == "image" else part for part in message["content"]]}
+
+    async def _reply(self, body: dict[str, Any], wishes: Wishes) -> Reply:
+        """What became of the request; faults of the server and the network are failures, most of its refusals too."""
+        import openai
+
+        try:
+            content = await self._ask(body, wishes)
+        except (openai.APITimeoutError, asyncio.TimeoutError):
+            return Reply(failure=f"no reply within {self.timeout_s:g} s")
+        except openai.APIConnectionError as error:
+            if not self._reached and type(error.__cause__).__name__ == "ConnectError":
+                raise JudgeError(f"no judge answers at {self.url}; start the server, or correct the profile's url"
+                                 ) from error
+            return Reply(failure="the connection was closed or refused")
+        except openai.APIStatusError as error:
+            self._reached = True
+            self._advise(error, wishes)
+            return Reply(failure=self._safe(f"HTTP {error.status_code}: {error.message}")[:200])
+        except (openai.APIError, ValueError, RecursionError) as error:  # a body that is no JSON
+            return Reply(failure=f"a reply that is no chat completion ({type(error).__name__})")
+        self._reached = True
+        reply = self._read(content, wishes)
+        if wishes.log_probs and not reply.failure and not reply.log_probs:
+            if not self._gave_log_probs:
+                raise JudgeError(f"the judge at {self.url} gives no log-probabilities; set the profile's mode to reasons")
+            return Reply(failure="a reply without log-probabilities", tokens=reply.tokens, cost=reply.cost)
+        self._gave_log_probs |= bool(reply.log_probs)
+        return reply
+
+    async def _ask(self, body: dict[str, Any], wishes: Wishes) -> Any:
+        """The completion in the first form that the server takes; it is asked in that form from then on."""
+        import openai
+
+        form = self._forms.get(wishes.kind, Form())
+        while True:
+            try:
+                # The typed completion would be made of whatever comes; plain JSON is checked where it is read.
+                content = await asyncio.wait_for(self._client.post(
+                    "/chat/completions", cast_to=object, body={**body, **form.fields(wishes)}), self._limit_s)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                weaker = None if _BLIND.search(error.message) else form.weaker(wishes, error.message)
+                if weaker is None:
+                    raise
+                form = weaker
+            else:
+                self._forms.setdefault(wishes.kind, form)  # one refused question must not weaken what others are asked in
+                return content
+
+    def _advise(self, error, wishes: Wishes) -> None:
+        """Raises JudgeError for what no later request can mend."""
+        status, said = error.status_code, self._safe(error.message)[:200]
+        if _BLIND.search(error.message):
+            raise JudgeError(f"the model {self.model!r} at {self.url} cannot see images ({said}); choose a "
+                             "vision-language model in the profile") from None
+        if _TOO_FEW.search(error.message):
+            raise JudgeError(f"the judge at {self.url} takes too few images ({said}); start vLLM with "
+                             "--limit-mm-per-prompt '{\"image\": 3}'") from None
+        if status in (401, 403):
+            raise JudgeError(f"the judge at {self.url} refuses the key (HTTP {status}); set the environment variable "
+                             "that the profile names") from None
+        if status == 404:
+            raise JudgeError(f"the judge at {self.url} knows no model {self.model!r} (HTTP 404); correct the profile's "
+                             "model or url") from None
+        if 300 <= status < 400:
+            target = urlsplit(error.response.headers.get("location", ""))
+            raise JudgeError(f"the judge at {self.url} sends us on to {_without_secrets(target.geturl())!r} (HTTP "
+                             f"{status}), where the profile allows only its own host; if you trust that address, write it "
+                             "into the profile's url") from None
+        if wishes.log_probs and re.search("log_?probs", error.message, re.IGNORECASE):
+            raise JudgeError(f"the judge at {self.url} gives no log-probabilities ({said}); set the profile's mode to "
+                             "reasons") from None
+
+    def _read(self, content: Any, wishes: Wishes) -> Reply:
+        content = content if isinstance(content, dict) else {}
+        tokens, cost = self._spent(content.get("usage"))
+        choices = content.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+        message = choice.get("message") if choice else None
+        if not isinstance(message, dict):
+            fault = content.get("error") or (choice or {}).get("error")
+            said = fault.get("message") if isinstance(fault, dict) else fault
+            failure = f"the server says: {said}" if isinstance(said, str) else "a reply that is no chat completion"
+            return Reply(failure=self._safe(failure)[:200], tokens=tokens, cost=cost)
+        if isinstance(message.get("refusal"), str) and message["refusal"]:
+            return Reply(failure=self._safe(f"refused: {message['refusal']}")[:200], tokens=tokens, cost=cost)
+        if choice.get("finish_reason") == "content_filter":
+            return Reply(failure="refused: the server's filter stopped the reply", tokens=tokens, cost=cost)
+        text = message.get("content")
+        return Reply(self._safe(text) if isinstance(text, str) else "", tokens=tokens, cost=cost,
+                     cut=choice.get("finish_reason") == "length",
+                     log_probs=first_token(choice.get("logprobs")) if wishes.log_probs else {})
+
+    def _spent(self, usage: Any) -> tuple[int, float]:
+        usage = usage if isinstance(usage, dict) else {}
+        asked, replied, total = (value if type(value := usage.get(name)) is int and value >= 0 else 0
+                                 for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+        total = max(total, asked + replied)
+        return total, ((total - replied) * self.price + replied * self.reply_price) / 1e6
+
+    def _stop_if_fatal(self) -> None:
+        if self._fatal:
+            raise JudgeError(self._fatal)
+
+    def _safe(self, text: str) -> str:
+        """The text without the key, should a server repeat it."""
+        return text if self._key == NO_KEY else text.replace(self._key, "[key]")
+
+
+def first_token(log_probs: Any) -> dict[str, float]:
+    """The first token's candidates in a choice's ``logprobs``; tokens that read the same are taken together."""
+    try:
+        listed = [(item["token"], float(item["logprob"])) for item in log_probs["content"][0]["top_logprobs"]]
+    except (TypeError, KeyError, IndexError, ValueError, AttributeError):
+        return {}
+    return together(listed)
+
+
+def together(listed: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by text, those of equal texts added up as probabilities; what is no log-probability is left out."""
+    found: dict[str, float] = {}
+    for text, value in listed:
+        if isinstance(text, str) and value <= 0.01:  # servers round up a little; NaN fails this too
+            before = found.get(text, -math.inf)
+            high = max(before, value, -1e4)
+            found[text] = high + math.log(math.exp(before - high) + math.exp(max(value, -1e4) - high))
+    return found
+
+
+def _without_secrets(url: str) -> str:
+    """The URL as it may be shown: no user, password or query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
