@@ -42,12 +42,16 @@ class Example:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Two images for one prompt (of one source, for an edit) and the index of the one that people preferred."""
+    """Two images for one prompt (of one source, for an edit) and the index of the one that people preferred.
+
+    Tags are the record's other keys. ``preferred`` is None in a file that is still to be labelled.
+    """
 
     prompt: str
     images: tuple[Path, Path]
-    preferred: Literal[0, 1]
+    preferred: Literal[0, 1] | None
     source: Path | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Example]:
@@ -84,19 +88,21 @@ def load_split(train: str | Path, validation: str | Path | None, validation_coun
     return kept, held_out
 
 
-def load_pairs(path: str | Path) -> list[PreferencePair]:
-    """Labelled pairs of a .json list or .jsonl file, at least one: two images and ``label_rank``, where 1 is better.
+def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePair]:
+    """Pairs of a .json list or .jsonl file, at least one: two images and ``label_rank``, where 1 is better.
 
-    A pair with a source image is an edit. Raises DataError.
+    A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Raises DataError.
     """
     pairs = []
     for record in _records(Path(path)):
         source = record.image(*record.required(SOURCE)) if record.name_of(SOURCE) else None
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
-        if rank not in ([1, 2], [2, 1]):
+        if labelled and rank not in ([1, 2], [2, 1]):
             raise record.error("label_rank", "[1, 2] or [2, 1], where 1 is the better image", _show(rank))
-        pairs.append(PreferencePair(record.text(TEXT), images, rank.index(1), source))
+        tags = {name: value for name, value in record.values.items()
+                if name not in (*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")}
+        pairs.append(PreferencePair(record.text(TEXT), images, rank.index(1) if labelled else None, source, tags))
     return pairs
 
 

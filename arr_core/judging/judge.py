@@ -8,8 +8,8 @@ import asyncio
 import hashlib
 import random
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from typing import Protocol
 from PIL import Image
 
 from ..rubrics import Rubric
-from .store import VerdictStore
+from .store import Record, VerdictStore, image_hash, shared_file, thumbnail
 from .verdict import JudgeError, Opinion, Verdict, combine
 
 
@@ -43,7 +43,10 @@ class Question:
 
 
 class Client(Protocol):
-    """A model that answers questions. ``identity`` names the model and every setting that may change an answer."""
+    """A model that answers questions. ``identity`` names the model and every setting that may change an answer.
+
+    A client with a true ``hides_order`` shows the images in an order of its own; it is asked once, not in both orders.
+    """
 
     identity: str
 
@@ -51,15 +54,32 @@ class Client(Protocol):
         """One opinion a question, in order. A failed one is an opinion with a ``failure``; JudgeError ends the run."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Questions about pairs, one for each order, with their keys, and the images by their hashes."""
+
+    questions: list[Question]
+    keys: list[str]
+    hashes: list[tuple[bytes, bytes, bytes | None]]  # a, b and source of each pair
+    images: dict[bytes, Image.Image]
+
+
 class Judge:
-    """Compares pairs under one rubric. Use as a context manager, or call ``close``."""
+    """Compares pairs under one rubric. Use as a context manager, or call ``close``.
+
+    ``submit`` returns at once: images are hashed, and thumbnails made, on threads of the judge's own. A question that
+    is in flight already is not asked again; whoever asks it too gets the same answer.
+    """
 
     def __init__(self, client: Client, rubric: Rubric, *, both_orders: bool = True, store: str | Path = ":memory:",
                  flip_rate: float = 0.0, position_bias: float = 0.0):
         """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question errs in the same way."""
-        self.client, self.rubric, self.both_orders = client, rubric, both_orders
+        self.client, self.rubric = client, rubric
+        self.both_orders = both_orders and not getattr(client, "hides_order", False)
         self.flip_rate, self.position_bias = flip_rate, position_bias
-        self.store = VerdictStore(store)
+        self.store = VerdictStore(store, shared=shared_file())
+        self._pending: dict[str, asyncio.Future[Opinion | None]] = {}
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-images")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
@@ -85,6 +105,7 @@ class Judge:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            self._workers.shutdown()
             self.store.close()
 
     def compare(self, prompt: str, image_a: Image.Image, image_b: Image.Image,
@@ -92,41 +113,105 @@ class Judge:
         """The verdict on one pair. Raises JudgeError where the judge cannot answer anything."""
         return self.submit([Pair(prompt, image_a, image_b, source)]).result()[0]
 
-    def submit(self, pairs: Sequence[Pair]) -> Future[list[Verdict]]:
-        """A future of the verdicts on ``pairs``, in order; the judge works while the caller goes on."""
-        return asyncio.run_coroutine_threadsafe(self._compare(list(pairs)), self._loop)
+    def submit(self, pairs: Sequence[Pair], *, rubric: Rubric | None = None) -> Future[list[Verdict]]:
+        """A future of the verdicts on ``pairs``, in order; the judge works while the caller goes on.
 
-    async def _compare(self, pairs: list[Pair]) -> list[Verdict]:
-        orders = [False, True] if self.both_orders else [False]
-        questions = [self._question(pair, swapped) for pair in pairs for swapped in orders]
-        keys = [self._key(question) for question in questions]
-        opinions = [self.store.get(key) for key in keys]
-        unanswered = {key: i for i, key in enumerate(keys) if opinions[i] is None}
-        answers = await self.client.ask([questions[i] for i in unanswered.values()]) if unanswered else []
-        if len(answers) != len(unanswered):
-            raise JudgeError(f"the client {self.client.identity} gave {len(answers)} answers to {len(unanswered)} "
-                             "questions")
-        fresh = dict(zip(unanswered, answers, strict=True))
-        for key, opinion in fresh.items():
-            if not opinion.failure:
-                self.store.put(key, questions[unanswered[key]].prompt, opinion)
-        for i, key in enumerate(keys):
-            if opinions[i] is None:
-                opinions[i] = fresh[key] if unanswered[key] == i else replace(fresh[key], cached=True)
-            opinions[i] = self._biased(key, opinions[i])
-        width = len(orders)
-        return [self._flipped(keys[at], combine(tuple(opinions[at:at + width]))) for at in range(0, len(keys), width)]
+        ``rubric`` takes the place of the judge's own.
+        """
+        return asyncio.run_coroutine_threadsafe(self._compare(list(pairs), rubric or self.rubric), self._loop)
 
-    def _question(self, pair: Pair, swapped: bool) -> Question:
-        images = (pair.image_b, pair.image_a) if swapped else (pair.image_a, pair.image_b)
-        return Question(pair.prompt, *images, pair.source, self.rubric)
+    async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
+        asked = await self._work(self._prepare, pairs, rubric)
+        claims: dict[str, asyncio.Future[Opinion | None]] = {}
+        try:
+            pictures = self._work(self._thumbnails, asked.images)  # made while the judge thinks
+            answers = await self._answers(dict(zip(asked.keys, asked.questions, strict=True)), claims)
+            opinions, seen = [], set()
+            for key in asked.keys:
+                opinions.append(replace(answers[key], cached=True) if key in seen else answers[key])
+                seen.add(key)
+            width = len(asked.keys) // len(pairs) if pairs else 1
+            verdicts = [self._verdict(asked.keys[at:at + width], opinions[at:at + width])
+                        for at in range(0, len(asked.keys), width)]
+            await self._work(self._record, asked, verdicts, answers, await pictures, rubric)
+            return verdicts
+        finally:
+            # Only now, when the answer is stored, may the next one who asks look for it there. Who waits for an answer
+            # that never came asks for himself.
+            for key, claim in claims.items():
+                del self._pending[key]
+                if not claim.done():
+                    claim.set_result(None)
 
-    def _key(self, question: Question) -> str:
-        digest = hashlib.sha256(repr((self.client.identity, self.rubric.content_hash, question.prompt)).encode())
-        for image in (question.first, question.second, question.source):
-            # As the judge sees it: the bytes of a palette image say nothing without its palette.
-            digest.update(b"none" if image is None else repr(image.size).encode() + image.convert("RGB").tobytes())
-        return digest.hexdigest()
+    async def _answers(self, questions: Mapping[str, Question], claims: dict[str, asyncio.Future]) -> dict[str, Opinion]:
+        """The opinion under each key: remembered, in flight for another, or asked for now and entered in ``claims``."""
+        answers: dict[str, Opinion] = {}
+        while missing := [key for key in questions if key not in answers]:
+            others = {key: self._pending[key] for key in missing if key in self._pending}
+            mine = [key for key in missing if key not in others]
+            for key in mine:
+                self._pending[key] = claims[key] = self._loop.create_future()
+            found = await self._work(self.store.get, mine)
+            for key, opinion in found.items():
+                claims[key].set_result(opinion)
+            unknown = [key for key in mine if key not in found]
+            said = await self.client.ask([questions[key] for key in unknown]) if unknown else []
+            if len(said) != len(unknown):
+                raise JudgeError(f"the client {self.client.identity} gave {len(said)} answers to {len(unknown)} questions")
+            for key, opinion in zip(unknown, said, strict=True):
+                claims[key].set_result(opinion)
+            answers |= found | dict(zip(unknown, said, strict=True))
+            for key, claim in others.items():
+                opinion = await asyncio.shield(claim)
+                if opinion is not None:
+                    answers[key] = replace(opinion, cached=True)
+        return answers
+
+    def _work(self, function, *arguments) -> asyncio.Future:
+        """What takes its time, on a thread beside the loop."""
+        return self._loop.run_in_executor(self._workers, function, *arguments)
+
+    def _prepare(self, pairs: list[Pair], rubric: Rubric) -> _Asked:
+        known: dict[int, bytes] = {}
+        images: dict[bytes, Image.Image] = {}
+
+        def named(image: Image.Image | None) -> bytes | None:
+            if image is None:
+                return None
+            if id(image) not in known:
+                known[id(image)] = image_hash(image)
+                images[known[id(image)]] = image
+            return known[id(image)]
+
+        questions, keys, hashes = [], [], []
+        for pair in pairs:
+            a, b, source = named(pair.image_a), named(pair.image_b), named(pair.source)
+            hashes.append((a, b, source))
+            for swapped in (False, True) if self.both_orders else (False,):
+                shown = (pair.image_b, pair.image_a) if swapped else (pair.image_a, pair.image_b)
+                questions.append(Question(pair.prompt, *shown, pair.source, rubric))
+                content = (self.client.identity, rubric.content_hash, pair.prompt, (b, a) if swapped else (a, b), source)
+                keys.append(hashlib.sha256(repr(content).encode()).hexdigest())
+        return _Asked(questions, keys, hashes, images)
+
+    def _thumbnails(self, images: Mapping[bytes, Image.Image]) -> dict[bytes, bytes]:
+        return {key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)}
+
+    def _record(self, asked: _Asked, verdicts: list[Verdict], answers: Mapping[str, Opinion],
+                thumbnails: Mapping[bytes, bytes], rubric: Rubric) -> None:
+        fresh = {key: (question.prompt, answers[key]) for key, question in zip(asked.keys, asked.questions, strict=True)
+                 if not (answers[key].cached or answers[key].failure)}
+        records, width = [], len(asked.keys) // max(1, len(verdicts))
+        for at, (verdict, images) in enumerate(zip(verdicts, asked.hashes, strict=True)):
+            said = tuple(answers[key] if answers[key].failure else key for key in asked.keys[at * width:(at + 1) * width])
+            records.append(Record(asked.questions[at * width].prompt, *images, rubric.content_hash, self.client.identity,
+                                  verdict.preferred, verdict.reason, said))
+        self.store.put(fresh, records, thumbnails, (rubric.content_hash, rubric.name, rubric.text))
+
+    def _verdict(self, keys: Sequence[str], opinions: Sequence[Opinion]) -> Verdict:
+        """The verdict of the orders of one pair, with the errors that are planted."""
+        biased = tuple(self._biased(key, opinion) for key, opinion in zip(keys, opinions, strict=True))
+        return self._flipped(keys[0], combine(biased))
 
     def _biased(self, key: str, opinion: Opinion) -> Opinion:
         if opinion.failure or random.Random(f"bias {key}").random() >= self.position_bias:

@@ -1,50 +1,284 @@
-"""The verdict store: opinions in SQLite, named by the content of the question; the same question costs one call."""
+"""The verdict store: opinions in SQLite, named by the content of the question, and the audit trail of every verdict.
+
+The same question costs one call. ``ARR_VERDICTS`` may name a second file that several runs share: what is not known to
+a run's own store is looked up there, and what is new goes into both, so that a run's own trail stays whole.
+
+| table | holds |
+|---|---|
+| opinions | key, prompt, opinion: every reply that was read, never a failure |
+| verdicts | one row for each different verdict: when, which images, rubric and judge, what came out, failures included |
+| thumbnails | by the image's hash, WebP |
+| rubrics | by the content hash, name and text |
+
+Opinions are JSON, compressed with zlib; a file of an older version has them as plain text, which is read too.
+"""
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import sqlite3
 import threading
-from dataclasses import asdict, replace
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from .verdict import Opinion
+from PIL import Image
+
+from .verdict import JudgeError, Opinion, Side
+
+LARGEST = 192  # pixels of a thumbnail's longer side
+EXACT = 96  # pixels up to which a thumbnail is kept without loss
+QUALITY = 60  # of WebP: about 5 kB a photograph
+AT_ONCE = 500  # values in one question to SQLite
+OPINIONS = "key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP"
+TRAIL = {
+    "verdicts": "name BLOB PRIMARY KEY, time TEXT NOT NULL, prompt TEXT NOT NULL, image_a BLOB NOT NULL, "
+                "image_b BLOB NOT NULL, source BLOB, rubric TEXT NOT NULL, judge TEXT NOT NULL, preferred TEXT, "
+                "reason TEXT NOT NULL, opinions BLOB NOT NULL",
+    "thumbnails": "hash BLOB PRIMARY KEY, webp BLOB NOT NULL",
+    "rubrics": "hash TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A verdict as the trail keeps it: images by their hashes, opinions by their keys where they are stored."""
+
+    prompt: str
+    image_a: bytes
+    image_b: bytes
+    source: bytes | None
+    rubric: str
+    judge: str
+    preferred: Side | None
+    reason: str
+    opinions: tuple[str | Opinion, ...]  # order a, b, then b, a; a failure stands here itself
+
+    @property
+    def name(self) -> bytes:
+        """The same for the same verdict, so that it is kept once."""
+        said = [said if isinstance(said, str) else said.failure for said in self.opinions]
+        return hashlib.sha256(repr((said, self.preferred)).encode("utf-8", "backslashreplace")).digest()[:16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verdict of the trail, as it is read back."""
+
+    time: str
+    prompt: str
+    image_a: bytes
+    image_b: bytes
+    source: bytes | None
+    rubric: str
+    judge: str
+    preferred: Side | None
+    reason: str
+    opinions: tuple[Opinion, ...]
+
+    @property
+    def outcome(self) -> str:
+        """"decided", "failed", "disagree" (the orders name different images) or "tie" (what else is undecided)."""
+        if self.preferred is not None:
+            return "decided"
+        if any(opinion.failure for opinion in self.opinions):
+            return "failed"
+        places = [opinion.preferred for opinion in self.opinions]
+        return "disagree" if len(places) == 2 and None not in places and places[0] == places[1] else "tie"
+
+
+def shared_file() -> str | None:
+    """The file that several runs share, where the user has named one."""
+    return os.environ.get("ARR_VERDICTS") or None
+
+
+def image_hash(image: Image.Image) -> bytes:
+    """Sixteen bytes that name what a judge sees: the size and the pixels, whatever the file or the palette."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(repr(image.size).encode())
+    digest.update(rgb.tobytes())
+    return digest.digest()[:16]
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A WebP of at most 192 pixels a side; a picture of a few pixels is kept exactly."""
+    small = image.convert("RGB") if image.mode != "RGB" else image.copy()
+    small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    if max(small.size) <= EXACT:
+        small.save(buffer, "WEBP", lossless=True)
+    else:
+        small.save(buffer, "WEBP", quality=QUALITY, method=3)
+    return buffer.getvalue()
 
 
 class VerdictStore:
-    """A file (or ``:memory:``) of opinions, shared by threads and processes; a failure is never stored."""
+    """A file (or ``:memory:``, which keeps no trail) of opinions and verdicts, shared by threads and processes.
 
-    def __init__(self, path: str | Path):
+    Raises JudgeError for a file that is no store or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, shared: str | Path | None = None):
+        self.path, self.keeps_trail = str(path), str(path) != ":memory:"
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(str(path), check_same_thread=False, timeout=30)
-        with self._lock, self._connection:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, "
-                "opinion TEXT NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)")
+        self._shared = None if shared is None or _same(path, shared) else str(shared)
+        self._schemas = ["main", "shared"] if self._shared else ["main"]
+        with self._open():
+            # A transaction begins where it is said, so that one group of verdicts is written in one.
+            self._connection = sqlite3.connect(str(path), check_same_thread=False, timeout=60, isolation_level=None)
+            if self._shared:
+                self._connection.execute("ATTACH DATABASE ? AS shared", (self._shared,))
+            for schema in self._schemas:
+                self._connection.execute(f"PRAGMA {schema}.journal_mode=WAL")
+                self._connection.execute(f"PRAGMA {schema}.synchronous=NORMAL")  # outlives a kill; not written twice
+                self._connection.execute(f"CREATE TABLE IF NOT EXISTS {schema}.opinions ({OPINIONS})")
+            for table, columns in TRAIL.items() if self.keeps_trail else ():
+                self._connection.execute(f"CREATE TABLE IF NOT EXISTS main.{table} ({columns})")
 
-    def get(self, key: str) -> Opinion | None:
-        """The opinion stored under a key, marked as cached, or None."""
-        with self._lock:
-            row = self._connection.execute("SELECT opinion FROM opinions WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        content = json.loads(row[0])
-        content["findings"] = tuple(tuple(finding) for finding in content["findings"])
-        return replace(Opinion(**content), cached=True)
+    def get(self, keys: Sequence[str]) -> dict[str, Opinion]:
+        """The opinions that are stored under these keys, marked as cached. What only the shared file knew is copied."""
+        rows: dict[str, tuple] = {}
+        with self._open():
+            for schema in self._schemas:
+                missing = [key for key in keys if key not in rows]
+                found = {row[0]: row for row in self._select(f"SELECT key, prompt, opinion FROM {schema}.opinions WHERE key",
+                                                             missing)}
+                if schema == "shared" and found:
+                    with self._transaction():
+                        self._insert("main.opinions", ("key", "prompt", "opinion"), found.values())
+                rows.update(found)
+        return {key: replace(_opinion(row[2]), cached=True) for key, row in rows.items()}
 
-    def put(self, key: str, prompt: str, opinion: Opinion) -> None:
-        """Store an opinion; the first one stays."""
-        if opinion.failure:
-            raise ValueError(f"a failure is no opinion to remember: {opinion.failure}")
-        with self._lock, self._connection:
-            # A lone surrogate, which JSON may hold, has no UTF-8: SQLite takes its escape.
-            values = (key, prompt.encode("utf-8", "backslashreplace").decode(), json.dumps(asdict(opinion)))
-            self._connection.execute("INSERT OR IGNORE INTO opinions (key, prompt, opinion) VALUES (?, ?, ?)", values)
+    def put(self, opinions: Mapping[str, tuple[str, Opinion]], records: Iterable[Record] = (),
+            thumbnails: Mapping[bytes, bytes] | None = None, rubric: tuple[str, str, str] | None = None) -> None:
+        """Store prompts and opinions by key, and what the trail keeps, in one transaction. What is there stays.
+
+        rubric: content hash, name and text.
+        """
+        failures = [opinion.failure for _, opinion in opinions.values() if opinion.failure]
+        if failures:
+            raise ValueError(f"a failure is no opinion to remember: {failures[0]}")
+        rows = [(key, _utf8(prompt), _packed(asdict(opinion))) for key, (prompt, opinion) in opinions.items()]
+        with self._open(), self._transaction():
+            for schema in self._schemas:
+                self._insert(f"{schema}.opinions", ("key", "prompt", "opinion"), rows)
+            if self.keeps_trail:
+                self._insert("thumbnails", ("hash", "webp"), (thumbnails or {}).items())
+                self._insert("rubrics", ("hash", "name", "text"), [tuple(map(_utf8, rubric))] if rubric else [])
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                names = ("name", "time", *(field.name for field in fields(Record)))
+                self._insert("verdicts", names, [_row(record, now) for record in records])
+
+    def without_thumbnail(self, hashes: Iterable[bytes]) -> set[bytes]:
+        """Those of the images that the trail has no thumbnail of yet."""
+        hashes = list(hashes)
+        if not self.keeps_trail:
+            return set()
+        with self._open():
+            return set(hashes) - {row[0] for row in self._select("SELECT hash FROM thumbnails WHERE hash", hashes)}
+
+    def entries(self, last: int | None = None) -> Iterator[Entry]:
+        """The verdicts of the trail, the newest first."""
+        columns = ", ".join(("time", *(field.name for field in fields(Record))))
+        with self._open():
+            rows = self._connection.execute(f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
+                                            (-1 if last is None else last,)).fetchall() if self.keeps_trail else []
+        for at in range(0, len(rows), AT_ONCE):
+            part = [(*row[:-1], _unpacked(row[-1])) for row in rows[at:at + AT_ONCE]]
+            stored = self.get([said for row in part for said in row[-1] if isinstance(said, str)])
+            for *values, said in part:
+                yield Entry(*values, tuple(stored.get(one, Opinion(None, failure="the opinion is lost"))
+                                           if isinstance(one, str) else _as_opinion(one) for one in said))
+
+    def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The WebP files of images, by hash, where there are any."""
+        with self._open():
+            return dict(self._select("SELECT hash, webp FROM thumbnails WHERE hash", list(hashes)))
+
+    def rubrics(self) -> dict[str, tuple[str, str]]:
+        """Name and text of the rubrics, by content hash."""
+        with self._open():
+            return {key: (name, text) for key, name, text in self._connection.execute("SELECT hash, name, text FROM rubrics")}
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._connection.execute("SELECT count(*) FROM opinions").fetchone()[0]
+        """The number of opinions."""
+        with self._open():
+            return self._connection.execute("SELECT count(*) FROM main.opinions").fetchone()[0]
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+    def _select(self, question: str, values: Sequence) -> Iterator[tuple]:
+        for at in range(0, len(values), AT_ONCE):
+            part = values[at:at + AT_ONCE]
+            yield from self._connection.execute(f"{question} IN ({', '.join('?' * len(part))})", part)
+
+    def _insert(self, table: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
+        self._connection.executemany(
+            f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """This thread alone has the connection; what SQLite says becomes a JudgeError with the file in it."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                shared = f" (or {self._shared}, named by ARR_VERDICTS)" if self._shared else ""
+                raise JudgeError(f"{self.path}{shared}: expected a verdict store that can be written; {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. It begins as a writer, so that two processes wait for each other instead of failing half-way."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _same(path: str | Path, other: str | Path) -> bool:
+    return Path(path).resolve() == Path(other).resolve()
+
+
+def _utf8(text: str) -> str:
+    """A lone surrogate, which JSON may hold, has no UTF-8: SQLite takes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _packed(content: Any) -> bytes:
+    return zlib.compress(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), 6)
+
+
+def _unpacked(content: str | bytes) -> Any:
+    return json.loads(content if isinstance(content, str) else zlib.decompress(content).decode("utf-8", "surrogatepass"))
+
+
+def _row(record: Record, now: str) -> tuple:
+    said = [one if isinstance(one, str) else asdict(one) for one in record.opinions]
+    values = {field.name: getattr(record, field.name) for field in fields(Record)} | {"opinions": _packed(said)}
+    return (record.name, now, *(_utf8(value) if isinstance(value, str) else value for value in values.values()))
+
+
+def _opinion(content: str | bytes) -> Opinion:
+    return _as_opinion(_unpacked(content))
+
+
+def _as_opinion(content: dict[str, Any]) -> Opinion:
+    """An opinion of any version: fields that it lacks have their defaults, those that are gone are left out."""
+    known = {field.name for field in fields(Opinion)}
+    return Opinion(**{name: _frozen(value) for name, value in content.items() if name in known})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, as they were before JSON."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -200,6 +202,111 @@ def test_the_caller_goes_on_while_the_judge_works():
         assert not any(future.done() for future in futures)
         free.set()
         assert [future.result(timeout=10)[0].preferred for future in futures] == ["a", "b", "a"]
+
+
+class Held(Scripted):
+    """A client that answers when it is told to."""
+
+    def __init__(self, choose):
+        super().__init__(choose)
+        self.free = threading.Event()
+
+    async def ask(self, questions):
+        answers = await super().ask(questions)
+        await asyncio.to_thread(self.free.wait)
+        return answers
+
+
+def test_a_question_that_is_in_flight_is_not_asked_again():
+    with Judge(Held(brighter), RUBRIC) as it:
+        futures = [it.submit(pairs(3)) for _ in range(4)]
+        mirrored = it.submit([Pair(pair.prompt, pair.image_b, pair.image_a) for pair in pairs(3)])
+        it.client.free.set()
+        verdicts = [future.result(timeout=10) for future in futures]
+        assert len(it.client.asked) == 6
+        assert [[v.preferred for v in group] for group in verdicts] == [["a", "b", "a"]] * 4
+        assert sorted(sum(v.calls for v in group) for group in verdicts) == [0, 0, 0, 6]
+        assert [v.preferred for v in mirrored.result(timeout=10)] == ["b", "a", "b"]
+
+
+def test_who_waits_for_an_answer_that_never_comes_asks_for_himself():
+    """The first to ask gives up: once by an error of its own, once by being cancelled."""
+    class Once(Held):
+        async def ask(self, questions):
+            if not self.asked:
+                await Held.ask(self, questions)
+                raise JudgeError("the server went away")
+            return await Scripted.ask(self, questions)
+
+    with Judge(Once(brighter), RUBRIC) as it:
+        first, second = it.submit(pairs(1)), it.submit(pairs(1))
+        it.client.free.set()
+        with pytest.raises(JudgeError, match="the server went away"):
+            first.result(timeout=10)
+        assert second.result(timeout=10)[0].preferred == "a"
+    with Judge(Held(brighter), RUBRIC) as it:
+        first = it.submit(pairs(1))
+        while not it.client.asked:
+            threading.Event().wait(0.01)
+        second = it.submit(pairs(1))
+        first.cancel()
+        it.client.free.set()
+        assert second.result(timeout=10)[0].preferred == "a"
+
+
+def test_a_failure_in_flight_is_everybodys_failure_and_nobody_is_credited():
+    with Judge(Held(lambda question: Opinion(None, failure="HTTP 500")), RUBRIC) as it:
+        futures = [it.submit(pairs(1)) for _ in range(3)]
+        it.client.free.set()
+        assert [future.result(timeout=10)[0].failed for future in futures] == [True] * 3
+        assert len(it.client.asked) == 2
+
+
+def test_many_askers_of_the_same_questions_at_once_pay_once():
+    """Ten threads, all with the same forty pairs in an order of their own."""
+    with judge(brighter) as it:
+        futures = []
+
+        def ask(seed: int) -> None:
+            mixed = random.Random(seed).sample(pairs(40), 40)
+            futures.extend((pair, it.submit([pair])) for pair in mixed)
+
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for pair, future in futures:
+            assert future.result(timeout=30)[0].preferred == ("a" if int(pair.prompt.split()[1]) % 2 == 0 else "b")
+        assert len(it.client.asked) == 80
+
+
+def test_submitting_large_images_does_not_hold_up_the_caller():
+    """64 images of a megapixel: hashing them takes a hundred times as long as handing them over."""
+    images = [Image.effect_noise((1024, 1024), 50).convert("RGB") for _ in range(4)]
+    with judge(always_first) as it:
+        group = [Pair(f"prompt {n}", images[n % 4].copy(), images[(n + 1) % 4].copy()) for n in range(32)]
+        start = time.perf_counter()
+        future = it.submit(group)
+        assert time.perf_counter() - start < 0.02
+        assert len(future.result(timeout=60)) == 32
+
+
+def test_a_client_that_hides_the_order_is_asked_once():
+    client = Scripted(brighter)
+    client.hides_order = True
+    with Judge(client, RUBRIC) as it:
+        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert len(client.asked) == 4
+
+
+def test_another_rubric_is_another_question():
+    other = Rubric(name="dark", task="t2i", criteria=("It is dark.",))
+    with judge(brighter) as it:
+        it.submit(pairs(1)).result()
+        it.submit(pairs(1), rubric=other).result()
+        it.submit(pairs(1), rubric=other).result()
+        assert [question.rubric for question in it.client.asked] == [RUBRIC] * 2 + [other] * 2
 
 
 def test_closing_cancels_what_is_in_flight_and_may_be_done_twice():

@@ -1,0 +1,173 @@
+"""Measuring a judge: hand-counted cases, and scripted judges whose accuracy and bias are known."""
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from arr_core.data import PreferencePair
+from arr_core.judging import Judge, JudgeError, Opinion, Verdict
+from arr_core.judging.evaluate import NO_RUBRIC, Share, evaluate, measure, tag_groups
+from arr_core.judging.verdict import combine
+from arr_core.rubrics import Rubric
+
+RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
+
+
+def pair(preferred: int, **tags) -> PreferencePair:
+    return PreferencePair("a cup", ("a.png", "b.png"), preferred, tags=tags)
+
+
+def said(*places: int | None, **fields) -> Verdict:
+    """The verdict of these places, in order a, b and then b, a."""
+    return combine(tuple(Opinion(place, **fields) for place in places))
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------
+
+def test_every_measure_of_a_few_verdicts_counted_by_hand():
+    """Six pairs, a is the better one in the first three.
+
+    | pair | better | order a,b | order b,a | decided | correct | flip |
+    |---|---|---|---|---|---|---|
+    | 0 | a | first  | second | a | yes | no  |
+    | 1 | a | first  | first  | - |     | yes |
+    | 2 | a | second | first  | b | no  | no  |
+    | 3 | b | second | first  | b | yes | no  |
+    | 4 | b | first  | tie    | - |     |     |
+    | 5 | b | failed | first  | - |     |     |
+
+    Ten replies name an image, seven of them the first. Better shown first: 0ab first, 1ab first, 2ab second, 3ba first,
+    5ba first: 4 of 5. Better shown second: 0ba second, 1ba first, 2ba first, 3ab second, 4ab first: 3 of 5.
+    """
+    pairs = [pair(0), pair(0), pair(0), pair(1), pair(1), pair(1)]
+    failed = combine((Opinion(None, failure="HTTP 500"), Opinion(0)))
+    found = measure(pairs, [said(0, 1), said(0, 0), said(1, 0), said(1, 0), said(0, None), failed])
+    assert (found.accuracy, found.coverage) == (Share(2, 3), Share(3, 6))
+    assert found.flip_rate == Share(1, 4)
+    assert found.first_position_rate == Share(7, 10)
+    assert found.single_accuracy == Share(4 + 2, 10)
+    assert found.symmetric_bias == pytest.approx((4 / 5 + 3 / 5) / 2 - 1 / 2)
+    assert found.failures == 1
+
+
+def test_cost_counts_new_calls_and_what_the_pairs_would_cost():
+    new = combine((Opinion(0, tokens=100, cost=0.5, latency_s=1.0), Opinion(1, tokens=100, cost=0.5, latency_s=3.0)))
+    old = combine((Opinion(0, tokens=100, cost=0.5, latency_s=2.0, cached=True),) * 2)
+    found = measure([pair(0), pair(0)], [new, old])
+    assert (found.calls, found.tokens, found.cost) == (2, 200, 1.0)
+    assert (found.tokens_per_pair, found.cost_per_pair) == (200, 1.0)
+    assert found.latency_s == (2.0, 3.0)
+
+
+def test_one_order_has_no_flips():
+    found = measure([pair(0), pair(1)], [said(0), said(0)])
+    assert (found.accuracy, found.flip_rate, found.flip_rate.value) == (Share(1, 2), Share(0, 0), None)
+    assert found.symmetric_bias == 0.5
+
+
+def test_nothing_decided_has_no_accuracy():
+    found = measure([pair(0)], [said(None, None)])
+    assert (found.accuracy.value, found.accuracy.interval, found.symmetric_bias, found.latency_s) == (None, (0, 1), None, None)
+    assert json.loads(json.dumps(found.summary()))["accuracy"]["value"] is None
+
+
+def test_a_share_has_wilsons_interval():
+    assert Share(8, 10).interval == pytest.approx((0.490, 0.943), abs=0.001)
+
+
+def test_accuracy_and_coverage_by_tag():
+    pairs = [pair(0, kind="count"), pair(0, kind="count"), pair(0, kind="colour")]
+    found = measure(pairs, [said(0, 1), said(0, 0), said(1, 0)])
+    assert found.by_tag == {"kind=colour": (Share(0, 1), Share(1, 1)), "kind=count": (Share(1, 1), Share(1, 2))}
+
+
+def test_tags_are_what_several_pairs_share():
+    pairs = [pair(0, id=f"{n}", tags=["count", "count"] if n % 2 else ["colour"], hard=n < 5, note="x" * 50, at={"x": 1},
+                  score=0.1) for n in range(30)]
+    assert {name: len(places) for name, places in tag_groups(pairs).items()} == {
+        "colour": 15, "count": 15, "hard=True": 5, "hard=False": 25}
+
+
+# --- scripted judges over pictures --------------------------------------------------------------------------------
+
+class Scripted:
+    identity = "scripted"
+
+    def __init__(self, choose):
+        self.choose, self.asked = choose, []
+
+    async def ask(self, questions):
+        self.asked += questions
+        return [Opinion(self.choose(question)) for question in questions]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """100 pairs of pictures; the brighter one is the better one, at either place."""
+    folder, pairs = tmp_path_factory.mktemp("pictures"), []
+    for level in (100, 200):
+        Image.new("RGB", (16, 16), (level,) * 3).save(folder / f"{level}.png")
+    for number in range(100):
+        bright_at = number % 2
+        files = [folder / "100.png", folder / "100.png"]
+        files[bright_at] = folder / "200.png"
+        pairs.append(PreferencePair(f"prompt {number}", tuple(files), bright_at, tags={"place": "ab"[bright_at]}))
+    return pairs
+
+
+def brighter(question) -> int:
+    return int(question.second.getpixel((0, 0)) > question.first.getpixel((0, 0)))
+
+
+def test_a_perfect_judge(pictures):
+    steps = []
+    with Judge(Scripted(brighter), RUBRIC) as judge:
+        found = evaluate(judge, pictures, progress=steps.append)
+    assert (found.accuracy, found.coverage) == (Share(100, 100), Share(100, 100))
+    assert (found.flip_rate, found.first_position_rate, found.symmetric_bias) == (Share(0, 100), Share(100, 200), 0.0)
+    assert (sum(steps), found.calls) == (100, 200)
+
+
+def test_always_first_decides_nothing_and_is_seen(pictures):
+    with Judge(Scripted(lambda question: 0), RUBRIC) as judge:
+        found = evaluate(judge, pictures)
+    assert (found.accuracy, found.coverage, found.flip_rate) == (Share(0, 0), Share(0, 100), Share(100, 100))
+    assert (found.first_position_rate.value, found.symmetric_bias, found.single_accuracy.value) == (1.0, 0.5, 0.5)
+
+
+def test_a_planted_bias_of_a_third_is_measured(pictures):
+    """With probability 1/3 the first image is named, else the better one: first 1/3 + 1/2 * 2/3, flips 1/3, both times."""
+    with Judge(Scripted(brighter), RUBRIC, position_bias=1 / 3) as judge:
+        found = evaluate(judge, pictures)
+    assert found.first_position_rate.value == pytest.approx(2 / 3, abs=0.08)
+    assert found.flip_rate.value == pytest.approx(1 / 3, abs=0.13)
+    assert found.symmetric_bias == pytest.approx(1 / 6, abs=0.08)
+    assert found.accuracy.value == 1.0
+
+
+def test_errors_without_bias_have_no_symmetric_bias():
+    """Half of all replies are random: the symmetric bias stays near 0 though the labels are lopsided, nine to one."""
+    rng = random.Random(0)
+    pairs = [pair(0 if number % 10 else 1) for number in range(4000)]
+    verdicts = [said(p.preferred if rng.random() < 0.5 else rng.randrange(2)) for p in pairs]
+    found = measure(pairs, verdicts)
+    assert found.symmetric_bias == pytest.approx(0, abs=0.03)
+    assert found.first_position_rate.value == pytest.approx(0.7, abs=0.03)  # the labels, not the judge
+
+
+def test_another_rubric_is_asked_about_with_the_same_judge(pictures):
+    with Judge(Scripted(brighter), RUBRIC) as judge:
+        evaluate(judge, pictures[:2])
+        evaluate(judge, pictures[:2], rubric=NO_RUBRIC["t2i"])
+        assert [question.rubric for question in judge.client.asked] == [RUBRIC] * 4 + [NO_RUBRIC["t2i"]] * 4
+
+
+def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
+    def refuse(question):
+        raise JudgeError("the key is wrong")
+
+    with Judge(Scripted(refuse), RUBRIC) as judge, pytest.raises(JudgeError, match="the key is wrong"):
+        evaluate(judge, pictures)
