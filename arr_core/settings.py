@@ -45,6 +45,8 @@ class Policy(Section):
     base: str = Field(min_length=1, description="Frozen base: Hugging Face id, pipeline folder, or 'miniature'")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face base")
     dtype: Literal["float32", "bfloat16"] = Field(description="Number type of the frozen base; the adapter is float32")
+    quantization: Literal["nf4"] | None = Field(None, description=(
+        "nf4: the frozen transformer and the large text encoder in 4 bits (extra 'nf4'), about a quarter of the memory"))
     device: str = Field("auto", description="'auto' (the best there is), 'cpu', 'mps', 'cuda', 'cuda:1', 'xpu'")
     height: int = Field(512, ge=16, le=4096, multiple_of=16, description="Height of sampled images in pixels")
     width: int = Field(512, ge=16, le=4096, multiple_of=16,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib.util
 import inspect
 import json
 from pathlib import Path
@@ -16,6 +17,8 @@ from .qwen_image_edit import QwenImageEditPolicy
 MINIATURE = Path(__file__).parents[1] / "miniature"
 PIPELINES = {"FluxPipeline": "flux", "QwenImageEditPipeline": "qwen-image-edit",
              "QwenImageEditPlusPipeline": "qwen-image-edit"}
+LARGE_PARTS = {"FluxPipeline": ("transformer", "text_encoder_2"), "QwenImageEditPipeline": ("transformer", "text_encoder"),
+               "QwenImageEditPlusPipeline": ("transformer", "text_encoder")}
 POLICIES = {"flux": FluxPolicy, "qwen-image-edit": QwenImageEditPolicy}
 
 
@@ -31,6 +34,10 @@ class PipelineSource:
         self.revision = settings.revision
         self.device = _device(settings.device)
         self.dtype = getattr(torch, settings.dtype)
+        self.quantization = settings.quantization
+        if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
+            raise PolicyError(f"policy.quantization: {self.quantization} needs the package bitsandbytes; install it with "
+                              "pip install bitsandbytes, or leave the field null")
         index = self._index()
         self.class_name = index["_class_name"]
         family = PIPELINES.get(self.class_name)
@@ -88,9 +95,20 @@ class PipelineSource:
         dtype = "dtype" if _takes_dtype(pipeline_class) else "torch_dtype"
         revision = {"revision": self.revision} if self.revision else {}
         pipeline = pipeline_class.from_pretrained(
-            self.base, **{dtype: self.dtype}, **revision, **dict.fromkeys(without, None))
+            self.base, **{dtype: self.dtype}, **revision, **self._in_four_bits(without), **dict.fromkeys(without, None))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
+
+    def _in_four_bits(self, without: tuple[str, ...]) -> dict:
+        """Arguments that load the large parts in NF4 (QLoRA, arXiv 2305.14314) where the settings ask for it."""
+        parts = [name for name in LARGE_PARTS[self.class_name] if name not in without]
+        if self.quantization is None or not parts:
+            return {}
+        from diffusers import PipelineQuantizationConfig
+
+        return {"quantization_config": PipelineQuantizationConfig(
+            quant_backend="bitsandbytes_4bit", components_to_quantize=parts,
+            quant_kwargs={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype})}
 
     def free(self) -> None:
         """Give memory back after a pipeline was dropped."""
