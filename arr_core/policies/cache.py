@@ -16,7 +16,8 @@ MEMORY_LIMIT = 1 << 30  # bytes of encodings kept in memory beside the disk
 def content_key(identity: str, settings, example) -> str:
     """The name of an example's encoding: base, prompt, source bytes and the settings that matter to encoders."""
     shaped_by = {name: getattr(settings, name) for name in (
-        "height", "width", "true_cfg_scale", "negative_prompt", "max_sequence_length", "condition_area", "dtype", "quantization")}
+        "height", "width", "true_cfg_scale", "negative_prompt", "max_sequence_length", "condition_area", "dtype",
+        "quantization")}
     digest = hashlib.sha256(json.dumps([identity, shaped_by, example.prompt], default=str).encode())
     if example.source is not None:
         digest.update(Path(example.source).read_bytes())
