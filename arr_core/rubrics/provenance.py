@@ -1,0 +1,49 @@
+"""What a rubric's file says about where it comes from."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from .. import __version__
+from ..data import PreferencePair
+from .held_out import Comparison
+from .splitting import data_hash
+from .writing import PairOutcome
+
+
+def sentence(comparison: Comparison) -> str:
+    with_rubric, plain = comparison.with_rubric, comparison.without
+    result = "beats" if comparison.better else "does not beat"
+    return (f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {with_rubric.right} right "
+            f"and {with_rubric.wrong} wrong against {plain.right} right and {plain.wrong} wrong, the others undecided.")
+
+
+def of_pairs(model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[PairOutcome], structured: int,
+             comparison: Comparison, examples: int) -> dict[str, Any]:
+    """Where a rubric from labelled pairs comes from, and how the judge did with it on held-out pairs."""
+    endings = Counter(outcome.ending for outcome in outcomes)
+    figures = {}
+    for suffix, side in (("", comparison.with_rubric), ("_without_rubric", comparison.without)):
+        figures |= {f"held_out_accuracy{suffix}": _rounded(side.accuracy),
+                    f"held_out_coverage{suffix}": _rounded(side.coverage), f"flip_rate{suffix}": _rounded(side.flip_rate)}
+    return {"made_from": "labelled pairs", **_common(model, examples), "seed_pairs": len(seeds),
+            "seed_data_hash": data_hash(seeds),
+            **{f"pairs_{ending}": endings[ending] for ending in ("kept", "refined", "discarded", "failed")},
+            "criteria_structured": structured, "held_out_pairs": comparison.with_rubric.pairs, **figures,
+            "beats_judge_without_rubric": comparison.better, "p_value": _rounded(comparison.p_value)}
+
+
+def of_description(model: str, text: str, examples: int) -> dict[str, Any]:
+    """Where a rubric from a description comes from."""
+    return {"made_from": "a description", "description": text[:2000], **_common(model, examples)}
+
+
+def _common(model: str, examples: int) -> dict[str, Any]:
+    today = datetime.now(timezone.utc).date().isoformat()
+    return {"model": model, "date": today, "version": __version__, "examples": examples}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

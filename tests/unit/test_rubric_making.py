@@ -1,0 +1,353 @@
+"""From labelled pairs to a rubric that is kept only if it helps: splitting, selecting, comparing, the whole job."""
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+
+import pytest
+from doubles.rubric_model import ScriptedChat, answer, light
+from PIL import Image
+
+from arr_core.data import PreferencePair
+from arr_core.judging.chat import Reply
+from arr_core.judging.verdict import JudgeError, Opinion, combine
+from arr_core.rubrics import RubricError, from_description, from_pairs, load_rubric
+from arr_core.rubrics.held_out import compare_figures
+from arr_core.rubrics.making import Step, from_pairs_async
+from arr_core.rubrics.selection import _greedy, select
+from arr_core.rubrics.splitting import data_hash, split, without
+
+
+@pytest.fixture
+def make_pairs(tmp_path):
+    """``make_pairs(prompts, darker=True)``: pairs of one dark and one light picture, the darker (or lighter) one preferred."""
+    def make(prompts, darker: bool = True, source: bool = False) -> list[PreferencePair]:
+        pairs = []
+        for number, prompt in enumerate(prompts):
+            files = tmp_path / f"{number}-dark.png", tmp_path / f"{number}-light.png"
+            for file, grey in zip(files, (40, 200), strict=True):
+                Image.new("RGB", (16, 16), (grey, grey, number % 256)).save(file)
+            swapped = number % 2
+            images = files[::-1] if swapped else files
+            pairs.append(PreferencePair(prompt, images, int(darker) ^ 1 ^ swapped, files[0] if source else None))
+        return pairs
+
+    return make
+
+
+# --- splitting ------------------------------------------------------------------------------------------------------
+
+def test_no_prompt_is_both_written_from_and_checked_with(make_pairs):
+    pairs = make_pairs([f"cup {number // 3}" for number in range(30)])
+    seeds, held = split(pairs)
+    assert not {pair.prompt for pair in seeds} & {pair.prompt for pair in held}
+    assert len(seeds) + len(held) == 30 and len(held) == 9
+
+
+def test_the_split_depends_on_the_prompts_and_not_on_their_order(make_pairs):
+    pairs = make_pairs([f"cup {number}" for number in range(20)])
+    held = {pair.prompt for pair in split(pairs)[1]}
+    assert held == {pair.prompt for pair in split(pairs[::-1])[1]} and len(held) == 6
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_something_is_left_on_both_sides(make_pairs, share):
+    seeds, held = split(make_pairs(["a", "b", "c"]), share)
+    assert seeds and held
+
+
+def test_one_prompt_cannot_be_split(make_pairs):
+    with pytest.raises(RubricError, match="at least two different prompts"):
+        split(make_pairs(["a", "a"]))
+
+
+def test_what_is_held_out_elsewhere_is_left_out(make_pairs):
+    pairs = make_pairs(["a", "b", "c"])
+    assert [pair.prompt for pair in without(pairs, pairs[1:2])] == ["a", "c"]
+    with pytest.raises(RubricError, match="came none"):
+        without(pairs, pairs)
+
+
+def test_the_seed_data_has_a_name_by_content(make_pairs, tmp_path):
+    pairs = make_pairs(["a", "b"])
+    name = data_hash(pairs)
+    assert data_hash(make_pairs(["a", "b"])) == name
+    others = pairs[:1], make_pairs(["a", "b"], darker=False), make_pairs(["a", "c"])
+    assert len({name, *map(data_hash, others)}) == 4
+    Image.new("RGB", (16, 16)).save(tmp_path / "0-dark.png")
+    assert data_hash(pairs) != name
+
+
+# --- selecting ------------------------------------------------------------------------------------------------------
+
+def test_few_criteria_are_all_taken_each_once_and_in_order():
+    assert select(["b", "a", "b", "c"], 3) == ["b", "a", "c"]
+
+
+def test_one_of_each_kind_is_taken_before_a_second_of_any():
+    hands = [f"Every hand has five fingers, number {word}." for word in ("one", "two", "three", "four", "five")]
+    text = ["Written words can be read.", "The written words can all be read."]
+    chosen = select([*hands, *text, "The horizon is level."], 3)
+    assert [sum(line in group for line in chosen) for group in (hands, text, ["The horizon is level."])] == [1, 1, 1]
+
+
+def test_chinese_criteria_are_told_apart():
+    chosen = select(["手指数量正确。", "每只手的手指数量正确。", "文字清晰可读。", "画面中的文字清晰可读。"], 2)
+    assert [("手指" in line, "文字" in line) for line in chosen] == [(True, False), (False, True)]
+
+
+def test_the_choice_reaches_what_greedy_choice_promises():
+    """1 - 1/e of the best choice, which is found by trying all of them."""
+    import numpy as np
+
+    for seed in range(20):
+        rows = np.abs(np.random.default_rng(seed).normal(size=(9, 3)))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        similarity = rows @ rows.T
+        worth = {chosen: similarity[:, chosen].max(axis=1).sum() for chosen in itertools.combinations(range(9), 3)}
+        chosen = _greedy(similarity, 3)
+        assert len(set(chosen)) == 3
+        assert worth[tuple(sorted(chosen))] >= (1 - 1 / np.e) * max(worth.values())
+
+
+def test_words_that_are_none_are_no_obstacle():
+    assert select(["!", "?", "..."], 2) == ["!", "?"]
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+RIGHT, WRONG = combine((Opinion(0), Opinion(1))), combine((Opinion(1), Opinion(0)))
+FLIPPED, TIE = combine((Opinion(0), Opinion(0))), combine((Opinion(None), Opinion(1)))
+FAILED = combine((Opinion(None, failure="x"), Opinion(1)))
+
+
+def compared(with_rubric, plain):
+    pairs = [PreferencePair("p", (None, None), 0)] * len(with_rubric)
+    return compare_figures(pairs, with_rubric, plain)
+
+
+def test_counts_of_both_judges():
+    result = compared([RIGHT, RIGHT, RIGHT, WRONG, FLIPPED, TIE], [RIGHT, WRONG, FLIPPED, FLIPPED, FLIPPED, RIGHT])
+    one, other = result.with_rubric, result.without
+    assert (one.pairs, one.right, one.wrong, one.undecided, one.failed) == (6, 3, 1, 2, 0)
+    assert (one.accuracy, one.coverage, one.flip_rate) == (3 / 4, 4 / 6, 1 / 5)
+    assert (other.accuracy, other.coverage, other.flip_rate) == (2 / 3, 3 / 6, 3 / 6)
+    assert (result.gained, result.lost, result.better) == (2, 2, True)
+
+
+@pytest.mark.parametrize("with_rubric, plain, better", [
+    ([RIGHT, RIGHT], [RIGHT, FLIPPED], True), ([RIGHT, TIE], [RIGHT, WRONG], True), ([RIGHT, TIE], [RIGHT, TIE], False),
+    ([TIE, TIE], [RIGHT, TIE], False), ([RIGHT, WRONG], [TIE, TIE], False), ([TIE, TIE], [WRONG, TIE], True),
+])
+def test_a_rubric_is_better_by_right_less_wrong_verdicts_and_a_draw_is_not_enough(with_rubric, plain, better):
+    assert compared(with_rubric, plain).better is better
+
+
+def test_a_pair_that_failed_on_one_side_counts_on_neither():
+    """Else a judge whose server fails under the longer question could seem worse, or better, than it is."""
+    result = compared([FAILED, RIGHT, RIGHT], [RIGHT, FAILED, RIGHT])
+    assert (result.with_rubric.right, result.without.right, result.gained, result.lost) == (1, 1, 0, 0)
+    assert (result.with_rubric.failed, result.without.failed, result.better) == (1, 1, False)
+
+
+@pytest.mark.parametrize("gained, lost, p", [
+    (0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (0, 5, 2 / 32), (8, 2, 2 * 56 / 1024), (3, 3, 1.0)])
+def test_the_sign_test_by_hand(gained, lost, p):
+    result = compared([RIGHT] * gained + [WRONG] * lost + [RIGHT], [WRONG] * gained + [RIGHT] * lost + [RIGHT])
+    assert result.p_value == pytest.approx(p)
+
+
+def test_nothing_decided_has_no_accuracy():
+    result = compared([TIE], [FAILED])
+    assert result.with_rubric.accuracy is None and result.without.flip_rate is None
+
+
+# --- the whole job --------------------------------------------------------------------------------------------------
+
+PROMPTS = ["a cup", "hard 1 cup", "hard 5 cup", "a hopeless cup", *(f"plain cup {number}" for number in range(8))]
+
+
+def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path):
+    pairs, held, chat, steps = make_pairs(PROMPTS)[:8], make_pairs(PROMPTS)[8:], ScriptedChat(), []
+    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "work", held_out=held, observer=steps.append)
+    assert dict(outcome.endings) == {"kept": 5, "refined": 2, "discarded": 1}
+    assert [one.ending for one in outcome.outcomes[:4]] == ["kept", "refined", "refined", "discarded"]
+    assert [theme.theme for theme in outcome.rubric.themes] == ["Light", "The rest"]
+    assert "The picture is dark." in outcome.rubric.text
+    assert (outcome.comparison.with_rubric.right, outcome.comparison.without.wrong) == (4, 4)
+    assert outcome.sentence.startswith("On 4 held-out pairs the rubric beats")
+    told = outcome.rubric.provenance
+    assert (told["held_out_accuracy"], told["held_out_accuracy_without_rubric"], told["flip_rate"]) == (1.0, 0.0, 0.0)
+    assert (told["model"], told["seed_pairs"], told["pairs_discarded"], told["held_out_pairs"]) == ("scripted", 8, 1, 4)
+    assert told["seed_data_hash"] == data_hash(pairs) and told["beats_judge_without_rubric"] is True
+    assert chat.closed and outcome.calls == len(chat.asked) == 3 * (5 + 2 + 6 + 6) + 1 + 4 * 4
+    assert steps[0] == Step("writing", 0, 8) and steps[-1] == Step("checking", 4, 4)
+    assert [(step.done, step.total) for step in steps if step.stage == "writing"] == [(done, 8) for done in range(9)]
+    lines = [json.loads(line) for line in (tmp_path / "work/pairs.jsonl").read_text().splitlines()]
+    assert sorted(line["ending"] for line in lines) == ["discarded", *["kept"] * 5, "refined", "refined"]
+    outcome.rubric.save(tmp_path / "rubric.json")
+    assert load_rubric(tmp_path / "rubric.json", "t2i") == outcome.rubric
+
+
+def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
+    """Here the judge alone likes what people like, so there is nothing to gain."""
+    outcome = from_pairs(make_pairs(PROMPTS, darker=False), ScriptedChat(), task="t2i", folder=tmp_path / "work")
+    assert outcome.rubric is None and outcome.candidate is not None
+    assert outcome.comparison.with_rubric.right == outcome.comparison.without.right == len(outcome.held_out)
+    assert "does not beat the same judge without one" in outcome.sentence
+    assert outcome.candidate.provenance["beats_judge_without_rubric"] is False
+
+
+def test_nothing_verified_is_no_rubric_and_no_further_call(make_pairs, tmp_path):
+    chat = ScriptedChat()
+    outcome = from_pairs(make_pairs([f"hopeless cup {number}" for number in range(4)]), chat, task="t2i", folder=tmp_path)
+    assert (outcome.rubric, outcome.candidate, outcome.comparison) == (None, None, None)
+    assert "None of the 3 pairs" in outcome.sentence and len(chat.asked) == 3 * 18
+
+
+def test_a_structure_that_cannot_be_read_says_what_to_do(make_pairs, tmp_path):
+    broken = ScriptedChat(lambda text, pictures: answer(text, pictures) if pictures else "no themes today")
+    outcome = from_pairs(make_pairs(PROMPTS), broken, task="t2i", folder=tmp_path)
+    assert outcome.rubric is None and "Run the command again" in outcome.sentence
+    again = from_pairs(make_pairs(PROMPTS), ScriptedChat(), task="t2i", folder=tmp_path)
+    assert again.rubric and again.calls == 1 + 4 * len(again.held_out)  # what was verified is not asked again
+
+
+def test_a_job_that_a_dead_server_ended_goes_on_where_it_was(make_pairs, tmp_path):
+    chat, count = ScriptedChat(), itertools.count()
+
+    def dies(text, pictures):
+        if next(count) >= 20:
+            raise JudgeError("no server answers")
+        return answer(text, pictures)
+
+    chat.said = dies
+    with pytest.raises(JudgeError, match="no server answers"):
+        from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=3)
+    resumed, whole = ScriptedChat(), ScriptedChat()
+    outcome = from_pairs(make_pairs(PROMPTS), resumed, task="t2i", folder=tmp_path)
+    fresh = from_pairs(make_pairs(PROMPTS), whole, task="t2i", folder=tmp_path / "fresh")
+    assert outcome.rubric == fresh.rubric and outcome.outcomes == fresh.outcomes
+    assert len(resumed.asked) == len(whole.asked) - 20 and outcome.remembered == 20
+
+
+def test_failures_of_single_calls_cost_their_pairs_only_and_are_asked_again_later(make_pairs, tmp_path):
+    flaky = ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500") if "plain cup 3" in text or "hard" in text
+                         else answer(text, pictures))
+    pairs = make_pairs(PROMPTS)
+    outcome = from_pairs(pairs, flaky, task="t2i", folder=tmp_path, held_out=pairs[-4:])
+    assert (outcome.endings["failed"], outcome.endings["kept"]) == (3, 4) and outcome.rubric
+    chat = ScriptedChat()
+    again = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-4:])
+    assert again.endings["failed"] == 0
+    assert all("hard" in text or "plain cup 3" in text for text, labels in chat.asked if "PREFERRED" in labels)
+
+
+def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tmp_path):
+    pairs = make_pairs(PROMPTS)
+    chat = ScriptedChat(lambda text, pictures: Reply(failure="no reply") if "plain cup 7" in text else answer(text, pictures))
+    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
+    assert (outcome.comparison.with_rubric.failed, outcome.comparison.with_rubric.right) == (1, 1)
+
+
+def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
+    class Slow(ScriptedChat):
+        now = most = 0
+
+        async def complete(self, messages, **options):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.002)
+            self.now -= 1
+            return await super().complete(messages, **options)
+
+    chat = Slow()
+    from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=2)
+    assert 2 <= chat.most <= 8  # two pairs; in the check each asks both orders, with the rubric and without
+
+
+def test_many_criteria_are_selected_from_before_they_are_structured(make_pairs, tmp_path):
+    chat = ScriptedChat()
+    outcome = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, most_criteria=3)
+    structuring = next(text for text, labels in chat.asked if not labels)
+    assert len(outcome.selected) == 3 == len(re.findall("^- (?:The|Nothing|It) ", structuring, re.MULTILINE))
+
+
+@pytest.mark.parametrize("task, source, said", [
+    ("edit", False, "did you mean --task t2i"), ("t2i", True, "did you mean --task edit")])
+def test_pairs_of_the_other_task_are_refused_before_any_call(make_pairs, tmp_path, task, source, said):
+    chat = ScriptedChat()
+    with pytest.raises(RubricError, match=said):
+        from_pairs(make_pairs(["a", "b"], source=source), chat, task=task, folder=tmp_path)
+    assert not chat.asked and chat.closed
+
+
+def test_edits_are_written_and_checked_with_their_source(make_pairs, tmp_path):
+    chat = ScriptedChat()
+    outcome = from_pairs(make_pairs(PROMPTS, source=True), chat, task="edit", folder=tmp_path)
+    assert outcome.rubric.task == "edit"
+    assert all(labels[0] == "BASE" for _, labels in chat.asked if labels)
+
+
+def test_an_image_that_went_missing_is_one_line(make_pairs, tmp_path):
+    pairs = make_pairs(PROMPTS)
+    pairs[0].images[0].unlink()
+    with pytest.raises(RubricError, match="expected its images where they were"):
+        from_pairs(pairs, ScriptedChat(), task="t2i", folder=tmp_path / "work")
+
+
+def test_large_images_are_made_smaller_once(make_pairs, tmp_path):
+    pairs, sizes = make_pairs(["a", "b"]), set()
+    for file in tmp_path.glob("*.png"):
+        with Image.open(file) as image:
+            image.resize((2048, 512)).save(file)
+    chat = ScriptedChat(lambda text, pictures: sizes.update(it.size for it in pictures.values()) or answer(text, pictures))
+    from_pairs(pairs, chat, task="t2i", folder=tmp_path / "work")
+    assert sizes == {(1024, 256)}
+
+
+def test_callers_with_a_loop_of_their_own(make_pairs, tmp_path):
+    """ComfyUI calls blocking nodes inside of a running loop; others await."""
+    async def inside():
+        chat, kept = ScriptedChat(), ScriptedChat()
+        blocked = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path / "a")
+        awaited = await from_pairs_async(make_pairs(PROMPTS), kept, task="t2i", folder=tmp_path / "b")
+        assert chat.closed and not kept.closed
+        return blocked, awaited
+
+    blocked, awaited = asyncio.run(inside())
+    assert blocked.rubric == awaited.rubric is not None
+
+
+def test_an_error_crosses_the_thread():
+    async def inside():
+        with pytest.raises(RubricError, match="came nothing"):
+            from_description(" ", ScriptedChat(), task="t2i")
+
+    asyncio.run(inside())
+
+
+# --- zero-shot ------------------------------------------------------------------------------------------------------
+
+THEMES = json.dumps({"themes": [{"theme": "Cups", "tips": ["Two cups stand there."]}]})
+
+
+def test_a_description_alone_makes_a_rubric():
+    chat = ScriptedChat(lambda text, pictures: THEMES)
+    rubric = from_description("two matte\nblue cups", chat, task="t2i", language="zh")
+    assert rubric.text == "1. Cups\n   - Two cups stand there."
+    assert (rubric.name, rubric.language, rubric.task) == ("two matte blue cups", "zh", "t2i")
+    assert rubric.provenance["description"] == "two matte\nblue cups" and rubric.provenance["model"] == "scripted"
+    [(text, labels)] = chat.asked
+    assert "two matte\nblue cups" in text and "Simplified Chinese" in text and labels == () and chat.closed
+
+
+def test_a_description_that_gives_no_rubric_is_one_line():
+    with pytest.raises(RubricError, match="no rubric came from scripted: HTTP 500"):
+        from_description("cups", ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500")), task="t2i")
+
+
+def test_light_is_what_the_double_sees():
+    assert light(Image.new("RGB", (4, 4), "white")) == 255
