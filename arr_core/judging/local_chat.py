@@ -1,0 +1,232 @@
+"""The chat of a vision-language model in this process: any that transformers' auto classes load, asked in batches."""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .chat import Reply
+from .pictures import smaller
+from .verdict import JudgeError
+
+GATHER_S = 0.01  # how long the first question of a batch waits for company
+LONGEST_CLOSE_S = 5.0
+CANDIDATES = 1000  # first tokens of which the log-probability is given
+
+
+@dataclass
+class _Question:
+    messages: list[dict[str, Any]]
+    temperature: float
+    seed: int | None
+    max_tokens: int
+    log_probs: bool
+    reply: Future[Reply] = field(default_factory=Future)
+    asked: float = field(default_factory=time.monotonic)
+
+
+class LocalChat:
+    """A model with its processor, loaded at the first question and owned by one thread.
+
+    Questions that wait are answered together, in the order in which they came, at most ``batch_size`` at a time. A reply
+    does not depend on its company: padding is masked, and every sampled reply has a random generator of its own.
+    A schema is not enforced here; the question states the form.
+
+    model: folder or name on the hub. device: auto, cpu, cuda, cuda:1, mps. dtype: auto is bfloat16, on the CPU float32.
+    chat_template: settings of the model's chat template, such as ``{"enable_thinking": False}``.
+    """
+
+    def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "auto", batch_size: int = 8,
+                 temperature: float = 0.0, max_tokens: int = 1024, max_side: int = 1024,
+                 chat_template: dict[str, Any] | None = None):
+        self.name, self.device, self.dtype, self.batch_size = str(model), device, dtype, batch_size
+        self.temperature, self.max_tokens, self.max_side = temperature, max_tokens, max_side
+        self.chat_template = chat_template or {}
+        self.identity = f"local:{model}:{dtype}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
+        if self.chat_template:
+            settings = json.dumps(self.chat_template, sort_keys=True).encode()
+            self.identity += f":template={hashlib.sha256(settings).hexdigest()[:8]}"
+        self._waiting: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._model = self._processor = None
+        self._texts: list[str] = []  # of every token, made when log-probabilities are first asked for
+
+    async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
+                       temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
+                       log_probs: bool = False) -> Reply:
+        """The reply, as ``Chat`` says."""
+        question = _Question(list(messages), self.temperature if temperature is None else temperature, seed,
+                             1 if log_probs else max_tokens or self.max_tokens, log_probs)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="local judge", daemon=True)
+            self._thread.start()
+        self._waiting.put(question)
+        return await asyncio.wrap_future(question.reply)
+
+    async def close(self) -> None:
+        """Let the model go; a batch in work may end after this returns, and takes the model with it then."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            await asyncio.to_thread(self._thread.join, LONGEST_CLOSE_S)
+            self._thread = None
+
+    def _work(self) -> None:
+        for batch in self._batches():
+            for _, alike in groupby(batch, lambda question: (question.log_probs, question.max_tokens)):
+                wanted = [question for question in alike if question.reply.set_running_or_notify_cancel()]
+                try:
+                    if self._model is None:
+                        self._load()
+                    self._answer(wanted)
+                except BaseException as error:  # the thread's boundary: whoever asked hears of it
+                    for question in wanted:
+                        if not question.reply.done():
+                            question.reply.set_exception(error)
+        self._model = self._processor = None
+
+    def _batches(self) -> Iterator[list[_Question]]:
+        """What waits, in the order of arrival, until ``close``."""
+        while (first := self._waiting.get()) is not None:
+            batch, end = [first], time.monotonic() + GATHER_S
+            while len(batch) < self.batch_size:
+                try:
+                    following = self._waiting.get(timeout=max(0.0, end - time.monotonic()))
+                except queue.Empty:
+                    break
+                if following is None:
+                    self._waiting.put(None)
+                    break
+                batch.append(following)
+            yield batch
+
+    def _load(self) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
+        try:
+            processor = AutoProcessor.from_pretrained(self.name)
+            model = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, dtype)).eval()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise JudgeError(f"the local judge {self.name!r}: expected a folder or a hub name of a vision-language model "
+                             f"that transformers knows; {_one_line(error)}") from error
+        if not (hasattr(processor, "image_processor") and getattr(processor, "tokenizer", None)):
+            raise JudgeError(f"the local judge {self.name!r} cannot see images; choose a vision-language model")
+        try:
+            self._model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise JudgeError(f"the local judge {self.name!r} does not get onto the device {device!r}: {_one_line(error)}; "
+                             "correct the profile's device, or choose a smaller model") from error
+        processor.tokenizer.padding_side = "left"  # the reply begins where every prompt ends
+        self._processor = processor
+
+    def _answer(self, questions: Sequence[_Question]) -> None:
+        """Sets every question's reply; a batch that is too large for the memory is halved."""
+        import torch
+
+        if not questions:
+            return
+        try:
+            replies = self._replies(questions)
+        except torch.OutOfMemoryError:
+            if len(questions) > 1:
+                half = len(questions) // 2
+                self._answer(questions[:half])
+                self._answer(questions[half:])
+                return
+            replies = [Reply(failure="out of memory on one question; lower the profile's max_side or max_tokens")]
+        for question, reply in zip(questions, replies, strict=True):
+            question.reply.set_result(reply)
+
+    def _replies(self, questions: Sequence[_Question]) -> list[Reply]:
+        import torch
+
+        tokenizer, start = self._processor.tokenizer, time.monotonic()
+        inputs = self._inputs(questions).to(self._model.device, self._model.dtype)
+        limit, log_probs = questions[0].max_tokens, questions[0].log_probs
+        draws = [] if log_probs or not any(q.temperature for q in questions) else [_draw(questions, self._model.device)]
+        with torch.inference_mode():
+            # The whole output of the processor: without its mm_token_type_ids, positions would be wrong in silence.
+            made = self._model.generate(
+                **inputs, max_new_tokens=limit, do_sample=False, temperature=None, top_p=None, top_k=None,
+                logits_processor=draws, pad_token_id=tokenizer.pad_token_id, output_logits=log_probs,
+                return_dict_in_generate=True)
+        latency = time.monotonic() - start
+        prompts = inputs["attention_mask"].sum(dim=1).tolist()
+        written = made.sequences[:, inputs["input_ids"].shape[1]:].tolist()
+        ends = self._ends()
+        candidates = self._candidates(made.logits[0]) if log_probs else [{}] * len(questions)
+        replies = []
+        for prompt, ids, found in zip(prompts, written, candidates, strict=True):
+            length = next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))
+            replies.append(Reply(tokenizer.decode(ids[:length], skip_special_tokens=True), tokens=prompt + length,
+                                 cut=length == limit and ids[length - 1] not in ends, latency_s=latency, log_probs=found))
+        return replies
+
+    def _inputs(self, questions: Sequence[_Question]):
+        chats = [[_parts(message) for message in question.messages] for question in questions]
+        texts = [self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **self.chat_template)
+                 for chat in chats]
+        images = [[smaller(part["image"], self.max_side) for message in question.messages
+                   if not isinstance(message["content"], str) for part in message["content"] if part["type"] == "image"]
+                  for question in questions]
+        return self._processor(text=texts, images=images if any(images) else None, padding=True, return_tensors="pt")
+
+    def _ends(self) -> set[int]:
+        ends = self._model.generation_config.eos_token_id
+        return {self._processor.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or ())}
+
+    def _candidates(self, logits) -> list[dict[str, float]]:
+        from .openai_chat import together
+
+        if not self._texts:
+            vocabulary = logits.shape[-1]
+            self._texts = self._processor.tokenizer.batch_decode([[token] for token in range(vocabulary)])
+        best = logits.float().log_softmax(-1).topk(min(CANDIDATES, logits.shape[-1]))
+        return [together([(self._texts[token], value) for token, value in zip(tokens, values, strict=True)])
+                for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def _draw(questions: Sequence[_Question], device):
+    """A logits processor after which the largest logit is a sample at each question's temperature (the Gumbel trick).
+
+    Each row draws from its own generator, so that a vote is the same whatever it is answered together with.
+    """
+    import torch
+
+    generators = [torch.Generator(device).manual_seed(torch.seed() if q.seed is None else q.seed) for q in questions]
+
+    def draw(_, scores):
+        rows = []
+        for question, row, generator in zip(questions, scores.float(), generators, strict=True):
+            if question.temperature:
+                noise = torch.empty_like(row).exponential_(generator=generator).clamp_min(1e-30)
+                row = row / question.temperature - noise.log()
+            rows.append(row)
+        return torch.stack(rows)
+
+    return draw
+
+
+def _parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content in parts, as every chat template takes them; pictures go to the processor beside it."""
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else [
+        {"type": "image"} if part["type"] == "image" else part for part in content]
+    return {**message, "content": parts}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
