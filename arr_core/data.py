@@ -181,6 +181,8 @@ class _Record:
         name, value = self.required(aliases)
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "a text that is not empty", _show(value))
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise self.error(name, "text that UTF-8 can write", "half of a surrogate pair (\\ud800 to \\udfff)")
         return value.strip()
 
     def pair(self, aliases: tuple[str, ...]) -> tuple[Path, Path]:

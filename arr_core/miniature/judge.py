@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..judging.verdict import Opinion
+from ..judging.verdict import JudgeError, Opinion
 from .criteria import END, positions
 
 FOLDER = Path(__file__).parent
@@ -27,7 +27,10 @@ class MiniatureVLM:
 
     @classmethod
     def load(cls, folder) -> MiniatureVLM:
-        """The judge in a transformers folder, in float32 on the CPU."""
+        """The judge in a transformers folder, in float32 on the CPU. Raises JudgeError where it is not whole."""
+        if not (Path(folder) / "model.safetensors").is_file():
+            raise JudgeError(f"{folder}: expected the embedded judge, found no model.safetensors; install the project from a "
+                             "whole checkout, or train it with python -m arr_core.miniature.build judge")
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()

@@ -201,6 +201,8 @@ def test_images_open_upright_on_white(tmp_path):
     ("p.txt", 'a\n{"prompt": "b"}', "p.txt:2: expected a prompt, came a JSON object; name the file .jsonl"),
     ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', "p.jsonl:2: expected one JSON object a line: Expecting value"),
     ("p.jsonl", '{"prompt": "a"}\n\n3\n', "p.jsonl:3: expected an object or a text, came 3"),
+    ("p.jsonl", '{"prompt": "a \\ud83d face"}',
+     "p.jsonl:1: prompt: expected text that UTF-8 can write, came half of a surrogate pair (\\ud800 to \\udfff)"),
     ("p.jsonl", '{"prompt": 3}', "p.jsonl:1: prompt: expected a text that is not empty, came 3"),
     ("p.jsonl", '{"promt": "a"}', "p.jsonl:1: query: expected one of query, prompt, instruction, came only promt"),
     ("p.json", '["a",\n\n {"prompt":\n ""}]', 'p.json:3: prompt: expected a text that is not empty, came ""'),
