@@ -155,7 +155,7 @@ class Judge:
             for key, opinion in found.items():
                 claims[key].set_result(opinion)
             unknown = [key for key in mine if key not in found]
-            said = await self.client.ask([questions[key] for key in unknown]) if unknown else []
+            said = await self._ask(unknown, questions) if unknown else []
             if len(said) != len(unknown):
                 raise JudgeError(f"the client {self.client.identity} gave {len(said)} answers to {len(unknown)} questions")
             for key, opinion in zip(unknown, said, strict=True):
@@ -166,6 +166,16 @@ class Judge:
                 if opinion is not None:
                     answers[key] = replace(opinion, cached=True)
         return answers
+
+    async def _ask(self, keys: list[str], questions: Mapping[str, Question]) -> list[Opinion]:
+        """The client's answers. Where it gives up, what had been answered before is stored, so that nothing paid is lost."""
+        try:
+            return await self.client.ask([questions[key] for key in keys])
+        except JudgeError as error:
+            paid = {keys[at]: (questions[keys[at]].prompt, opinion) for at, opinion in error.answered.items()
+                    if not opinion.failure}
+            await self._work(self.store.put, paid)
+            raise
 
     def _work(self, function, *arguments) -> asyncio.Future:
         """What takes its time, on a thread beside the loop."""
@@ -216,7 +226,7 @@ class Judge:
     def _biased(self, key: str, opinion: Opinion) -> Opinion:
         if opinion.failure or random.Random(f"bias {key}").random() >= self.position_bias:
             return opinion
-        return replace(opinion, preferred=0, reason="planted position bias")
+        return opinion.saying(0, "planted position bias")
 
     def _flipped(self, key: str, verdict: Verdict) -> Verdict:
         if not verdict.decided or random.Random(f"flip {key}").random() >= self.flip_rate:

@@ -179,6 +179,21 @@ def test_a_judge_that_cannot_answer_says_so_to_the_caller():
             it.compare("a cup", grey(1), grey(2))
 
 
+def test_what_was_answered_before_a_judge_gave_up_is_not_asked_again():
+    class OutOfMoney(Scripted):
+        async def ask(self, questions):
+            answers = await super().ask(questions)
+            if len(self.asked) == 8:
+                raise JudgeError("the budget is spent", answered=dict(enumerate(answers[:5])))
+            return answers
+
+    with Judge(OutOfMoney(brighter), RUBRIC) as it:
+        with pytest.raises(JudgeError, match="the budget is spent"):
+            it.submit(pairs(4)).result()
+        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert len(it.client.asked) == 8 + 3
+
+
 def test_a_client_that_loses_answers_ends_the_run():
     async def lose(questions):
         return [Opinion(0)]
