@@ -25,19 +25,19 @@ class Row:
 
 def draw_grid(rows: Sequence[Row], titles: Sequence[str], summary: str) -> Image.Image:
     """The grid. Small pictures are enlarged by a whole factor without blurring, large ones are made smaller."""
-    font = _font("".join([*(row.caption for row in rows), *titles, summary]))
+    font = font_for("".join([*(row.caption for row in rows), *titles, summary]))
     sizes = [shown_size(row.pictures[-1]().size) for row in rows]
     cell = max(width for width, _ in sizes)
     inner = max(len(titles) * (cell + GAP) - GAP, 2 * SMALLEST)
     line = sum(font.getmetrics())
-    captions = [_wrapped(row.caption, font, inner) for row in rows]
-    header, footer = line + GAP, _wrapped(summary, font, inner)
+    captions = [wrapped(row.caption, font, inner) for row in rows]
+    header, footer = line + GAP, wrapped(summary, font, inner)
     body = sum(len(caption) * line + size[1] + 2 * GAP for caption, size in zip(captions, sizes, strict=True))
     sheet = Image.new("RGB", (inner + 2 * GAP, GAP + header + body + len(footer) * line + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     columns = [GAP + at * (cell + GAP) for at in range(len(titles))]
     for x, title in zip(columns, titles, strict=True):
-        draw.text((x, GAP), _wrapped(title, font, cell, lines=1)[0], INK, font)
+        draw.text((x, GAP), wrapped(title, font, cell, lines=1)[0], INK, font)
     y = GAP + header
     for row, caption, size in zip(rows, captions, sizes, strict=True):
         for text in caption:
@@ -66,7 +66,7 @@ def _shown(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
 
 
-def _font(text: str) -> ImageFont.FreeTypeFont:
+def font_for(text: str) -> ImageFont.FreeTypeFont:
     if any(ord(character) > 0x24F for character in text):
         for name in FONTS:
             try:
@@ -76,7 +76,7 @@ def _font(text: str) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(TEXT)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
     """The text in at most so many lines that fit, broken at spaces if there are some; three dots where it goes on."""
     text, broken = " ".join(text.split()), []
     while text and len(broken) < lines:

@@ -5,9 +5,12 @@ needs when it runs, so that the pack costs no start-up time and a missing packag
 """
 from comfy_api.latest import ComfyExtension, io
 
+from .judge import ARRJudge
+from .judge_pair import ARRJudgePair
 from .load_adapter import ARRLoadAdapter
+from .rubric import ARRRubric
 
-NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter]
+NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair]
 
 
 class Extension(ComfyExtension):

@@ -16,17 +16,39 @@ NONE = "(none)"
 DATA = (".txt", ".jsonl", ".json")
 
 
+def own_folder() -> Path:
+    """Our folder within ComfyUI's output, made if it has to be."""
+    folder = Path(folder_paths.get_output_directory()) / OWN
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def runs_folder() -> Path:
-    """The folder of training runs."""
-    return Path(folder_paths.get_output_directory()) / OWN
+    """The folder of training runs, whether or not it is there."""
+    return Path(folder_paths.get_output_directory()) / OWN / "runs"
+
+
+def rubrics_folder() -> Path:
+    """The folder of rubrics that nodes have written, whether or not it is there."""
+    return Path(folder_paths.get_output_directory()) / OWN / "rubrics"
+
+
+def rubric_file(name: str) -> Path:
+    """The file of the rubric called ``name``, whether or not it is there."""
+    return rubrics_folder() / f"{file_name(name, 'name')}.json"
+
+
+def file_name(name: str, what: str) -> str:
+    """``name``, once it is known to be a plain file name. Raises ValueError."""
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " .":
+        raise ValueError(f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, "
+                         f"came {name[:80]!r}")
+    return name
 
 
 def run_folder(name: str) -> Path:
     """The folder of the run called ``name``, whether or not it is there. Raises ValueError for what is no file name."""
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " .":
-        raise ValueError("run_name: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, "
-                         f"came {name[:80]!r}")
-    return _inside(runs_folder(), name)
+    return runs_folder() / file_name(name, "run_name")
 
 
 def run_names() -> list[str]:

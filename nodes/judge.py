@@ -1,0 +1,114 @@
+"""ARRJudge: who compares images, by the name of a profile; where it is stands in a file of the user, never in a workflow."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from .live import Live, wait
+from .schema import JudgeSocket, advanced, explained, schema
+
+BUILT_IN = ["miniature", "human"]
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """What ARR_JUDGE carries: a name and how to ask. No URL, no model, no key."""
+
+    profile: str
+    both_orders: bool = True
+
+    @property
+    def kind(self) -> str:
+        """openai, local, panel, human or miniature. Raises JudgeError for a name that is not known."""
+        from ..arr_core.judging.profiles import load_profile
+
+        return load_profile(self.profile).kind
+
+    def built_in_rubric(self, task: str) -> str:
+        """The name of the built-in rubric that this judge uses when it is given none."""
+        return f"miniature {task}" if self.kind == "miniature" else task
+
+
+class ARRJudge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ARRJudge", "Judge", description=(
+                "A vision-language model that compares two images. Its address and key stand in your own judges file; "
+                "'miniature' is embedded and needs no server."),
+            search_aliases=["vlm", "vision language model", "reward", "preference", "arr"],
+            inputs=[
+                io.Combo.Input("profile", options=profile_names(), tooltip=(
+                    "A name from your judges file (~/.config/arr-rpo/judges.yaml, or the file that ARR_JUDGES names).")),
+                io.Boolean.Input("both_orders", default=True, tooltip=(
+                    "Ask twice with the images swapped; if the answers differ, the pair is undecided.")),
+                io.Boolean.Input("check", default=True, tooltip=(
+                    "Ask one small question now, so that a judge that is not there is found out before it is needed.")),
+                io.Float.Input("timeout", default=60.0, min=1.0, max=3600.0, step=1.0, **advanced(), tooltip=(
+                    "Seconds after which the check has failed.")),
+            ],
+            outputs=[JudgeSocket.Output(display_name="judge", tooltip="The judge, for comparing, training and win rates."),
+                     io.String.Output(display_name="status", tooltip="What the check found.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def validate_inputs(cls, profile: str) -> bool | str:
+        """The user's file may have changed since the page was loaded: a name is looked up when the node runs."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> object:
+        """Changes with the judges file, so that a corrected profile is checked again."""
+        path = profiles_file()
+        return path.stat().st_mtime_ns if path.is_file() else None
+
+    @classmethod
+    def execute(cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0) -> io.NodeOutput:
+        choice = JudgeChoice(profile, both_orders)
+        with explained():
+            kind = choice.kind
+            status = checked(choice, timeout) if check and kind != "human" else f"{profile}: not checked"
+        Live(cls.hidden.unique_id).say(status)
+        return io.NodeOutput(choice, status, ui={"text": [status]})
+
+
+def checked(choice: JudgeChoice, timeout: float) -> str:
+    """What a judge answers to one small question. Raises JudgeError, or ValueError for an answer that is none."""
+    from PIL import Image
+
+    from ..arr_core.judging import Judge, Pair
+    from ..arr_core.judging.profiles import make_client
+    from ..arr_core.rubrics import BUILT_IN as rubrics
+
+    client = make_client(choice.profile, timeout_s=timeout, retries=0)
+    red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    rubric = rubrics[choice.built_in_rubric("t2i")]
+    with Judge(client, rubric, both_orders=False) as judge:
+        verdict = wait(judge.submit([Pair("a red circle" if choice.kind == "miniature" else "a plain red picture", red, blue)]))
+    if verdict[0].failed:
+        raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
+                         "model in its profile, one that sees images")
+    return f"{choice.profile}: answers in {verdict[0].latency_s:.1f} s"
+
+
+def profiles_file() -> Path:
+    """Where arr_core.judging.profiles looks. A copy of its four lines: importing it would slow down ComfyUI's start."""
+    if os.environ.get("ARR_JUDGES"):
+        return Path(os.environ["ARR_JUDGES"])
+    home = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
+    return Path(home or Path.home() / ".config") / "arr-rpo" / "judges.yaml"
+
+
+def profile_names() -> list[str]:
+    """The names in the user's judges file, whatever else is wrong with it, and the built-in ones."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(profiles_file().read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError):
+        content = None
+    named = [str(name) for name in content] if isinstance(content, dict) else []
+    return list(dict.fromkeys([*BUILT_IN[:1], *named, *BUILT_IN[1:]]))

@@ -1,0 +1,44 @@
+"""What a node shows and hears while it works: text and pictures on it, and the wish to stop."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+
+POLL_S = 0.1
+LARGEST = 1024  # pixels of a picture that is shown on a node
+
+
+class Live:
+    """A node's bar, picture and line of text. ``node_id`` is ``cls.hidden.unique_id``."""
+
+    def __init__(self, node_id: str, total: int = 1):
+        self.node_id, self.text = node_id, ""
+        self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
+
+    def say(self, text: str) -> None:
+        """Show text below the node's widgets."""
+        from server import PromptServer
+
+        self.text = text
+        PromptServer.instance.send_progress_text(text, self.node_id)
+
+    def show(self, done: int, total: int, picture=None) -> None:
+        """Move the bar, and show a PIL picture. Raises the interruption if the user pressed Cancel."""
+        preview = None if picture is None else ("JPEG", picture, LARGEST)
+        self.bar.update_absolute(done, max(1, total), preview)
+
+
+def wait(future: Future, stop: Callable[[], Any] = lambda: None) -> Any:
+    """The future's result. When the user presses Cancel, ``stop`` is called and the interruption is raised."""
+    while not future.done():
+        if comfy.model_management.processing_interrupted():
+            stop()
+            future.cancel()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        time.sleep(POLL_S)
+    return future.result()
