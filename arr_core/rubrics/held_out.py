@@ -6,57 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data import PreferencePair
+from ..judging.evaluate import Measures, measure
 from ..judging.verdict import Verdict
-from ..training.intervals import wilson
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Counts of one judge on labelled pairs. A verdict counts only if both orders name the same image."""
-
-    pairs: int
-    right: int
-    wrong: int
-    flipped: int  # both replies name an image, and not the same one
-    named: int  # both replies name an image
-    failed: int
-
-    @property
-    def undecided(self) -> int:
-        return self.pairs - self.right - self.wrong
-
-    @property
-    def accuracy(self) -> float | None:
-        """Right among the decided."""
-        return self.right / (self.right + self.wrong) if self.right + self.wrong else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson(self.right, self.right + self.wrong)
-
-    @property
-    def coverage(self) -> float:
-        return (self.right + self.wrong) / self.pairs if self.pairs else 0.0
-
-    @property
-    def flip_rate(self) -> float | None:
-        return self.flipped / self.named if self.named else None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The judge with the rubric and without any, on the same held-out pairs."""
 
-    with_rubric: Figures
-    without: Figures
+    with_rubric: Measures
+    without: Measures
     gained: int  # pairs on which the rubric does better: wrong -> undecided or right, undecided -> right
     lost: int
+    failed: int  # pairs that failed on either side; they are in neither's measures
 
     @property
     def better(self) -> bool:
         """More right less wrong verdicts with the rubric than without: what a policy would be paid by them."""
-        return self.with_rubric.right - self.with_rubric.wrong > self.without.right - self.without.wrong
+        return right(self.with_rubric) - wrong(self.with_rubric) > right(self.without) - wrong(self.without)
 
     @property
     def p_value(self) -> float:
@@ -66,24 +33,23 @@ class Comparison:
         return min(1.0, 2 * tail / 2**changed)
 
 
-def compare_figures(pairs: Sequence[PreferencePair], with_rubric: Sequence[Verdict],
-                    without: Sequence[Verdict]) -> Comparison:
-    """What two sets of verdicts on the same pairs are worth. A pair that failed in either counts in neither's score."""
-    scores = [(_score(pair, one), _score(pair, other)) for pair, one, other in zip(pairs, with_rubric, without, strict=True)
-              if not (one.failed or other.failed)]
-    return Comparison(figures(pairs, with_rubric, without), figures(pairs, without, with_rubric),
-                      sum(one > other for one, other in scores), sum(one < other for one, other in scores))
+def compare_judges(pairs: Sequence[PreferencePair], with_rubric: Sequence[Verdict],
+                   without: Sequence[Verdict]) -> Comparison:
+    """What two sets of verdicts on the same pairs are worth. A pair that failed in either counts in neither."""
+    sound = [(pair, one, other) for pair, one, other in zip(pairs, with_rubric, without, strict=True)
+             if not (one.failed or other.failed)]
+    kept, ones, others = ([entry[at] for entry in sound] for at in range(3))
+    scores = [(_score(pair, one), _score(pair, other)) for pair, one, other in sound]
+    return Comparison(measure(kept, ones), measure(kept, others), sum(one > other for one, other in scores),
+                      sum(one < other for one, other in scores), len(pairs) - len(sound))
 
 
-def figures(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict], beside: Sequence[Verdict] = ()) -> Figures:
-    """The counts of verdicts; a pair that failed here, or in those ``beside`` them, decides nothing."""
-    failed = [verdict.failed for verdict in verdicts]
-    skipped = [one or other.failed for one, other in zip(failed, beside or verdicts, strict=True)]
-    scores = [0 if skip else _score(pair, verdict) for pair, verdict, skip in zip(pairs, verdicts, skipped, strict=True)]
-    named = [[opinion.preferred for opinion in verdict.opinions] for verdict in verdicts
-             if len(verdict.opinions) == 2 and all(opinion.preferred is not None for opinion in verdict.opinions)]
-    return Figures(len(scores), scores.count(1), scores.count(-1), sum(first == second for first, second in named),
-                   len(named), sum(failed))
+def right(measures: Measures) -> int:
+    return measures.accuracy.count
+
+
+def wrong(measures: Measures) -> int:
+    return measures.accuracy.of - measures.accuracy.count
 
 
 def _score(pair: PreferencePair, verdict: Verdict) -> int:

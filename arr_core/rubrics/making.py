@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from ..data import PreferencePair, open_image
 from ..judging.chat import Chat
+from ..judging.evaluate import NO_RUBRIC
 from ..judging.judge import Pair
 from ..judging.verdict import Verdict
 from .asking import Asker, NoAnswer, append_line
 from .blocking import blocking
 from .examples import Exemplar
-from .held_out import Comparison, compare_figures
+from .held_out import Comparison, compare_judges
 from .prompts import THEMES_SCHEMA, read_themes, structure_messages
 from .provenance import of_pairs, sentence
 from .rubric import Rubric, RubricError, Task
@@ -151,10 +152,11 @@ class _Job:
     async def check(self, pairs: Sequence[PreferencePair], rubric: Rubric) -> Comparison:
         async def one(pair: PreferencePair) -> tuple[Verdict, Verdict]:
             images = await _opened(pair)
-            return tuple(await asyncio.gather(compare(self.asker, images, rubric), compare(self.asker, images, None)))
+            return tuple(await asyncio.gather(*(compare(self.asker, images, under)
+                                                for under in (rubric, NO_RUBRIC[self.task]))))
 
         verdicts = await self._each("checking", pairs, one, lambda both: "failed" if both[0].failed or both[1].failed else "")
-        return compare_figures(pairs, [one for one, _ in verdicts], [other for _, other in verdicts])
+        return compare_judges(pairs, [one for one, _ in verdicts], [other for _, other in verdicts])
 
     async def _each(self, stage: str, pairs: Sequence[PreferencePair], work: Callable[[PreferencePair], Awaitable[Value]],
                     note: Callable[[Value], str]) -> list[Value]:

@@ -8,16 +8,21 @@ from typing import Any
 
 from .. import __version__
 from ..data import PreferencePair
-from .held_out import Comparison
+from .held_out import Comparison, right, wrong
 from .splitting import data_hash
 from .writing import PairOutcome
 
 
 def sentence(comparison: Comparison) -> str:
+    """What the check on held-out pairs came to."""
     with_rubric, plain = comparison.with_rubric, comparison.without
+    if not with_rubric.pairs:
+        return f"All {comparison.failed} held-out pairs failed, so nothing shows that the rubric helps; run the command again."
     result = "beats" if comparison.better else "does not beat"
-    return (f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {with_rubric.right} right "
-            f"and {with_rubric.wrong} wrong against {plain.right} right and {plain.wrong} wrong, the others undecided.")
+    failed = f" {comparison.failed} more failed." if comparison.failed else ""
+    return (f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {right(with_rubric)} right "
+            f"and {wrong(with_rubric)} wrong against {right(plain)} right and {wrong(plain)} wrong, the others undecided."
+            f"{failed}")
 
 
 def of_pairs(model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[PairOutcome], structured: int,
@@ -26,8 +31,9 @@ def of_pairs(model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[Pai
     endings = Counter(outcome.ending for outcome in outcomes)
     figures = {}
     for suffix, side in (("", comparison.with_rubric), ("_without_rubric", comparison.without)):
-        figures |= {f"held_out_accuracy{suffix}": _rounded(side.accuracy),
-                    f"held_out_coverage{suffix}": _rounded(side.coverage), f"flip_rate{suffix}": _rounded(side.flip_rate)}
+        figures |= {f"held_out_accuracy{suffix}": _rounded(side.accuracy.value),
+                    f"held_out_coverage{suffix}": _rounded(side.coverage.value),
+                    f"flip_rate{suffix}": _rounded(side.flip_rate.value)}
     return {"made_from": "labelled pairs", **_common(model, examples), "seed_pairs": len(seeds),
             "seed_data_hash": data_hash(seeds),
             **{f"pairs_{ending}": endings[ending] for ending in ("kept", "refined", "discarded", "failed")},

@@ -47,6 +47,7 @@ def _write(text: str, pictures: Mapping[str, Image.Image]) -> str:
 def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
     first, second = light(pictures["FIRST"]), light(pictures["SECOND"])
     criteria = text.partition("The criteria:\n")[2]
+    criteria = "" if "All in all" in criteria else criteria  # the question without a rubric
     brighter = "tie" if first == second else "first" if first > second else "second"
     darker = {"first": "second", "second": "first"}.get(brighter, "tie")
     preferred = brighter if not criteria else darker if "dark" in criteria else brighter if "bright" in criteria else "first"

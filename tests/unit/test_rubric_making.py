@@ -14,7 +14,7 @@ from arr_core.data import PreferencePair
 from arr_core.judging.chat import Reply
 from arr_core.judging.verdict import JudgeError, Opinion, combine
 from arr_core.rubrics import RubricError, from_description, from_pairs, load_rubric
-from arr_core.rubrics.held_out import compare_figures
+from arr_core.rubrics.held_out import compare_judges, right, wrong
 from arr_core.rubrics.making import Step, from_pairs_async
 from arr_core.rubrics.selection import _greedy, select
 from arr_core.rubrics.splitting import data_hash, split, without
@@ -125,16 +125,16 @@ FAILED = combine((Opinion(None, failure="x"), Opinion(1)))
 
 def compared(with_rubric, plain):
     pairs = [PreferencePair("p", (None, None), 0)] * len(with_rubric)
-    return compare_figures(pairs, with_rubric, plain)
+    return compare_judges(pairs, with_rubric, plain)
 
 
 def test_counts_of_both_judges():
     result = compared([RIGHT, RIGHT, RIGHT, WRONG, FLIPPED, TIE], [RIGHT, WRONG, FLIPPED, FLIPPED, FLIPPED, RIGHT])
     one, other = result.with_rubric, result.without
-    assert (one.pairs, one.right, one.wrong, one.undecided, one.failed) == (6, 3, 1, 2, 0)
-    assert (one.accuracy, one.coverage, one.flip_rate) == (3 / 4, 4 / 6, 1 / 5)
-    assert (other.accuracy, other.coverage, other.flip_rate) == (2 / 3, 3 / 6, 3 / 6)
-    assert (result.gained, result.lost, result.better) == (2, 2, True)
+    assert (one.pairs, right(one), wrong(one)) == (6, 3, 1)
+    assert (one.accuracy.value, one.coverage.value, one.flip_rate.value) == (3 / 4, 4 / 6, 1 / 5)
+    assert (other.accuracy.value, other.coverage.value, other.flip_rate.value) == (2 / 3, 3 / 6, 3 / 6)
+    assert (result.gained, result.lost, result.better, result.failed) == (2, 2, True, 0)
 
 
 @pytest.mark.parametrize("with_rubric, plain, better", [
@@ -148,8 +148,8 @@ def test_a_rubric_is_better_by_right_less_wrong_verdicts_and_a_draw_is_not_enoug
 def test_a_pair_that_failed_on_one_side_counts_on_neither():
     """Else a judge whose server fails under the longer question could seem worse, or better, than it is."""
     result = compared([FAILED, RIGHT, RIGHT], [RIGHT, FAILED, RIGHT])
-    assert (result.with_rubric.right, result.without.right, result.gained, result.lost) == (1, 1, 0, 0)
-    assert (result.with_rubric.failed, result.without.failed, result.better) == (1, 1, False)
+    assert (right(result.with_rubric), right(result.without), result.gained, result.lost) == (1, 1, 0, 0)
+    assert (result.with_rubric.pairs, result.without.pairs, result.failed, result.better) == (1, 1, 2, False)
 
 
 @pytest.mark.parametrize("gained, lost, p", [
@@ -160,8 +160,8 @@ def test_the_sign_test_by_hand(gained, lost, p):
 
 
 def test_nothing_decided_has_no_accuracy():
-    result = compared([TIE], [FAILED])
-    assert result.with_rubric.accuracy is None and result.without.flip_rate is None
+    result = compared([TIE, RIGHT], [TIE, FAILED])
+    assert result.with_rubric.accuracy.value is None and result.without.flip_rate.value is None
 
 
 # --- the whole job --------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path)
     assert [one.ending for one in outcome.outcomes[:4]] == ["kept", "refined", "refined", "discarded"]
     assert [theme.theme for theme in outcome.rubric.themes] == ["Light", "The rest"]
     assert "The picture is dark." in outcome.rubric.text
-    assert (outcome.comparison.with_rubric.right, outcome.comparison.without.wrong) == (4, 4)
+    assert (right(outcome.comparison.with_rubric), wrong(outcome.comparison.without)) == (4, 4)
     assert outcome.sentence.startswith("On 4 held-out pairs the rubric beats")
     told = outcome.rubric.provenance
     assert (told["held_out_accuracy"], told["held_out_accuracy_without_rubric"], told["flip_rate"]) == (1.0, 0.0, 0.0)
@@ -195,7 +195,7 @@ def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
     """Here the judge alone likes what people like, so there is nothing to gain."""
     outcome = from_pairs(make_pairs(PROMPTS, darker=False), ScriptedChat(), task="t2i", folder=tmp_path / "work")
     assert outcome.rubric is None and outcome.candidate is not None
-    assert outcome.comparison.with_rubric.right == outcome.comparison.without.right == len(outcome.held_out)
+    assert right(outcome.comparison.with_rubric) == right(outcome.comparison.without) == len(outcome.held_out)
     assert "does not beat the same judge without one" in outcome.sentence
     assert outcome.candidate.provenance["beats_judge_without_rubric"] is False
 
@@ -249,7 +249,16 @@ def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tm
     pairs = make_pairs(PROMPTS)
     chat = ScriptedChat(lambda text, pictures: Reply(failure="no reply") if "plain cup 7" in text else answer(text, pictures))
     outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
-    assert (outcome.comparison.with_rubric.failed, outcome.comparison.with_rubric.right) == (1, 1)
+    assert (outcome.comparison.failed, right(outcome.comparison.with_rubric)) == (1, 1)
+    assert outcome.sentence.endswith("1 more failed.")
+
+
+def test_a_check_that_failed_altogether_proves_nothing(make_pairs, tmp_path):
+    def fails(text, pictures):
+        return Reply(failure="no reply") if "Light\n" in text or "All in all" in text else answer(text, pictures)
+
+    outcome = from_pairs(make_pairs(PROMPTS), ScriptedChat(fails), task="t2i", folder=tmp_path)
+    assert outcome.rubric is None and "held-out pairs failed" in outcome.sentence
 
 
 def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
