@@ -57,7 +57,7 @@ class LocalChat:
             self.identity += f":template={hashlib.sha256(settings).hexdigest()[:8]}"
         self._waiting: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._model = self._processor = None
+        self._model = self._processor = self._fault = None
         self._texts: list[str] = []  # of every token, made when log-probabilities are first asked for
 
     async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
@@ -85,7 +85,7 @@ class LocalChat:
                 wanted = [question for question in alike if question.reply.set_running_or_notify_cancel()]
                 try:
                     if self._model is None:
-                        self._load()
+                        self._load_once()
                     self._answer(wanted)
                 except BaseException as error:  # the thread's boundary: whoever asked hears of it
                     for question in wanted:
@@ -107,6 +107,17 @@ class LocalChat:
                     break
                 batch.append(following)
             yield batch
+
+    def _load_once(self) -> None:
+        """Loads the model, or says again why it does not load."""
+        if self._fault is None:
+            try:
+                self._load()
+            except JudgeError as error:
+                self._fault = str(error)
+                raise
+        else:
+            raise JudgeError(self._fault)
 
     def _load(self) -> None:
         import torch

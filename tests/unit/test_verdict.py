@@ -76,3 +76,36 @@ def test_first_picks_count_places_not_images():
 def test_a_verdict_without_opinions_has_no_confidence():
     verdict = Verdict(None, "nothing was asked")
     assert (verdict.confidence, verdict.findings, verdict.calls, verdict.latency_s) == (None, (), 0, 0.0)
+
+
+def test_calls_count_votes_and_repairs():
+    three = dataclasses.replace(FIRST, calls=3)
+    assert combine((three, SECOND)).calls == 4
+    assert combine((three, dataclasses.replace(SECOND, cached=True))).calls == 3
+
+
+def test_another_preference_drops_the_evidence_for_the_old_one():
+    sure = Opinion(1, "B 90%", confidence=0.9, log_odds=-2.2, tokens=9, members=(SECOND,))
+    said = sure.saying(0, "planted")
+    assert (said.preferred, said.reason, said.tokens) == (0, "planted", 9)
+    assert (said.confidence, said.log_odds, said.members) == (None, None, ())
+    assert combine((said, said)).preferred is None
+
+
+def test_orders_of_which_one_gives_probabilities_must_agree_in_words():
+    assert combine((Opinion(0, log_odds=9.0), FIRST)).preferred is None
+    assert combine((Opinion(0, log_odds=0.1), SECOND)).preferred == "a"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_log_odds_are_finite(value):
+    with pytest.raises(ValueError, match="log-odds are a finite number"):
+        Opinion(None, log_odds=value)
+
+
+@pytest.mark.parametrize("first, second", list(itertools.product((-1e9, -3.0, -1e-9, 0.0, 1e-9, 3.0, 1e9), repeat=2)))
+def test_probabilities_credit_the_side_of_their_mean_or_none(first, second):
+    verdict = combine(tuple(Opinion(None, log_odds=value) for value in (first, second)))
+    mean = (first - second) / 2
+    assert verdict.preferred == ("a" if mean > 0 else "b" if mean < 0 else None)
+    assert 0.5 <= verdict.confidence <= 1

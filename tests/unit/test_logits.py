@@ -1,0 +1,144 @@
+"""The judge by logits: the probability of A against B, and that asking both orders cancels a liking for a place."""
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+
+import pytest
+from doubles.chat import ScriptedChat
+from PIL import Image
+
+from arr_core.judging import Judge, Opinion, Pair
+from arr_core.judging.chat import Reply
+from arr_core.judging.judge import Question
+from arr_core.judging.logits import LogitsClient, letter_log_odds
+from arr_core.judging.verdict import combine
+from arr_core.rubrics import BUILT_IN
+
+RUBRIC = BUILT_IN["t2i"]
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (level, level, level))
+
+
+def letters(log_odds: float, **more: float) -> Reply:
+    """A reply whose first token is A or B with these log-odds, in 90 % of the probability."""
+    a = 0.9 / (1 + math.exp(-log_odds))
+    return Reply("A", log_probs={"A": math.log(a), "B": math.log(0.9 - a), "The": math.log(0.05), **more}, tokens=3)
+
+
+def ask(reply: Reply, threshold: float = 0.0) -> Opinion:
+    question = Question("a cup", grey(200), grey(50), None, RUBRIC)
+    return asyncio.run(LogitsClient(ScriptedChat([reply]), threshold=threshold).ask([question]))[0]
+
+
+@pytest.mark.parametrize("log_probs, expected", [
+    ({"A": math.log(0.6), "B": math.log(0.2)}, math.log(3)),
+    ({"A": math.log(0.2), " A": math.log(0.2), "B": math.log(0.1), "\nB": math.log(0.1)}, math.log(2)),  # variants add up
+    ({"A": math.log(0.6), "The": math.log(0.1)}, math.log(6)),  # B is at most as likely as the least of those listed
+    ({" B": math.log(0.8), "the": math.log(0.1), "a": math.log(0.05)}, -math.log(16)),  # "a" may begin a sentence
+    ({"A": -1000.0, "B": -3.0}, -997.0),
+    ({"A": -1.0}, 0.0),
+    ({"The": -0.1, "Image": -3.0}, None), ({}, None),
+])
+def test_the_log_odds_of_two_letters(log_probs, expected):
+    assert letter_log_odds(log_probs) == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_likelier_letter_is_preferred_and_its_probability_the_confidence():
+    said = ask(letters(math.log(4)))
+    assert (said.preferred, said.reason, said.tokens, said.calls) == (0, "A 80%, B 20%", 3, 1)
+    assert said.confidence == pytest.approx(0.8) and said.log_odds == pytest.approx(math.log(4))
+    assert ask(letters(-math.log(4))).preferred == 1
+    assert ask(letters(0.0)).preferred is None and not ask(letters(0.0)).failure
+
+
+def test_below_the_threshold_nothing_is_preferred():
+    assert ask(letters(math.log(4)), threshold=0.79).preferred == 0
+    unsure = ask(letters(math.log(4)), threshold=0.81)
+    assert (unsure.preferred, unsure.failure, unsure.confidence) == (None, "", pytest.approx(0.8))
+
+
+@pytest.mark.parametrize("reply, failure", [
+    (Reply(failure="HTTP 500"), "HTTP 500"),
+    (Reply("The", log_probs={"The": -0.1}), "neither A nor B is among the likeliest first tokens"),
+    (Reply("", log_probs={}), "neither A nor B is among the likeliest first tokens"),
+])
+def test_no_probability_is_a_failure(reply, failure):
+    said = ask(reply)
+    assert (said.preferred, said.failure, said.log_odds) == (None, failure, None)
+
+
+def test_the_question_asks_for_one_letter_with_its_probability():
+    chat = ScriptedChat([letters(1.0)])
+    asyncio.run(LogitsClient(chat).ask([Question("make it red", grey(1), grey(2), grey(3), RUBRIC)]))
+    asked, = chat.asked
+    assert asked.settings == {"log_probs": True}
+    assert [picture.getpixel((0, 0))[0] for picture in asked.pictures] == [3, 1, 2]
+    assert asked.text.index("BASE") < asked.text.index("A:") < asked.text.index("B:")
+    assert "edit instruction" in asked.text and asked.text.endswith("Answer with A or B and nothing else.")
+
+
+# --- both orders -------------------------------------------------------------------------------------------------------
+
+def opinion(log_odds: float, threshold: float = 0.0) -> Opinion:
+    return Opinion((None, 0, 1)[(log_odds > 0) - (log_odds < 0)], log_odds=log_odds, threshold=threshold)
+
+
+def test_a_liking_for_a_place_cancels_in_the_mean_of_the_orders():
+    """Image a is better by 1, and whatever stands first is liked by 3 more: both orders name the first image."""
+    orders = (opinion(1 + 3), opinion(-1 + 3))
+    assert [said.preferred for said in orders] == [0, 0]
+    verdict = combine(orders)
+    assert (verdict.preferred, verdict.log_odds) == ("a", pytest.approx(1.0))
+    assert verdict.confidence == pytest.approx(1 / (1 + math.exp(-1)))
+    assert verdict.reason == "73% sure"
+    assert combine((opinion(-1 + 3), opinion(1 + 3))).preferred == "b"
+
+
+@pytest.mark.parametrize("bias", [-5.0, 0.0, 0.3, 5.0])
+@pytest.mark.parametrize("threshold, preferred", [(0.73, "a"), (0.74, None)])
+def test_the_threshold_is_for_the_calibrated_probability(bias, threshold, preferred):
+    verdict = combine((opinion(1 + bias, threshold), opinion(-1 + bias, threshold)))
+    assert (verdict.preferred, verdict.failed) == (preferred, False)
+    assert preferred or verdict.reason == "undecided: 73% sure, less than 74%"
+
+
+def test_equal_images_are_a_tie_whatever_the_bias():
+    verdict = combine((opinion(2.0), opinion(2.0)))
+    assert (verdict.preferred, verdict.reason, verdict.confidence) == (None, "undecided: a tie", 0.5)
+
+
+def test_one_order_alone_is_judged_as_it_is():
+    assert combine((opinion(1.0, 0.7),)).preferred == "a"
+    assert combine((opinion(-0.5, 0.7),)).preferred is None
+
+
+def test_an_order_that_failed_leaves_the_pair_undecided():
+    verdict = combine((opinion(9.0), Opinion(None, failure="HTTP 500")))
+    assert (verdict.preferred, verdict.failed, verdict.reason) == (None, True, "no verdict: HTTP 500")
+
+
+def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is_right_as_often():
+    """A judge that sees brightness through noise, and likes the first picture: what calibration is there to mend."""
+    dice = random.Random(0)
+    pairs = [Pair(f"prompt {number}", grey(100 + dice.choice([-8, 8])), grey(100)) for number in range(400)]
+
+    def probability(asked):
+        first, second = (picture.getpixel((0, 0))[0] for picture in asked.pictures)
+        noise = random.Random(asked.text + str(first)).gauss(0, 0.5)
+        return letters((first - second) / 8 + noise + 1.5)
+
+    with Judge(LogitsClient(ScriptedChat(probability)), RUBRIC) as judge:
+        calibrated = judge.submit(pairs).result()
+    agreeing = [combine(tuple(o.saying(o.preferred, o.reason) for o in verdict.opinions)) for verdict in calibrated]
+
+    def right(verdicts):
+        decided = [(v.preferred, p) for v, p in zip(verdicts, pairs, strict=True) if v.decided]
+        return len(decided), sum((side == "a") == (p.image_a.getpixel((0, 0))[0] > 100) for side, p in decided)
+
+    (few, _), (many, correct) = right(agreeing), right(calibrated)
+    assert few < 100 and many == 400
+    assert correct / many > 0.97

@@ -1,0 +1,133 @@
+"""A panel: who votes, what a failure and an abstention are worth, and that it stays whole in the store."""
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+
+from arr_core.judging import Judge, JudgeError, Opinion
+from arr_core.judging.panel import Panel
+from arr_core.judging.verdict import combine
+from arr_core.rubrics import BUILT_IN
+
+RUBRIC = BUILT_IN["t2i"]
+LIGHT, DARK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
+
+
+class Member:
+    """Says one thing in each order of a pair: ``sees`` of the image shown first, light or dark."""
+
+    def __init__(self, light_first: Opinion | Exception, dark_first: Opinion | Exception, name: str = "m"):
+        self.says, self.identity, self.calls = (light_first, dark_first), name, 0
+
+    async def ask(self, questions):
+        self.calls += len(questions)
+        said = [self.says[question.first is DARK] for question in questions]
+        for answer in said:
+            if isinstance(answer, Exception):
+                raise answer
+        return said
+
+
+def prefers(place: int | None, **more) -> Opinion:
+    return Opinion(place, "seen", tokens=5, cost=0.25, latency_s=0.5, **more)
+
+
+FAILED = Opinion(None, failure="HTTP 500")
+LIKES_LIGHT = Member(prefers(0), prefers(1))
+LIKES_DARK = Member(prefers(1), prefers(0))
+LIKES_FIRST = Member(prefers(0), prefers(0))
+TIED = Member(prefers(None), prefers(None))
+FAILS = Member(FAILED, FAILED)
+
+
+def verdict(*members: Member, rule: str = "majority"):
+    with Judge(Panel(members, rule), RUBRIC) as judge:
+        return judge.compare("a cup", LIGHT, DARK)
+
+
+@pytest.mark.parametrize("members, majority, unanimous", [
+    ((LIKES_LIGHT, LIKES_LIGHT), "a", "a"),
+    ((LIKES_LIGHT, LIKES_DARK), None, None),
+    ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK), "a", None),
+    ((LIKES_DARK, LIKES_FIRST, LIKES_DARK), "b", None),
+    ((LIKES_LIGHT, LIKES_FIRST), None, None),  # one of two is no majority
+    ((LIKES_LIGHT, FAILS, LIKES_LIGHT), "a", None),  # a failure is no vote, for or against
+    ((LIKES_LIGHT, FAILS, FAILS), None, None),
+    ((LIKES_LIGHT, LIKES_DARK, TIED), None, None),
+    ((FAILS, FAILS), None, None),
+    ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK, LIKES_DARK), None, None),
+])
+def test_so_many_members_must_make_the_same_verdict(members, majority, unanimous):
+    assert verdict(*members).preferred == majority
+    assert verdict(*members, rule="unanimous").preferred == unanimous
+
+
+def test_members_that_like_a_place_never_make_a_majority():
+    said = verdict(LIKES_FIRST, LIKES_FIRST, LIKES_FIRST)
+    assert (said.preferred, said.first_picks) == (None, 2)
+    assert said.reason == "undecided: 2 of 3 judges must agree; 0 for a, 0 for b, 3 for neither"
+
+
+def test_each_member_is_calibrated_by_itself():
+    """By words the member by logits likes whatever stands first; by its probabilities it likes the light image."""
+    biased = Member(Opinion(0, log_odds=4.0), Opinion(0, log_odds=2.0))
+    said = verdict(biased, LIKES_LIGHT)
+    assert (said.preferred, said.reason) == ("a", "2 of 2 judges: 73% sure")
+
+
+def test_what_all_members_took_is_summed_and_they_work_side_by_side():
+    said = verdict(LIKES_LIGHT, LIKES_DARK, LIKES_LIGHT)
+    assert (said.tokens, said.cost, said.calls, said.latency_s) == (30, 1.5, 6, 0.5)
+
+
+def test_a_member_that_can_never_answer_stops_the_panel():
+    with pytest.raises(JudgeError, match="no server"):
+        verdict(LIKES_LIGHT, Member(JudgeError("no server"), FAILED), LIKES_LIGHT)
+
+
+def test_a_failure_that_decides_is_asked_again_and_one_that_does_not_is_remembered(tmp_path):
+    for members, asked in (((LIKES_LIGHT, LIKES_DARK, FAILS), 4), ((LIKES_LIGHT, LIKES_LIGHT, FAILS), 2)):
+        first = Member(*members[0].says)
+        for _ in range(2):
+            with Judge(Panel([first, *members[1:]]), RUBRIC, store=tmp_path / str(asked)) as judge:
+                judge.compare("a cup", LIGHT, DARK)
+        assert first.calls == asked
+
+
+def test_the_store_gives_back_the_members_opinions(tmp_path):
+    biased = Member(Opinion(0, log_odds=4.0, threshold=0.6), Opinion(0, log_odds=2.0, threshold=0.6), "biased")
+    said = []
+    for _ in range(2):
+        with Judge(Panel([biased, LIKES_LIGHT]), RUBRIC, store=tmp_path / "store") as judge:
+            said.append(judge.compare("a cup", LIGHT, DARK))
+    assert biased.calls == 2 and [v.calls for v in said] == [4, 0]
+    assert [v.preferred for v in said] == ["a", "a"]
+    assert [[(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[1].opinions] == [
+        [(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[0].opinions]
+
+
+def test_an_opinion_with_members_survives_json():
+    opinion, = asyncio.run(Panel([LIKES_LIGHT, LIKES_FIRST]).ask([type("Question", (), {"first": LIGHT})]))
+    assert Opinion.load(json.loads(json.dumps(asdict(opinion)))) == opinion
+
+
+def test_the_panel_is_named_by_its_members_and_its_rule():
+    one, two = Member(FAILED, FAILED, "one"), Member(FAILED, FAILED, "two")
+    assert Panel([one, two]).identity == "panel:majority:[one, two]"
+    assert len({Panel([one, two]).identity, Panel([two, one]).identity, Panel([one, two], "unanimous").identity}) == 3
+
+
+@pytest.mark.parametrize("rule", ["majority", "unanimous"])
+def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule):
+    kinds = (LIKES_LIGHT, LIKES_DARK, LIKES_FIRST, TIED, FAILS)
+    for members in itertools.product(kinds, repeat=3):
+        opinions = [asyncio.run(Panel(members, rule).ask([type("Question", (), {"first": first})]))[0]
+                    for first in (LIGHT, DARK)]
+        for_a, for_b = members.count(LIKES_LIGHT), members.count(LIKES_DARK)
+        needed = 3 if rule == "unanimous" else 2
+        assert combine(tuple(opinions)).preferred == ("a" if for_a >= needed else "b" if for_b >= needed else None)

@@ -1,0 +1,111 @@
+"""Pictures for a server: made smaller once, encoded once, and never another picture's bytes."""
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+
+import pytest
+from PIL import Image, ImageChops
+
+from arr_core.judging import pictures
+from arr_core.judging.pictures import Pictures, data_uri
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The pictures that were encoded, in order."""
+    encoded = []
+
+    def counted(image, max_side):
+        encoded.append(image)
+        return data_uri(image, max_side)
+
+    monkeypatch.setattr(pictures, "data_uri", counted)
+    return encoded
+
+
+def shown(uri: str) -> Image.Image:
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(body)))
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return Image.effect_noise((width, height), 60).convert(mode)
+
+
+@pytest.mark.parametrize("size, expected", [
+    ((300, 100), (64, 21)), ((64, 64), (64, 64)), ((5, 3), (5, 3)), ((10, 640), (1, 64)),
+])
+def test_a_picture_fits_and_is_never_made_larger(size, expected):
+    assert shown(data_uri(noise(*size), 64)).size == expected
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_every_kind_of_picture_is_shown_in_rgb(mode):
+    assert shown(data_uri(Image.new(mode, (4, 4)), 64)).mode == "RGB"
+
+
+def test_a_picture_that_fits_is_shown_bit_for_bit():
+    image = noise(40, 30)
+    assert ImageChops.difference(shown(data_uri(image, 64)), image).getbbox() is None
+
+
+def test_many_questions_about_a_picture_encode_it_once(made):
+    a, b = noise(30, 30), noise(30, 30)
+
+    async def ask():
+        held = Pictures(64)
+        uris = await asyncio.gather(*(held.uri(image) for image in (a, b) * 20))
+        return [*uris, await held.uri(a), await held.uri(a.copy())]  # a copy shows the same
+
+    uris = asyncio.run(ask())
+    assert len(made) == 2 and len(set(uris)) == 2 and uris[0] == uris[-1] == uris[-2]
+
+
+def test_a_picture_that_was_drawn_into_is_another_picture(made):
+    image = noise(30, 30)
+
+    async def ask():
+        held = Pictures(64)
+        before = await held.uri(image)
+        image.paste("red", (0, 0, 5, 5))
+        return before, await held.uri(image)
+
+    before, after = asyncio.run(ask())
+    assert before != after and shown(after).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_equal_bytes_of_another_shape_are_another_picture():
+    async def ask():
+        held = Pictures(64)
+        return [shown(await held.uri(Image.new("RGB", size, "red"))).size for size in ((8, 2), (2, 8), (4, 4))]
+
+    assert asyncio.run(ask()) == [(8, 2), (2, 8), (4, 4)]
+
+
+def test_the_oldest_leave_when_the_memory_is_full(made):
+    a, b, c = (noise(20, 20) for _ in range(3))
+
+    async def ask():
+        held = Pictures(64, limit=int(2.5 * len(data_uri(a, 64))))
+        for image in (a, b, a, c, a, b):  # c drives out b, which was not asked for since
+            await held.uri(image)
+
+    asyncio.run(ask())
+    assert made == [a, b, c, b]
+
+
+def test_a_question_that_is_cancelled_leaves_the_picture_to_the_others():
+    image = noise(400, 400)
+
+    async def ask():
+        held = Pictures(400)
+        first, second = (asyncio.create_task(held.uri(image)) for _ in range(2))
+        while not held._making:
+            await asyncio.sleep(0)
+        first.cancel()
+        return shown(await second).size
+
+    assert asyncio.run(ask()) == (400, 400)
