@@ -17,6 +17,9 @@ The first-position rate mixes bias with how often the better image happened to b
 that fall more often on one order. The symmetric bias weighs both cases alike, whatever their number: with hit rate
 ``H = P(first | better first)`` and false alarms ``F = P(first | better second)`` it is (H + F)/2 - 1/2, where a judge that
 errs without bias has F = 1 - H, hence 0. (H - F)/2 + 1/2 is the accuracy of the single replies on balanced labels.
+
+Intervals are Wilson's. The two replies to one pair depend on each other, so those of shares of replies are a little too
+narrow; accuracy, coverage and flip rate count pairs.
 """
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from arr_core.data import PreferencePair
+from arr_core.judge import main
 from arr_core.judging import Judge, JudgeError, Opinion, Verdict
 from arr_core.judging.evaluate import NO_RUBRIC, Share, evaluate, measure, tag_groups
 from arr_core.judging.verdict import combine
@@ -171,3 +172,81 @@ def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
 
     with Judge(Scripted(refuse), RUBRIC) as judge, pytest.raises(JudgeError, match="the key is wrong"):
         evaluate(judge, pictures)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def pairs_file(pictures, tmp_path):
+    """The pictures as a file of preference pairs."""
+    lines = [json.dumps({"query": pair.prompt, "images": [str(path) for path in pair.images],
+                         "label_rank": [pair.preferred + 1, 2 - pair.preferred], "place": pair.tags["place"]})
+             for pair in pictures[:20]]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """A client in place of every profile's; it sees no difference without a rubric."""
+    def choose(question):
+        return None if question.rubric == NO_RUBRIC["t2i"] else brighter(question)
+
+    client = Scripted(choose)
+    monkeypatch.setattr("arr_core.judging.measuring.make_client", lambda *_, **settings: client)
+    return client
+
+
+def command(*words) -> int:
+    return main(["evaluate", *map(str, words)])
+
+
+def test_the_command_measures_with_and_without_a_rubric_side_by_side(pairs_file, scripted, tmp_path, capsys):
+    output, store = tmp_path / "measures.json", tmp_path / "store.sqlite"
+    words = (pairs_file, "--judge", "human", "--store", store, "--output", output)
+    assert command(*words) == 0
+    printed = capsys.readouterr().out
+    assert "| 20 pairs" in printed and "rubric: text to image" in printed and "no rubric" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("| right, of the decided pairs"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["100.0% (83.9-100.0), 20 of 20", "-"]
+    assert "| place=a" in printed and "| place=b" in printed
+    measured = json.loads(output.read_text(encoding="utf-8"))
+    assert (measured["with_rubric"]["accuracy"]["value"], measured["without_rubric"]["coverage"]["value"]) == (1.0, 0.0)
+    assert (measured["with_rubric"]["by_tag"]["place=a"]["accuracy"]["of"], measured["task"]) == (10, "t2i")
+    asked = len(scripted.asked)
+    assert command(*words) == 0
+    assert len(scripted.asked) == asked == 80  # both orders, with and without; the second time the store knows all of it
+
+
+def test_the_command_may_ask_less(pairs_file, scripted, tmp_path, capsys):
+    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store", "--only-rubric", "--one-order",
+                   "--limit", 5) == 0
+    assert len(scripted.asked) == 5
+
+
+def test_the_command_takes_a_rubric_of_the_users(pairs_file, scripted, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("It is bright.", encoding="utf-8")
+    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store", "--rubric", tmp_path / "mine.txt") == 0
+    assert scripted.asked[0].rubric.criteria == ("It is bright.",)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--judge", "nobody"], "judge.profile: expected one of human, miniature, came 'nobody'"),
+    (["--judge", "human", "--task", "edit"], "expected pairs for the task 'edit', came pairs without a source image"),
+    (["--judge", "human", "--rubric", "none.txt"], "none.txt: expected a rubric"),
+], ids=str)
+def test_wrong_words_are_one_line(pairs_file, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
+    assert command(pairs_file, *words, "--store", tmp_path / "store") == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_pairs_of_two_tasks_are_refused(pairs_file, tmp_path, capsys):
+    record = json.loads(pairs_file.read_text(encoding="utf-8").splitlines()[0])
+    record["source_image"] = record["images"][0]
+    with pairs_file.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(record))
+    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store") == 2
+    assert "expected pairs of one task, came 1 with a source image and 20 without" in capsys.readouterr().err
