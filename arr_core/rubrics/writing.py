@@ -78,8 +78,9 @@ async def _verified(asker: Asker, pair: Pair, preferred: Literal[0, 1], criteria
         return Attempt(criteria), next(opinion.failure for opinion in verdict.opinions if opinion.failure)
     if verdict.winner == preferred:
         return Attempt(criteria), ""
-    fault = "the verifier chose the other image" if verdict.decided else "the verifier could not decide"
-    return Attempt(criteria, f"{fault} ({verdict.reason})" if not verdict.decided else fault, _told(verdict, preferred)), ""
+    why = verdict.reason.removeprefix("undecided: ")
+    fault = "the verifier chose the other image" if verdict.decided else f"the verifier could not decide ({why})"
+    return Attempt(criteria, fault, _told(verdict, preferred)), ""
 
 
 def _told(verdict: Verdict, preferred: Literal[0, 1]) -> str:

@@ -56,7 +56,8 @@ def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
 
 
 def _structure(text: str) -> str:
-    lines = dict.fromkeys(re.findall(r"^- (.+)$", text, re.MULTILINE))
+    given = text.partition("Reply with one JSON object and nothing else.")[2]  # what follows the rules
+    lines = dict.fromkeys(re.findall(r"^- (.+)$", given, re.MULTILINE))
     about = [line for line in lines if "dark" in line or "bright" in line] or ["The picture is bright."]
     return json.dumps({"themes": [{"theme": "Light", "tips": about},
                                   {"theme": "The rest", "tips": [line for line in lines if line not in about][:4]}]})
