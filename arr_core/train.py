@@ -2,7 +2,8 @@
 
 CONFIG_OR_PRESET is a YAML file or one of the presets: miniature, miniature-edit (the embedded world, minutes on a CPU),
 flux, qwen-image-edit (the published settings), recommended, recommended-edit. Exit status: 0 done; 2 bad input; 3 stopped
-on request, to be continued with --resume.
+on request, to be continued with --resume. With --until-eof it stops, as with Ctrl-C, when its standard input ends: for a
+program that starts it, whose end then ends it too.
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from .config import ConfigError, TrainConfig, field_help, load_config
 from .data import DataError
+from .parent import UNTIL_EOF, stop_at_eof
 
 USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
 
@@ -41,7 +43,10 @@ def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = sys.argv[1:] if words is None else words
+    words = list(sys.argv[1:] if words is None else words)
+    if UNTIL_EOF in words:
+        words.remove(UNTIL_EOF)
+        stop_at_eof()
     if "--help" in words or "-h" in words:
         print(__doc__, "Fields, with the values of the preset flux:", field_help(), sep="\n")
         return 0

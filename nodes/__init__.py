@@ -9,8 +9,9 @@ from .judge import ARRJudge
 from .judge_pair import ARRJudgePair
 from .load_adapter import ARRLoadAdapter
 from .rubric import ARRRubric
+from .train import ARRTrainRPO
 
-NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair]
+NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair, ARRTrainRPO]
 
 
 class Extension(ComfyExtension):

@@ -6,6 +6,7 @@ folder it belongs to is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -86,6 +87,31 @@ def data_path(name: str, what: str) -> Path:
     if path.suffix not in DATA or not path.is_file():
         raise ValueError(f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, came {name[:80]!r}")
     return path
+
+
+def base_model(name: str) -> str:
+    """A base for training: a diffusers folder of ComfyUI's, or a Hugging Face id. Raises ValueError for any other path."""
+    for folder in folder_paths.get_folder_paths("diffusers"):
+        path = Path(folder) / name
+        if _within(path, Path(folder)) and (path / "model_index.json").is_file():
+            return str(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise ValueError("base: expected a Hugging Face id (owner/name) or a diffusers folder with model_index.json in "
+                         f"ComfyUI's models/diffusers, came {name[:80]!r}")
+    return name
+
+
+def output_loras() -> Path:
+    """Where finished adapters go; ComfyUI lists what is in there among its LoRAs."""
+    return Path(folder_paths.get_output_directory()) / "loras" / OWN
+
+
+def confine(paths: Iterable[Path]) -> None:
+    """Raises ValueError unless all files, links followed, lie in ComfyUI's input or output folder."""
+    allowed = [Path(folder).resolve() for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())]
+    for path in paths:
+        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
+            raise ValueError(f"expected images in ComfyUI's input or output folder, came {str(path)[:200]!r}; copy it there")
 
 
 def _inside(folder: Path, name: str) -> Path:

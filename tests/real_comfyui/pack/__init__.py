@@ -1,6 +1,8 @@
 """Nodes for the tests alone: tiny models of ComfyUI's own classes, and what an adapter changes in one."""
 import dataclasses
+import json
 import os
+import pathlib
 
 import comfy.ldm.flux.model
 import comfy.lora
@@ -18,6 +20,18 @@ FLUX = {"image_model": "flux", "in_channels": 4, "out_channels": 4, "vec_in_dim"
 QWEN = {"image_model": "qwen_image", "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,
         "num_attention_heads": 2, "joint_attention_dim": 8, "axes_dims_rope": (4, 6, 6)}
 
+EMBEDDED = pathlib.Path(__file__).resolve().parents[3] / "arr_core/miniature/flux/transformer/config.json"
+
+
+def embedded_flux():
+    """The embedded FLUX's sizes, in ComfyUI's words."""
+    sizes = json.loads(EMBEDDED.read_text())
+    channels = sizes["in_channels"] // 4
+    return {**FLUX, "in_channels": channels, "out_channels": channels, "vec_in_dim": sizes["pooled_projection_dim"],
+            "context_in_dim": sizes["joint_attention_dim"], "num_heads": sizes["num_attention_heads"],
+            "hidden_size": sizes["num_attention_heads"] * sizes["attention_head_dim"], "depth": sizes["num_layers"],
+            "depth_single_blocks": sizes["num_single_layers"], "axes_dim": sizes["axes_dims_rope"]}
+
 
 class TinyModel(io.ComfyNode):
     """A model of ComfyUI's class with a handful of weights."""
@@ -25,14 +39,15 @@ class TinyModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(node_id="TestTinyModel", category="tests", outputs=[io.Model.Output()],
-                         inputs=[io.Combo.Input("family", options=["flux", "qwen", "other"])])
+                         inputs=[io.Combo.Input("family", options=["flux", "embedded flux", "qwen", "other"])])
 
     @classmethod
     def execute(cls, family):
         if family == "other":
             model = torch.nn.Module()
         else:
-            kind, config = {"flux": ("Flux", FLUX), "qwen": ("QwenImage", QWEN)}[family]
+            kind = "QwenImage" if family == "qwen" else "Flux"
+            config = {"flux": FLUX, "embedded flux": embedded_flux(), "qwen": QWEN}[family]
             fields = {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)} | {"image_model"}
             config = {name: value for name, value in config.items() if kind != "Flux" or name in fields}  # older: fewer
             settings = getattr(comfy.supported_models, kind)(config)

@@ -1,0 +1,233 @@
+"""ARRTrainRPO in a real ComfyUI, on the embedded world: train, stop, go on, outlive a killed server."""
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from real_comfyui.server import error_of, serving
+from safetensors.torch import load_file
+
+from arr_core.config import load_config
+from arr_core.training.events import history, read_events
+
+# Updates of a fraction of a second.
+SMALL = """
+rollout.prompts_per_update = 2   # the rest is the preset's
+rollout.micro_batch = 4
+rollout.steps: 2
+run.save_every = 2
+validation.every = 2
+validation.count = 2
+validation.images = 2
+"""
+
+
+def node(**inputs) -> dict:
+    return {"class_type": "ARRTrainRPO", "inputs": {
+        "preset": "miniature", "run_name": "small", "updates": 3, "prompts": "", "prompts_file": "(none)",
+        "start_adapter": "(none)", "base": "", "run_seed": 0, "settings": SMALL, **inputs}}
+
+
+def folder(server, name: str) -> Path:
+    return server.base / "output/ARR-RPO/runs" / name
+
+
+def events(server, name: str) -> list[dict]:
+    path = folder(server, name) / "events.jsonl"
+    return read_events(path) if path.is_file() else []
+
+
+def until(what, timeout: float = 60) -> None:
+    end = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def until_update(server, name: str, update: int) -> None:
+    until(lambda: history(events(server, name)).update >= update)
+
+
+@pytest.fixture(scope="module")
+def trained(server):
+    """The outputs of a run of three updates, whose results feed stock nodes and our loader."""
+    graph = {
+        "train": node(), "model": {"class_type": "TestTinyModel", "inputs": {"family": "embedded flux"}},
+        "save": {"class_type": "SaveLoRA", "inputs": {"lora": ["train", 0], "prefix": "loras/stock"}},
+        "loss": {"class_type": "LossGraphNode", "inputs": {"loss": ["train", 1], "filename_prefix": "loss"}},
+        "stock": {"class_type": "LoraModelLoader", "inputs": {
+            "model": ["model", 0], "lora": ["train", 0], "strength_model": 1.0, "bypass": False}},
+        "stock change": {"class_type": "TestSaveChange", "inputs": {"model": ["stock", 0], "name": "stock.safetensors"}},
+        "ours": {"class_type": "ARRLoadAdapter", "inputs": {
+            "model": ["model", 0], "adapter": "run: small", "strength": 1.0, "alpha": 0.0}},
+        "our change": {"class_type": "TestSaveChange", "inputs": {"model": ["ours", 0], "name": "ours.safetensors"}},
+        "steps": {"class_type": "TestShow", "inputs": {"value": ["train", 2]}},
+        "summary": {"class_type": "TestShow", "inputs": {"value": ["train", 4]}},
+        "info": {"class_type": "TestShow", "inputs": {"value": ["ours", 2]}}}
+    # The run that our loader names is not there yet when the graph is checked: a first graph makes it.
+    server.run({name: part for name, part in graph.items() if name not in ("ours", "our change", "info")})
+    return server.run(graph)
+
+
+def test_a_training_ends_with_an_adapter_a_loss_and_a_sentence(server, trained):
+    assert trained["steps"]["text"] == [3]
+    assert "held-out prompts" in trained["summary"]["text"][0] and "report.html" in trained["summary"]["text"][0]
+    (picture,) = trained["train"]["images"]
+    assert Image.open(server.base / picture["type"] / picture["filename"]).width == 960
+    assert [event["event"] for event in events(server, "small")][-1] == "measure"
+    assert (server.base / "output/loras/ARR-RPO/small.safetensors").is_file()
+    assert load_config(str(folder(server, "small") / "config.yaml")).rollout.steps == 2
+
+
+def test_the_results_feed_the_stock_nodes(server, trained):
+    assert trained["loss"]["images"]
+    (saved,) = (server.base / "output/loras").glob("stock*.safetensors")
+    assert any(name.endswith("lora_A.weight") for name in load_file(saved))
+
+
+def test_the_stock_loader_and_ours_change_the_model_alike(server, trained):
+    stock, ours = (load_file(server.base / "output" / f"{name}.safetensors") for name in ("stock", "ours"))
+    assert stock.keys() == ours.keys() and any(change.abs().max() > 0 for change in ours.values())
+    for key in ours:
+        assert (stock[key] - ours[key]).abs().max() < 1e-6
+    count = len(json.loads((folder(server, "small") / "adapter/adapter_config.json").read_text())["target_modules"])
+    assert f"modules matched: {count} of {count}" in trained["info"]["text"][0]
+
+
+def test_a_finished_run_is_not_started_again_but_can_be_trained_further(server, trained):
+    graph = {"train": node(run_name="small "), "steps": {"class_type": "TestShow", "inputs": {"value": ["train", 2]}}}
+    begun = sum(event["event"] == "started" for event in events(server, "small"))
+    assert server.run(graph)["steps"]["text"] == [3]
+    assert sum(event["event"] == "started" for event in events(server, "small")) == begun
+    graph["train"]["inputs"]["updates"] = 4
+    assert server.run(graph)["steps"]["text"] == [4]
+    assert [event["update"] for event in events(server, "small") if event["event"] == "resumed"] == [3]
+
+
+def test_a_run_keeps_its_settings(server, trained):
+    message = server.fail({"train": node(run_seed=5, updates=9)})
+    assert "a resumed run keeps its settings; changed here: run.seed" in message
+
+
+def test_cancel_finishes_the_update_and_saves_and_run_goes_on(server):
+    graph = {"train": node(run_name="stopped", updates=5000)}
+    prompt = server.queue(graph)
+    until_update(server, "stopped", 1)
+    server.http("/interrupt", {})
+    assert error_of(server.wait(prompt)) == "interrupted"
+    stopped = history(events(server, "stopped"))
+    assert stopped.state == "stopped" and stopped.checkpoints[-1]["update"] == stopped.update
+    assert not (folder(server, "stopped") / "trainer.pid").exists()
+    graph["train"]["inputs"]["updates"] = stopped.update + 2
+    graph["steps"] = {"class_type": "TestShow", "inputs": {"value": ["train", 2]}}
+    assert server.run(graph)["steps"]["text"] == [stopped.update + 2]
+    assert [event["update"] for event in events(server, "stopped") if event["event"] == "resumed"] == [stopped.update]
+
+
+def test_a_second_cancel_ends_it_at_once_and_the_last_checkpoint_is_kept(server):
+    slow = SMALL.replace("prompts_per_update = 2", "prompts_per_update = 512").replace("micro_batch = 4", "micro_batch = 64")
+    prompt = server.queue({"train": node(run_name="killed", updates=5000, settings=slow.replace("every = 2", "every = 1"))})
+    until_update(server, "killed", 1)
+    until(lambda: history(events(server, "killed")).checkpoints)
+    server.http("/interrupt", {})
+    time.sleep(0.5)
+    server.http("/interrupt", {})
+    begun = time.monotonic()
+    assert error_of(server.wait(prompt)) == "interrupted"
+    assert time.monotonic() - begun < 3
+    assert history(events(server, "killed")).state == "open"  # it had no time for a last word
+    assert (folder(server, "killed") / "checkpoints/1").is_dir()
+
+
+def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
+    (server.base / "input/prompts.txt").write_text("a red circle left of a blue square\ntwo green squares\none red circle\n")
+    text = node(run_name="text", updates=1, prompts="a red circle left of a blue square\n\ntwo green squares\none red circle")
+    file = node(run_name="file", updates=1, prompts_file="prompts.txt")
+    server.run({"text": text, "file": file})
+    for name in ("text", "file"):
+        started = next(event for event in events(server, name) if event["event"] == "started")
+        assert (started["prompts"], started["validation_prompts"]) == (2, 1)
+    changed = node(run_name="text", updates=2, prompts="other prompts\nother prompts than before\nand more")
+    assert "changed here: data.train" in server.fail({"text": changed})
+
+
+def test_a_loss_that_cannot_be_drawn_draws_nothing(server):
+    graph = {"train": node(run_name="one", updates=1),
+             "loss": {"class_type": "LossGraphNode", "inputs": {"loss": ["train", 1], "filename_prefix": "one"}}}
+    assert "loss" not in server.run(graph)
+
+
+@pytest.mark.parametrize("inputs, words", [
+    ({"run_name": "../../escape"}, "run_name: expected a name of letters"),
+    ({"run_name": "/tmp/escape"}, "run_name: expected a name of letters"),
+    ({"run_name": ""}, "run_name: expected a name of letters"),
+    ({"prompts_file": "../judges.yaml"}, "leads out of it"),
+    ({"prompts_file": "/etc/passwd"}, "leads out of it"),
+    ({"start_adapter": "../../../x.safetensors"}, "file of ComfyUI's loras folders"),
+    ({"start_adapter": "run: ../x"}, "that is no path"),
+    ({"base": "/etc"}, "base: expected a Hugging Face id"),
+    ({"base": "../../somewhere"}, "base: expected a Hugging Face id"),
+    ({"settings": "run.output_dir = /tmp"}, "run.output_dir cannot be set here"),
+    ({"settings": "run.trackers = [wandb]"}, "run.trackers cannot be set here"),
+    ({"settings": "judge.rubric = /etc/passwd"}, "judge.rubric cannot be set here"),
+    ({"settings": "judge.profile = other"}, "judge.profile cannot be set here"),
+    ({"settings": "policy.base = /x"}, "policy.base cannot be set here"),
+    ({"settings": "adapter.start = /x"}, "adapter.start cannot be set here"),
+    ({"settings": "--resume /x"}, "settings, line 1: expected section.field = value"),
+    ({"settings": "rollout.steps = none"}, "--rollout.steps: expected"),
+    ({"settings": "rollout.stepz = 3"}, "unknown field; did you mean rollout.steps?"),
+    ({"preset": "flux"}, "prompts: expected prompts for the preset flux"),
+    ({"preset": "qwen-image-edit", "prompts": "make it red"}, "images: expected the images that the instructions"),
+])
+def test_wrong_and_hostile_input_is_an_error_that_says_what_to_do(server, inputs, words):
+    assert words in server.fail({"train": node(**{"run_name": "refused", **inputs})})
+    assert not list(server.base.glob("**/escape*"))
+
+
+def test_images_of_a_data_file_must_lie_in_comfyuis_folders(server, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
+    record = {"source_image": str(tmp_path / "secret.png"), "instruction": "make it red"}
+    (server.base / "input/edits.jsonl").write_text(json.dumps(record))
+    message = server.fail({"train": node(preset="qwen-image-edit", run_name="refused", prompts_file="edits.jsonl")})
+    assert "expected images in ComfyUI's input or output folder" in message
+
+
+def test_what_can_be_set_takes_no_path():
+    """A field of a later version that takes a path must not slip into what a workflow may say."""
+    import ast
+
+    from arr_core.settings import TrainConfig
+
+    source = (Path(__file__).resolve().parents[2] / "nodes/run.py").read_text()
+    settable = next(ast.literal_eval(statement.value) for statement in ast.parse(source).body
+                    if isinstance(statement, ast.Assign) and statement.targets[0].id == "SETTABLE")
+    for section, fields in settable.items():
+        known = TrainConfig.model_fields[section].annotation.model_fields
+        for name in known if fields is None else [field for field in fields if field in known]:
+            assert "Path" not in str(known[name].annotation), f"{section}.{name}"
+
+
+def test_a_killed_server_leaves_no_child_and_loses_nothing(tmp_path):
+    graph = {"train": node(run_name="orphan", updates=5000)}
+    with serving(tmp_path) as server:
+        server.queue(graph)
+        until_update(server, "orphan", 1)
+        server.stop(signal.SIGKILL)
+        until(lambda: history(events(server, "orphan")).state == "stopped", 30)
+    reached = history(events(server, "orphan")).update
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\ncase \"$*\" in *hungry*) echo 'torch.OutOfMemoryError: CUDA out of memory.'; exit 1;; esac\n"
+                    f"echo ours >> {tmp_path}/interpreter\nexec {sys.executable} \"$@\"\n")
+    fake.chmod(0o755)
+    with serving(tmp_path, ARR_PYTHON=str(fake)) as server:
+        graph["train"]["inputs"]["updates"] = reached + 1
+        server.run(graph)
+        assert [event["update"] for event in events(server, "orphan") if event["event"] == "resumed"] == [reached]
+        assert (tmp_path / "interpreter").read_text() == "ours\n"
+        message = server.fail({"train": node(run_name="hungry")})
+        assert "ran out of memory" in message and "run keeps its settings" in message
