@@ -28,8 +28,6 @@ from arr_core.training.events import read_events  # noqa: E402
 from arr_core.training.intervals import wilson  # noqa: E402
 
 T2I, EDIT = "miniature", "miniature-edit"
-RPO = ["--objective.algorithm", "rpo", "--objective.kl_coefficient", "0", "--rollout.sampler", "flow", "--rollout.eta", "0.7",
-       "--objective.advantage", "centred"]
 SWAPPED = ["--objective.reward_preferred", "-0.1", "--objective.reward_dispreferred", "1.0"]
 
 
@@ -38,35 +36,58 @@ def flags(**fields: object) -> list[str]:
     return [word for name, value in fields.items() for word in (f"--{name.replace('__', '.')}", str(value))]
 
 
-def tables() -> dict[str, list[tuple[str, str, list[str]]]]:
-    """Rows by table: label, preset, further flags."""
-    both = [("T2I", T2I), ("edit", EDIT)]
-    main = [(f"{task}: trained", preset, []) for task, preset in both]
-    main += [(f"{task}: rewards swapped", preset, [*SWAPPED, *flags(run__updates=30)]) for task, preset in both]
-    main += [(f"{task}: KL coefficient 100", preset, flags(objective__kl_coefficient=100, run__updates=30))
-             for task, preset in both]
-    objectives = [(f"{task}: {name}", preset, words) for task, preset in both
-                  for name, words in (("nft", []), ("rpo, equal judge calls", RPO))]
-    noise = []
-    for task, preset in both:
-        for share in (0.2, 0.3):
-            noise.append((f"{task}: {share:.0%} of the verdicts flipped", preset, flags(judge__flip_rate=share)))
-        for orders in ("true", "false"):
-            noise.append((f"{task}: position bias 40 %, {'both orders' if orders == 'true' else 'one order'}", preset,
-                          flags(judge__position_bias=0.4, judge__both_orders=orders)))
-    ablation = [("nft, as the preset", T2I, []), ("nft, shared noise", T2I, flags(rollout__shared_noise="true")),
-                ("nft, 4 steps", T2I, flags(rollout__steps=4, validation__steps=8)),
-                ("nft, no slow average", T2I, flags(objective__nft_decay=0)),
-                ("rpo, flow 0.7", T2I, RPO), ("rpo, raw rewards", T2I, [*RPO, *flags(objective__advantage="raw")]),
-                ("rpo, shared noise", T2I, [*RPO, *flags(rollout__shared_noise="true")]),
-                ("rpo, dance 0.3", T2I, [*RPO, *flags(rollout__sampler="dance", rollout__eta=0.3)]),
-                ("rpo, cps 0.8", T2I, [*RPO, *flags(rollout__sampler="cps", rollout__eta=0.8)]),
-                ("rpo, 4 steps", T2I, [*RPO, *flags(rollout__steps=4, validation__steps=8)])]
-    for clip in (1e-3, 1e-4):
-        ablation.append((f"rpo, clip {clip:g}, 4 optimizer steps", T2I,
-                         [*RPO, *flags(objective__clip_range=clip, objective__optimizer_steps=4)]))
-    ablation.append(("rpo, clip 0.2, 4 optimizer steps", T2I, [*RPO, *flags(objective__optimizer_steps=4)]))
-    return {"main": main, "objectives": objectives, "noise": noise, "ablation": ablation}
+# What made rpo learn here: both images from one noise, much noise on the way, and only the transitions that decide the
+# composition. The preset itself is nft.
+RPO = flags(objective__algorithm="rpo", rollout__sampler="flow", rollout__eta=1.0, rollout__shared_noise="true",
+            objective__trained_steps="[0,1,2,3]", optimizer__learning_rate=2e-3)
+SHORT = flags(run__updates=50)
+
+Row = tuple[str, str, list[str]]  # label, preset, further flags
+
+
+def tables() -> dict[str, list[Row]]:
+    """The rows of each table."""
+    return {"main": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in _main(task, preset)],
+            "objectives": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in (
+                (f"{task}: nft", preset, []), (f"{task}: rpo, equal judge calls", preset, RPO))],
+            "noise": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in _noise(task, preset)],
+            "ablation": _ablation()}
+
+
+def _main(task: str, preset: str) -> list[Row]:
+    return [(f"{task}: trained", preset, []),
+            (f"{task}: rewards swapped", preset, [*SWAPPED, *flags(run__updates=30)]),
+            (f"{task}: KL coefficient 100", preset, flags(objective__kl_coefficient=100, run__updates=30))]
+
+
+def _noise(task: str, preset: str) -> list[Row]:
+    rows = [(f"{task}: {name}, {share:.0%} of the verdicts flipped", preset, [*words, *flags(judge__flip_rate=share)])
+            for name, words in (("nft", []), ("rpo", RPO)) for share in (0.2, 0.3)]
+    rows.append((f"{task}: nft without its slow average, 20% flipped", preset,
+                 flags(judge__flip_rate=0.2, objective__nft_decay=0)))
+    return rows + [(f"{task}: nft, position bias 40%, {'both orders' if both == 'true' else 'one order'}", preset,
+                    flags(judge__position_bias=0.4, judge__both_orders=both)) for both in ("true", "false")]
+
+
+def _ablation() -> list[Row]:
+    def noisy(sampler: str, eta: float) -> list[str]:
+        return flags(rollout__sampler=sampler, rollout__eta=eta)
+
+    rows = [("nft, the preset", []), ("nft, shared noise", flags(rollout__shared_noise="true")),
+            ("nft, 4 steps", flags(rollout__steps=4, validation__steps=8)),
+            ("nft, no slow average", flags(objective__nft_decay=0)),
+            ("nft, no abstention", flags(judge__profile="eager")),
+            ("rpo, flow 1.0", RPO), ("rpo, raw rewards", [*RPO, *flags(objective__advantage="raw")]),
+            ("rpo, no abstention", [*RPO, *flags(judge__profile="eager")]),
+            ("rpo, noise not shared", [*RPO, *flags(rollout__shared_noise="false")]),
+            ("rpo, all transitions but the last", [*RPO, *flags(objective__trained_steps="null")]),
+            ("rpo, flow 0.7", [*RPO, *noisy("flow", 0.7)]), ("rpo, dance 0.3", [*RPO, *noisy("dance", 0.3)]),
+            ("rpo, dance 1.0", [*RPO, *noisy("dance", 1.0)]), ("rpo, cps 0.8", [*RPO, *noisy("cps", 0.8)]),
+            ("rpo, 4 steps", [*RPO, *flags(rollout__steps=4, validation__steps=8, objective__trained_steps="[0,1]")])]
+    four_steps = [*RPO, *flags(objective__optimizer_steps=4)]
+    rows += [(f"rpo, clip {clip:g}, 4 optimizer steps", [*four_steps, *flags(objective__clip_range=clip)])
+             for clip in (0.2, 1e-3, 1e-4)]
+    return [(label, T2I, [*words, *SHORT]) for label, words in rows]
 
 
 def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[str]) -> dict:
@@ -76,7 +97,9 @@ def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[st
                    "--run.threads", "1", "--run.seed", str(seed), "--run.save_every", "100000",
                    "--validation.every", "100000", "--validation.count", "64", "--validation.images", "0", *words, *extra]
         start = time.monotonic()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        judges = Path(folder) / "judges.yaml"
+        judges.write_text("eager: {kind: miniature, threshold: 0.5}\n")  # it abstains from nothing
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ARR_JUDGES": str(judges)}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                    text=True)
         error = process.stderr.read()
@@ -94,7 +117,7 @@ def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[st
             "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
 
 
-def row(results: list[dict]) -> str:
+def row(label: str, results: list[dict]) -> str:
     """One line of Markdown for the runs of a label."""
     def pooled(side: str) -> str:
         count = sum(result[side]["count"] for result in results)
@@ -107,7 +130,7 @@ def row(results: list[dict]) -> str:
 
     outside = [result["policy"]["outside_change"] for result in results]
     change = f"{sum(outside) / len(outside):.1f}" if outside[0] is not None else "-"
-    return (f"| {results[0]['label']} | {len(results)} | {pooled('base')} | {pooled('policy')} | {change} | "
+    return (f"| {label} | {len(results)} | {pooled('base')} | {pooled('policy')} | {change} | "
             f"{mean('updates'):.0f} | {mean('judge_calls'):.0f} | {mean('undecided') / mean('pairs'):.0%} | "
             f"{mean('cpu_minutes'):.1f} |")
 
@@ -122,26 +145,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="only rows whose label holds this text")
-    parser.add_argument("--results", type=Path, default=None, help="JSON lines; default benchmarks/results/TABLE.jsonl")
+    parser.add_argument("--results", type=Path, default=None, help="JSON lines; default benchmarks/results.jsonl")
     args, extra = parser.parse_known_args()
-    path = args.results or ROOT / "benchmarks" / "results" / f"{args.table}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = args.results or ROOT / "benchmarks" / "results.jsonl"
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rows = [item for item in tables()[args.table] if args.only in item[0]]
-    known = {(result["label"], result["seed"], tuple(result["flags"])) for result in done}
+    known = {(result["preset"], result["seed"], tuple(result["flags"])) for result in done}
     todo = [(label, preset, words, seed, extra) for seed in range(args.seeds) for label, preset, words in rows
-            if (label, seed, tuple(words + extra)) not in known]
+            if (preset, seed, tuple(words + extra)) not in known]
     with ThreadPoolExecutor(args.jobs) as pool:
         for result in pool.map(lambda item: run_one(*item), todo):
             done.append(result)
             with path.open("a") as file:
                 file.write(json.dumps(result) + "\n")
-            print(row([result]), file=sys.stderr, flush=True)
+            print(row(result["label"], [result]), file=sys.stderr, flush=True)
     print(HEADER)
-    for label, _, words in rows:
-        results = [result for result in done if result["label"] == label and result["flags"] == words + extra]
+    for label, preset, words in rows:
+        results = [result for result in done if (result["preset"], result["flags"]) == (preset, words + extra)]
         if results:
-            print(row(results))
+            print(row(label, results))
 
 
 if __name__ == "__main__":

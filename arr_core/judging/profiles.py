@@ -41,7 +41,8 @@ class Profile(BaseModel):
         "reasons", description="reasons: findings, then a verdict in words. logits: one token, the probability of A "
                                "against B; cheap, calibrated by asking both orders; needs log-probabilities")
     votes: int = Field(1, ge=1, le=99, description="reasons: replies to each question, of which more than half must agree")
-    threshold: float = Field(0.0, ge=0, lt=1, description="Abstain below this share of the votes, or probability (logits)")
+    threshold: float = Field(0.0, ge=0, lt=1, description=(
+        "Abstain below this share of the votes, or probability (logits, miniature)"))
     temperature: float = Field(0.0, ge=0, le=2, description="Of the reply; votes are drawn at 0.7 where this is 0")
     max_tokens: int = Field(1024, ge=16, description="Of one reply. Models that think first need several thousand")
     max_side: int = Field(1024, ge=16, description="Larger pictures are made smaller, to so many pixels on a side")
@@ -72,7 +73,7 @@ class Profile(BaseModel):
             return "expected members, the names of two different profiles or more"
         if self.votes > 1 and self.mode == "logits":
             return "votes are for mode reasons; logits give a probability by themselves"
-        if self.threshold and self.mode == "reasons" and self.votes == 1:
+        if self.threshold and self.mode == "reasons" and self.votes == 1 and self.kind != "miniature":
             return "a threshold needs a confidence: votes of 2 or more, or mode logits"
         if self.max_cost and not (self.price_per_million_tokens or self.price_per_million_reply_tokens):
             return "max_cost needs price_per_million_tokens"
@@ -158,7 +159,7 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
     if profile.kind == "miniature":
         from ..miniature.judge import MiniatureClient
 
-        return MiniatureClient()
+        return MiniatureClient(threshold=profile.threshold or 0.55)
     if profile.kind == "human":
         from .human import HumanClient
 

@@ -74,13 +74,13 @@ class MiniatureVLM:
 class MiniatureClient:
     """The embedded judge behind the client's seam: a picture's score is the mean over the rubric's criteria.
 
-    It looks at one picture (and for an edit its source) at a time, so the order of a pair cannot sway it; two pictures
-    whose scores lie within ``margin`` are a tie.
+    It looks at one picture (and for an edit its source) at a time, so the order of a pair cannot sway it. Its confidence
+    is 1/2 and half of the scores' difference; below ``threshold`` it abstains.
     """
 
-    def __init__(self, folder=None, margin: float = 0.1, vlm: MiniatureVLM | None = None):
+    def __init__(self, folder=None, threshold: float = 0.55, vlm: MiniatureVLM | None = None):
         self.vlm = vlm or MiniatureVLM.load(folder or FOLDER / "judge")
-        self.margin, self.identity = margin, f"miniature:margin={margin}"
+        self.threshold, self.identity = threshold, f"miniature:threshold={threshold}"
         self._free = asyncio.Lock()
 
     async def ask(self, questions) -> list[Opinion]:
@@ -104,9 +104,10 @@ class MiniatureClient:
         difference = sum(first) / len(first) - sum(second) / len(second)
         findings = tuple((criterion, f"first {p:.0%}, second {s:.0%}")
                          for criterion, p, s in zip(q.rubric.statements, first, second, strict=True))
-        if abs(difference) < self.margin:
+        confidence = min(1.0, 0.5 + abs(difference) / 2)
+        if difference == 0 or confidence < self.threshold:
             return Opinion(None, "both meet the criteria equally", findings, latency_s=latency)
         at = max(range(len(first)), key=lambda i: abs(first[i] - second[i]))
         better = "first" if difference > 0 else "second"
         return Opinion(0 if difference > 0 else 1, f"more likely in the {better}: {q.rubric.statements[at]}", findings,
-                       confidence=min(1.0, 0.5 + abs(difference) / 2), latency_s=latency)
+                       confidence=confidence, latency_s=latency)
