@@ -54,6 +54,15 @@ class PreferencePair:
     tags: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True)
+class Exemplar:
+    """A prompt or instruction, why people chose as they did, and criteria that an expert would write."""
+
+    prompt: str
+    rationale: str
+    criteria: tuple[str, ...] = ()
+
+
 def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Example]:
     """Prompts ("t2i": .txt with one a line, .jsonl, .json) or edits ("edit": .jsonl, .json), at least one.
 
@@ -104,6 +113,21 @@ def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePai
                 if name not in (*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")}
         pairs.append(PreferencePair(record.text(TEXT), images, rank.index(1) if labelled else None, source, tags))
     return pairs
+
+
+def load_exemplars(path: str | Path) -> list[Exemplar]:
+    """Curated examples of a .json list or .jsonl file, at least one: text, ``rationale``, and perhaps a list ``criteria``.
+
+    Pictures beside them are not read, so that labelled pairs with a rationale will do. Raises DataError.
+    """
+    exemplars = []
+    for record in _records(Path(path)):
+        criteria = record.values.get("criteria", [])
+        if not isinstance(criteria, list) or not all(isinstance(line, str) and line.strip() for line in criteria):
+            raise record.error("criteria", "a list of texts", _show(criteria))
+        exemplars.append(Exemplar(record.text(TEXT), record.text(("rationale",)),
+                                  tuple(" ".join(line.split()) for line in criteria)))
+    return exemplars
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -197,7 +221,7 @@ class _Record:
             raise self.error(name, "the path of an image", _show(value))
         path = self.file.parent / value
         if path not in self.sound:
-            fault = _image_fault(path)
+            fault = image_fault(path)
             if fault:
                 raise self.error(name, f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
                                  f"{fault}: {path}")
@@ -210,7 +234,7 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _image_fault(path: Path) -> str | None:
+def image_fault(path: Path) -> str | None:
     """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
     try:
         with Image.open(path, formats=FORMATS) as image:

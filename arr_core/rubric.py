@@ -120,7 +120,8 @@ def _describe(options: argparse.Namespace) -> int:
     if options.output:
         rubric.save(options.output)
         print(f"\nrubric  {options.output}\nNothing has verified it; labelled pairs would: "
-              f"python -m arr_core.judge evaluate PAIRS --rubric {shlex.quote(str(options.output))}")
+              f"python -m arr_core.judge evaluate PAIRS --judge {shlex.quote(options.judge)} "
+              f"--rubric {shlex.quote(str(options.output))}")
     return 0
 
 
@@ -146,8 +147,12 @@ def _show(options: argparse.Namespace) -> int:
 
 def shown(rubric: Rubric) -> list[str]:
     """The lines about a rubric: what it is, what a judge reads, where it comes from."""
+    from .rubrics.provenance import edited
+
     task = {"t2i": "text to image", "edit": "image editing"}[rubric.task]
     lines = [f"{rubric.name} ({task}, {rubric.language}, hash {rubric.content_hash})", "", *rubric.text.splitlines()]
+    if edited(rubric):
+        lines += ["", "Edited since it was made: what follows is about the rubric as it was."]
     if rubric.provenance:
         width = max(map(len, rubric.provenance))
         lines += ["", *(f"{name.replace('_', ' '):<{width}}  {'unknown' if value is None else value}"
@@ -174,7 +179,8 @@ class _Bar:
         if step.stage != self.stage:
             self.__exit__()
             self.stage, self.counts = step.stage, {}
-            self.bar = tqdm(total=step.total, desc=step.stage, unit="pair", dynamic_ncols=True, disable=None)
+            self.bar = tqdm(total=step.total, desc=step.stage, unit="pair" if step.total > 1 else "call",
+                            dynamic_ncols=True, disable=None)
             if self.bar.disable:
                 print(f"{step.stage}: {step.total} to do", file=sys.stderr, flush=True)
         if step.note:

@@ -8,8 +8,8 @@ from .built_in import BUILT_IN
 from .rubric import Rubric, RubricError, Theme, load_rubric
 
 if TYPE_CHECKING:
+    from ..data import Exemplar, load_exemplars
     from .describing import from_description, from_description_async
-    from .examples import Exemplar, load_exemplars
     from .making import Outcome, Step, from_pairs, from_pairs_async
 
 __all__ = ["BUILT_IN", "Exemplar", "Outcome", "Rubric", "RubricError", "Step", "Theme", "from_description",
@@ -19,6 +19,7 @@ __all__ = ["BUILT_IN", "Exemplar", "Outcome", "Rubric", "RubricError", "Step", "
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import describing, examples, making
+    from .. import data
+    from . import describing, making
 
-    return next(getattr(module, name) for module in (describing, examples, making) if hasattr(module, name))
+    return next(getattr(module, name) for module in (data, describing, making) if hasattr(module, name))

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..data import Exemplar
 from ..judging.chat import Chat
 from .asking import Asker, NoAnswer
 from .blocking import blocking
-from .examples import Exemplar
 from .prompts import THEMES_SCHEMA, describe_messages, read_themes
 from .provenance import of_description
 from .rubric import Rubric, RubricError, Task
@@ -33,5 +33,5 @@ async def from_description_async(text: str, chat: Chat, *, task: Task, language:
     except NoAnswer as error:
         raise RubricError(f"no rubric came from {chat.identity}: {error}") from None
     name = " ".join(text.split())
-    return Rubric(name=name if len(name) <= 60 else f"{name[:57]}...", task=task, language=language, themes=themes,
-                  provenance=of_description(chat.identity, text, len(examples)))
+    rubric = Rubric(name=name if len(name) <= 60 else f"{name[:57]}...", task=task, language=language, themes=themes)
+    return rubric.model_copy(update={"provenance": of_description(rubric, chat.identity, text, len(examples))})

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data import PreferencePair, open_image
+from ..data import Exemplar, PreferencePair, open_image
 from ..judging.chat import Chat
 from ..judging.evaluate import NO_RUBRIC
 from ..judging.judge import Pair
 from ..judging.verdict import Verdict
 from .asking import Asker, NoAnswer, append_line
 from .blocking import blocking
-from .examples import Exemplar
 from .held_out import Comparison, compare_judges
 from .prompts import THEMES_SCHEMA, read_themes, structure_messages
 from .provenance import of_pairs, sentence
@@ -109,7 +108,7 @@ async def from_pairs_async(pairs: Sequence[PreferencePair], chat: Chat, *, task:
             candidate = Rubric(name=name, task=task, language=language, themes=themes)
             comparison = await job.check(held, candidate)
             candidate = candidate.model_copy(update={"provenance": of_pairs(
-                chat.identity, seeds, outcomes, len(selected), comparison, len(examples))})
+                candidate, chat.identity, seeds, outcomes, len(selected), comparison, len(examples))})
     better = comparison is not None and comparison.better
     return Outcome(candidate if better else None, candidate, fault or sentence(comparison), tuple(seeds), tuple(held),
                    tuple(outcomes), tuple(selected), comparison, asker.calls, asker.remembered, asker.tokens, asker.cost)

@@ -9,6 +9,7 @@ from typing import Any
 from .. import __version__
 from ..data import PreferencePair
 from .held_out import Comparison, right, wrong
+from .rubric import Rubric
 from .splitting import data_hash
 from .writing import PairOutcome
 
@@ -25,7 +26,7 @@ def sentence(comparison: Comparison) -> str:
             f"{failed}")
 
 
-def of_pairs(model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[PairOutcome], structured: int,
+def of_pairs(rubric: Rubric, model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[PairOutcome], structured: int,
              comparison: Comparison, examples: int) -> dict[str, Any]:
     """Where a rubric from labelled pairs comes from, and how the judge did with it on held-out pairs."""
     endings = Counter(outcome.ending for outcome in outcomes)
@@ -34,21 +35,26 @@ def of_pairs(model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[Pai
         figures |= {f"held_out_accuracy{suffix}": _rounded(side.accuracy.value),
                     f"held_out_coverage{suffix}": _rounded(side.coverage.value),
                     f"flip_rate{suffix}": _rounded(side.flip_rate.value)}
-    return {"made_from": "labelled pairs", **_common(model, examples), "seed_pairs": len(seeds),
+    return {"made_from": "labelled pairs", **_common(rubric, model, examples), "seed_pairs": len(seeds),
             "seed_data_hash": data_hash(seeds),
             **{f"pairs_{ending}": endings[ending] for ending in ("kept", "refined", "discarded", "failed")},
             "criteria_structured": structured, "held_out_pairs": comparison.with_rubric.pairs, **figures,
             "beats_judge_without_rubric": comparison.better, "p_value": _rounded(comparison.p_value)}
 
 
-def of_description(model: str, text: str, examples: int) -> dict[str, Any]:
+def of_description(rubric: Rubric, model: str, text: str, examples: int) -> dict[str, Any]:
     """Where a rubric from a description comes from."""
-    return {"made_from": "a description", "description": text[:2000], **_common(model, examples)}
+    return {"made_from": "a description", "description": text[:2000], **_common(rubric, model, examples)}
 
 
-def _common(model: str, examples: int) -> dict[str, Any]:
+def edited(rubric: Rubric) -> bool:
+    """Whether the rubric is another than the one that its provenance is about: somebody has improved it by hand."""
+    return rubric.provenance.get("rubric_hash") not in (None, rubric.content_hash)
+
+
+def _common(rubric: Rubric, model: str, examples: int) -> dict[str, Any]:
     today = datetime.now(timezone.utc).date().isoformat()
-    return {"model": model, "date": today, "version": __version__, "examples": examples}
+    return {"model": model, "date": today, "version": __version__, "rubric_hash": rubric.content_hash, "examples": examples}
 
 
 def _rounded(value: float | None) -> float | None:

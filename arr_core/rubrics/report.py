@@ -60,8 +60,10 @@ def _headline(outcome: Outcome, name: str) -> str:
              told.get("model"), plural(len(outcome.pairs), "seed pair"), f"{figure(len(outcome.held_out))} held out",
              told.get("date")]
     shown = "".join(f"<span>{text(fact)}</span>" for fact in facts if fact)
-    if outcome.rubric:
+    if outcome.rubric and outcome.comparison.p_value <= 0.05:
         tone, verdict = "good", "Kept: the rubric makes the judge better."
+    elif outcome.rubric:
+        tone, verdict = "warn", "Kept: the judge did better with the rubric, on too few pairs to be sure."
     elif outcome.candidate:
         tone, verdict = "bad", "Not kept: nothing shows that the rubric makes the judge better."
     else:
@@ -76,8 +78,7 @@ def _because(comparison: Comparison | None) -> str:
         return ""
     sure = (f"Of {comparison.gained + comparison.lost} pairs that changed, {comparison.gained} changed for the better; chance "
             f"alone is at least as uneven with probability {comparison.p_value:.2g}.")
-    few = " That is weak evidence: more held-out pairs would tell." if comparison.better and comparison.p_value > 0.05 else ""
-    return f'<p class="because">{text(sure + few)}</p>'
+    return f'<p class="because">{text(sure)}</p>'
 
 
 def _tiles(outcome: Outcome) -> str:

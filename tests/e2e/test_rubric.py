@@ -142,17 +142,30 @@ def test_a_killed_job_goes_on_and_pays_nothing_twice(user):
 
 
 def test_a_server_with_faults_costs_pairs_and_never_the_job(user):
-    dice = random.Random(3)
+    """Each prompt has its fault, on every reply; what is left is enough. A sound server later makes the rest good."""
+    faults = dict(zip([f"cup {n}\n" for n in range(8)], [
+        error(500, Retry_After="0.01"), CLOSED, "no JSON", "", "[1, 1]", Reply(body=b"{}"), Reply(None), '{"criteria": ["x"]}'],
+        strict=True))
 
     def shaky(request: Request):
-        faults = [error(500), CLOSED, "no JSON", "", "[1, 1]", Reply(status=200, body=b"{}")]
-        return dice.choice(faults) if dice.random() < 0.15 else mind(request)
+        return next((fault for prompt, fault in faults.items() if f"prompt:\n{prompt}" in f"{request.text}\n"), mind(request))
 
     with OpenAIServer(shaky) as server:
         profile(server, user)
         done = rubric(*PAIRS, user=user)
-        assert done.returncode in (0, 1), done.stderr
-        assert "Traceback" not in done.stderr
+        assert done.returncode == 0, done.stderr
+    said = load_rubric(user / "rubric.json").provenance
+    failed = [line for line in map(json.loads, (user / "rubric.work/pairs.jsonl").open()) if line["ending"] == "failed"]
+    assert {f"{line['prompt']}\n" for line in failed} <= set(faults)
+    assert len(failed) == said["pairs_failed"] >= 4 and all(line["reason"] for line in failed)
+    assert "more failed" in done.stdout and said["seed_pairs"] + said["held_out_pairs"] < len(PROMPTS)
+    (user / "rubric.json").unlink()
+    with OpenAIServer(mind) as server:
+        profile(server, user)
+        assert rubric(*PAIRS, user=user).returncode == 0
+        asked_about = {prompt for prompt in PROMPTS for text in written(server) if f"prompt:\n{prompt}\n" in f"{text}\n"}
+    assert {f"{prompt}\n" for prompt in asked_about} == {f"{line['prompt']}\n" for line in failed}
+    assert load_rubric(user / "rubric.json").provenance["pairs_failed"] == 0
 
 
 @pytest.mark.parametrize("options, said", [({"key": "another"}, "refuses the key"), ({"model": "other"}, "knows no model")])
@@ -214,6 +227,16 @@ def test_what_is_shown_can_be_edited_by_hand_and_read_again(user):
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d\. ", line)]
     (user / "mine.txt").write_text("\n".join(lines), encoding="utf-8")
     assert load_rubric(user / "mine.txt", "edit").content_hash == load_rubric(user / "mine.json").content_hash
+
+
+def test_figures_of_a_rubric_that_was_edited_are_not_taken_for_its_own(user):
+    with OpenAIServer(mind) as server:
+        profile(server, user)
+        assert rubric(*PAIRS, user=user).returncode == 0
+    assert "Edited since" not in rubric("show", "rubric.json", user=user).stdout
+    (user / "rubric.json").write_text((user / "rubric.json").read_text().replace("The picture is dark.", "It is night."))
+    shown = rubric("show", "rubric.json", user=user).stdout
+    assert "It is night." in shown and "Edited since it was made" in shown
 
 
 @pytest.mark.parametrize("words, said", [

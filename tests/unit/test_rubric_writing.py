@@ -8,11 +8,11 @@ import pytest
 from doubles.rubric_model import COMPARING, FILLERS, VAGUE, ScriptedChat, answer
 from PIL import Image
 
+from arr_core.data import Exemplar, load_exemplars
 from arr_core.judging.chat import Reply
 from arr_core.judging.judge import Pair
 from arr_core.judging.verdict import JudgeError
 from arr_core.rubrics.asking import Asker, NoAnswer, append_line, question_key
-from arr_core.rubrics.examples import Exemplar, load_exemplars
 from arr_core.rubrics.prompts import comparison, read_criteria, read_themes
 from arr_core.rubrics.writing import REFINEMENTS, write_criteria
 
@@ -256,12 +256,13 @@ def test_lines_are_appended_whole(tmp_path):
 
 def test_examples_are_read(tmp_path):
     file = tmp_path / "examples.jsonl"
-    file.write_text('{"prompt": "a bus", "rationale": " red "}\n{"query": "b", "rationale": "r", "criteria": ["c", "d"]}\n')
+    file.write_text('{"prompt": "a bus", "rationale": " red "}\n'
+                    '{"query": "b", "source_image": "not-there.png", "rationale": "r", "criteria": ["c", " d\\n"]}\n')
     assert load_exemplars(file) == [Exemplar("a bus", "red"), Exemplar("b", "r", ("c", "d"))]
 
 
 @pytest.mark.parametrize("record, said", [
-    ('{"prompt": "a"}', "rationale"), ('{"prompt": "a", "rationale": 3}', "rationale"),
+    ('{"prompt": "a"}', "1: rationale"), ('{"prompt": "a", "rationale": 3}', "1: rationale"),
     ('{"prompt": "a", "rationale": "b", "criteria": "c"}', "criteria"),
     ('{"prompt": "a", "rationale": "b", "criteria": [" "]}', "criteria"), ('{"rationale": "b"}', "query"),
 ])
