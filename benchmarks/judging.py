@@ -21,6 +21,7 @@ from doubles.slow_server import slow_server  # noqa: E402
 from arr_core.judging import Judge, Pair  # noqa: E402
 from arr_core.judging.openai_chat import OpenAIChat  # noqa: E402
 from arr_core.judging.pairwise import PairwiseClient  # noqa: E402
+from arr_core.judging.pictures import data_uri  # noqa: E402
 from arr_core.rubrics import BUILT_IN  # noqa: E402
 
 IN_FLIGHT, DELAY_S = 64, 0.2
@@ -51,7 +52,9 @@ def openai_alone(url: str, requests: int, size: int) -> tuple[float, float]:
         await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
         wall, cpu = time.monotonic(), time.process_time()
         await asyncio.gather(*(one() for _ in range(requests)))
-        return time.monotonic() - wall, time.process_time() - cpu
+        taken = time.monotonic() - wall, time.process_time() - cpu
+        await client.close()
+        return taken
 
     return asyncio.run(ask())
 
@@ -69,8 +72,6 @@ def main() -> None:
     with slow_server(DELAY_S) as url:
         for side in options.side:
             images = tuple(Image.effect_noise((side, side), 40 + place).convert("RGB") for place in (0, 1))
-            from arr_core.judging.pictures import data_uri
-
             size = sum(len(data_uri(image, 1024)) for image in images)
             judged = min(through_the_judge(url, options.requests, images) for _ in range(options.repeats))
             alone = min(openai_alone(url, options.requests, size) for _ in range(options.repeats))

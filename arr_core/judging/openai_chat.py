@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from .pictures import Pictures
 from .verdict import JudgeError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
+CONNECTIONS = 8  # of one pool, which looks at every idle connection of its own for every request
 NO_KEY = "none"  # what is sent to a server that needs none
 
 # How servers say that a model is blind: vLLM, SGLang, OpenAI, OpenRouter, LM Studio, Ollama, llama.cpp.
@@ -50,8 +52,10 @@ class OpenAIChat:
         if self.extra:
             self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
         http = getattr(openai, "DefaultAsyncHttpx2Client", None) or openai.DefaultAsyncHttpxClient
-        self._client = openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=retries,
-                                          http_client=http(follow_redirects=False))
+        self._clients = [openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=retries,
+                                            http_client=http(follow_redirects=False))
+                         for _ in range(math.ceil(concurrency / CONNECTIONS))]
+        self._turn = itertools.cycle(self._clients)
         self._key, self._pictures = api_key, Pictures(max_side)
         self._ready, self._free = asyncio.Semaphore(2 * concurrency), asyncio.Semaphore(concurrency)
         self._reached, self._fatal, self._gave_log_probs = False, None, False
@@ -60,7 +64,8 @@ class OpenAIChat:
         self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
 
     async def close(self) -> None:
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
 
     async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
                        temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
@@ -125,7 +130,7 @@ class OpenAIChat:
         while True:
             try:
                 # The typed completion would be made of whatever comes; plain JSON is checked where it is read.
-                content = await asyncio.wait_for(self._client.post(
+                content = await asyncio.wait_for(next(self._turn).post(
                     "/chat/completions", cast_to=object, body={**body, **form.fields(wishes)}), self._limit_s)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 weaker = None if _BLIND.search(error.message) else form.weaker(wishes, error.message)

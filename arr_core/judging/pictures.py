@@ -9,6 +9,8 @@ from collections import OrderedDict
 
 from PIL import Image
 
+SMALL = 256 * 256  # pixels up to which a digest is made faster than a thread is reached
+
 
 def smaller(image: Image.Image, max_side: int) -> Image.Image:
     """The picture in RGB, at most ``max_side`` pixels wide and high."""
@@ -35,7 +37,8 @@ class Pictures:
 
     async def uri(self, image: Image.Image) -> str:
         """The data URI; both orders of a pair ask at the same time, and one of them makes it."""
-        key = await asyncio.to_thread(_content, image)
+        small = image.width * image.height <= SMALL
+        key = _content(image) if small else await asyncio.to_thread(_content, image)
         if key in self._made:
             self._made.move_to_end(key)
             return self._made[key]
