@@ -1,0 +1,127 @@
+"""The estimate before a job and the page after it."""
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from doubles.rubric_model import ScriptedChat
+from PIL import Image
+
+from arr_core.data import PreferencePair
+from arr_core.rubrics import from_pairs
+from arr_core.rubrics.estimate import estimate
+from arr_core.rubrics.report import MOST_CARDS, write_report
+from arr_core.rubrics.writing import Attempt, PairOutcome
+
+HOSTILE = "<script>alert('a')</script> & \"b\" \ud800"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Ten labelled pairs of pictures of 56 x 84 pixels, whose darker one was liked."""
+    made = []
+    for number, prompt in enumerate(["a cup", "hard 2 cup", "hopeless cup", *(f"cup {n}" for n in range(7))]):
+        files = tmp_path / f"{number}-dark.png", tmp_path / f"{number}-light.png"
+        for file, grey in zip(files, (40, 200), strict=True):
+            Image.new("RGB", (56, 84), (grey, grey, number)).save(file)
+        made.append(PreferencePair(prompt, files, 0))
+    return made
+
+
+@pytest.fixture
+def outcome(pairs, tmp_path):
+    return from_pairs(pairs[:7], ScriptedChat(), task="t2i", folder=tmp_path / "work", held_out=pairs[7:])
+
+
+def page(outcome, tmp_path, name: str = "cups") -> str:
+    return write_report(outcome, tmp_path / "page.html", name).read_text(encoding="utf-8")
+
+
+# --- the estimate, by hand ------------------------------------------------------------------------------------------
+
+def test_calls_tokens_and_money(pairs):
+    said = estimate(pairs[:7], pairs[7:], price=10.0, reply_price=40.0)
+    assert (said.least, said.most) == (3 * 7 + 1 + 4 * 3, 18 * 7 + 1 + 4 * 3)
+    assert said.expected == 29 + 1 + 12  # 7 pairs, 3 calls each, a third of a refinement more
+    images = 7 * 12 * 3 * 1.335 + 3 * 12 * 4  # 2 x 3 patches an image, two images a pair
+    assert said.prompt_tokens == round(images + 700 * 42) and said.reply_tokens == 350 * 42
+    assert said.cost == pytest.approx((said.prompt_tokens * 10 + said.reply_tokens * 40) / 1e6)
+    assert said.text == ("about 42 calls (34 to 139), 30,000 prompt tokens and 15,000 reply tokens; about 0.89 at the "
+                         "profile's price")
+
+
+def test_an_estimate_without_a_price_names_none(pairs):
+    said = estimate(pairs[:7], pairs[7:])
+    assert said.cost is None and said.text.endswith("the profile has no price")
+
+
+def test_large_images_are_counted_as_they_are_sent(pairs):
+    for file in pairs[0].images:
+        with Image.open(file) as image:
+            image.resize((2240, 1120)).save(file)
+    small = estimate(pairs[1:2], [])
+    large = estimate(pairs[:1], [], side=560)
+    assert large.prompt_tokens - small.prompt_tokens == pytest.approx((20 * 10 - 6) * 2 * 3 * 1.335, abs=1)
+
+
+def test_an_estimate_holds_for_a_job(pairs, outcome):
+    said = estimate(pairs[:7], pairs[7:])
+    assert said.least <= outcome.calls <= said.most
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+def test_the_page_says_what_became_of_every_pair_and_why(pairs, outcome, tmp_path):
+    text = page(outcome, tmp_path)
+    assert outcome.sentence in text and outcome.rubric.content_hash in text
+    assert all(f">{pair.prompt}<" in text for pair in pairs[:7])
+    assert text.count('<p class="tag') == 7
+    places = [text.index(f">{prompt}<") for prompt in ("hopeless cup", "hard 2 cup", "a cup")]
+    assert places == sorted(places)  # what gave trouble comes first
+    assert "6 attempts that did not do" in text and "2 attempts that did not do" in text
+    assert "the verifier could not decide (the two orders disagree), after 5 refinements" in text
+    assert "quality number 2" in text and "chose OTHER" in text
+
+
+def test_the_preferred_picture_is_framed(outcome, tmp_path):
+    assert page(outcome, tmp_path).count('<figure class="preferred">') == 7
+
+
+def test_the_page_is_whole_by_itself_and_runs_nothing(outcome, tmp_path):
+    text = page(outcome, tmp_path)
+    assert "default-src 'none'" in text and "<script" not in text
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)|url\(|@import""", text)
+
+
+def test_hostile_text_stays_text(outcome, tmp_path):
+    attempt = Attempt((HOSTILE,), HOSTILE, HOSTILE)
+    spoiled = replace(
+        outcome, sentence=HOSTILE, selected=(HOSTILE,), pairs=(replace(outcome.pairs[0], prompt=HOSTILE), *outcome.pairs[1:]),
+        outcomes=(PairOutcome("discarded", (attempt,), HOSTILE), *outcome.outcomes[1:]))
+    text = page(spoiled, tmp_path, HOSTILE)
+    assert "<script>" not in text and text.count("&lt;script&gt;") >= 8
+
+
+def test_an_image_that_went_missing_spoils_no_page(outcome, tmp_path):
+    outcome.pairs[0].images[0].unlink()
+    outcome.pairs[1].images[0].write_bytes(b"no image")
+    assert page(outcome, tmp_path).count("picture missing") == 2
+
+
+def test_many_pairs_make_no_endless_page(outcome, tmp_path):
+    many = replace(outcome, pairs=outcome.pairs * 20, outcomes=outcome.outcomes * 20)
+    text = page(many, tmp_path)
+    assert text.count('<p class="tag') == MOST_CARDS and "80 more pairs in pairs.jsonl" in text
+
+
+def test_few_held_out_pairs_are_not_called_proof(outcome, tmp_path):
+    assert outcome.comparison.p_value == 0.25
+    assert "on too few pairs to be sure" in page(outcome, tmp_path)
+
+
+def test_a_job_without_a_rubric_has_a_page_too(pairs, tmp_path):
+    chat = ScriptedChat(lambda text, pictures: "no")
+    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "other")
+    text = page(outcome, tmp_path)
+    assert "No rubric came of these pairs." in text and "no JSON in the reply (7 times)" in text
