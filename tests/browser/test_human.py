@@ -1,0 +1,398 @@
+"""The human judge in a real browser: keys and buttons pressed, verdicts that arrive, and pages that may not answer."""
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from arr_core.judge import main
+from arr_core.judging import Judge, JudgeError, Pair
+from arr_core.judging.human import HumanClient
+from arr_core.judging.profiles import make_client
+from arr_core.rubrics import Rubric
+
+RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.", "It is not <b>dull</b>."))
+BRIGHT, DARK, SOURCE = (Image.new("RGB", (64, 48), (level, 60, 60)) for level in (250, 20, 120))
+
+
+@contextlib.contextmanager
+def human(settle_s: float = 0.3, **settings):
+    with Judge(HumanClient(settle_s=settle_s), RUBRIC, **settings) as judge:
+        yield judge
+
+
+def pairs(count: int, source=None) -> list[Pair]:
+    """Image a is the bright one where the number is even."""
+    return [Pair(f"prompt {n}", *(BRIGHT, DARK)[::1 if n % 2 == 0 else -1], source) for n in range(count)]
+
+
+def until(tab, expression: str, *arguments) -> None:
+    """Wait until the page says so. (The page's own policy forbids it to be asked by playwright's wait_for_function.)"""
+    end = time.monotonic() + 20
+    while not tab.evaluate(expression, *arguments):
+        assert time.monotonic() < end, f"{expression} {arguments}: {tab.inner_text('body')}"
+        time.sleep(0.02)
+
+
+def shown(tab, prompt: str) -> None:
+    """Wait until this pair can be judged: its pictures are there."""
+    until(tab, "prompt => document.getElementById('prompt').textContent === prompt && ready", prompt)
+
+
+def bright_side(tab) -> str:
+    """The key of the brighter picture, by the pixels that the browser shows."""
+    red = tab.evaluate("""() => ['left', 'right'].map(side => {
+        const image = document.querySelector('#' + side + ' img'), canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 1;
+        const context = canvas.getContext('2d');
+        context.drawImage(image, 0, 0, 1, 1);
+        return context.getImageData(0, 0, 1, 1).data[0]; })""")
+    assert sorted(red) == [20, 250]
+    return "1" if red[0] > red[1] else "2"
+
+
+def test_keys_give_the_verdicts_that_the_person_saw(tab):
+    """Six pairs; the person always takes the brighter one, whichever side it is on, and finds the last two equal."""
+    with human() as judge:
+        future = judge.submit(pairs(6))
+        tab.goto(judge.client.url)
+        for number in range(4):
+            shown(tab, f"prompt {number}")
+            tab.keyboard.press(bright_side(tab))
+        for number in (4, 5):
+            shown(tab, f"prompt {number}")
+            tab.keyboard.press("0")
+        verdicts = future.result(timeout=20)
+        assert [verdict.preferred for verdict in verdicts] == ["a", "b", "a", "b", None, None]
+        assert not any(verdict.failed for verdict in verdicts)
+        assert {len(verdict.opinions) for verdict in verdicts} == {1}
+        until(tab, "document.getElementById('word').textContent.startsWith('Waiting for pairs')")
+
+
+def test_sides_are_drawn_anew_and_hide_which_is_a(tab):
+    sides = []
+    with human() as judge:
+        judge.submit([Pair(f"prompt {n}", BRIGHT, DARK) for n in range(24)])
+        tab.goto(judge.client.url)
+        for number in range(24):
+            shown(tab, f"prompt {number}")
+            sides.append(bright_side(tab))
+            tab.keyboard.press("1")
+    assert set(sides) == {"1", "2"}
+
+
+def test_a_reload_loses_nothing_and_shows_the_same_sides(tab):
+    with human() as judge:
+        future = judge.submit(pairs(3))
+        tab.goto(judge.client.url)
+        shown(tab, "prompt 0")
+        tab.keyboard.press(bright_side(tab))
+        shown(tab, "prompt 1")
+        before = bright_side(tab)
+        for _ in range(4):
+            tab.reload()
+            shown(tab, "prompt 1")
+            assert bright_side(tab) == before
+        assert tab.text_content("#count") == "1 answered, 2 waiting"
+        for number in (1, 2):
+            shown(tab, f"prompt {number}")
+            tab.keyboard.press(bright_side(tab))
+        assert [verdict.preferred for verdict in future.result(timeout=20)] == ["a", "b", "a"]
+
+
+def test_undo_takes_answers_back_until_they_are_handed_on(tab):
+    with human(settle_s=1.5) as judge:
+        future = judge.submit(pairs(2))
+        tab.goto(judge.client.url)
+        for number in range(2):
+            shown(tab, f"prompt {number}")
+            tab.keyboard.press("2" if bright_side(tab) == "1" else "1")  # both of them wrong
+        tab.wait_for_selector("#undo-last:visible")
+        tab.keyboard.press("Backspace")
+        shown(tab, "prompt 1")
+        tab.click("#undo")
+        shown(tab, "prompt 0")
+        assert tab.is_disabled("#undo")
+        for number in range(2):
+            shown(tab, f"prompt {number}")
+            tab.keyboard.press(bright_side(tab))
+        assert not future.done()
+        tab.wait_for_selector("#finish:visible")
+        tab.keyboard.press("Enter")
+        assert [verdict.preferred for verdict in future.result(timeout=1)] == ["a", "b"]
+
+
+def test_an_edit_shows_its_base_and_buttons_do_as_keys_do(tab):
+    with human() as judge:
+        future = judge.submit(pairs(2, SOURCE))
+        tab.goto(judge.client.url)
+        shown(tab, "prompt 0")
+        assert tab.text_content("#question") == "Which image carries out the instruction better?"
+        assert tab.evaluate("document.querySelector('#base img').naturalWidth") == 64
+        tab.click(f"#choose-{bright_side(tab)}")
+        shown(tab, "prompt 1")
+        tab.click("#choose-0")
+        assert [verdict.preferred for verdict in future.result(timeout=20)] == ["a", None]
+
+
+def test_text_is_text(tab):
+    hostile = "<img src=x onerror=alert(1)>\n</script><script>alert(2)</script>"
+    with human() as judge:
+        judge.submit([Pair(hostile, BRIGHT, DARK)])
+        tab.goto(judge.client.url)
+        shown(tab, hostile)
+        assert tab.text_content("#criteria") == "1. The image is bright.\n2. It is not <b>dull</b>."
+        assert tab.evaluate("document.querySelectorAll('#top img, #top b, #top script').length") == 0
+
+
+def test_a_key_pressed_twice_judges_one_pair(tab):
+    """The next pair's pictures are not there yet; a key that comes too early is not an answer to it."""
+    with human() as judge:
+        judge.submit(pairs(3))
+        tab.goto(judge.client.url)
+        shown(tab, "prompt 0")
+        tab.evaluate("""() => { for (let n = 0; n < 5; n++)
+            document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', bubbles: true})); }""")
+        shown(tab, "prompt 1")
+        time.sleep(0.2)
+        assert tab.text_content("#count") == "1 answered, 2 waiting"
+
+
+def test_several_groups_wait_side_by_side_and_each_comes_back_by_itself(tab):
+    with human() as judge:
+        first = judge.submit(pairs(1))
+        tab.goto(judge.client.url)
+        shown(tab, "prompt 0")
+        second = judge.submit([Pair("another", BRIGHT, DARK)])
+        until(tab, "document.getElementById('count').textContent === '0 answered, 2 waiting'")
+        tab.keyboard.press(bright_side(tab))
+        assert first.result(timeout=20)[0].preferred == "a"
+        assert not second.done()
+        shown(tab, "another")
+        tab.keyboard.press(bright_side(tab))
+        assert second.result(timeout=20)[0].preferred == "a"
+
+
+def test_closing_the_judge_ends_the_page_and_the_server(tab):
+    with human() as judge:
+        future, url = judge.submit(pairs(1)), judge.client.url
+        tab.goto(url)
+        shown(tab, "prompt 0")
+    until(tab, "document.getElementById('word').textContent.startsWith('The run has ended')")
+    assert future.cancelled() or future.exception() is not None
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url, timeout=5)
+
+
+def test_on_a_phone_everything_fits(chromium):
+    context = chromium.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
+    tab = context.new_page()
+    with human() as judge:
+        future = judge.submit(pairs(1, SOURCE))
+        tab.goto(judge.client.url)
+        shown(tab, "prompt 0")
+        assert tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [390, 760]
+        for name in ("#base", "#left", "#right", "#choose-1", "#choose-0", "#choose-2", "#undo"):
+            box = tab.locator(name).bounding_box()
+            assert box["y"] + box["height"] <= 760 and box["height"] >= 44, name
+        tab.tap(f"#choose-{bright_side(tab)}")
+        assert future.result(timeout=20)[0].preferred == "a"
+    context.close()
+
+
+# --- who may not answer -------------------------------------------------------------------------------------------
+
+def ask(url: str, path: str = "", body: dict | None = None, **headers) -> int:
+    """The status of a request that no browser made."""
+    request = urllib.request.Request(url + path, data=None if body is None else json.dumps(body).encode(),
+                                     headers={name.replace("_", "-"): value for name, value in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_who_does_not_know_the_address_or_comes_by_another_name_sees_nothing():
+    with human() as judge:
+        future, url = judge.submit(pairs(1)), judge.client.url
+        origin, host = url[:url.index("/", 8)], url.split("/")[2]
+        answer = {"number": 0, "choice": "1"}
+        assert url.startswith("http://127.0.0.1:") and len(url.split("/")[3]) >= 32
+        assert ask(url) == ask(url, "state?seen=-1") == 200
+        assert ask(f"{origin}/") == ask(f"{origin}/state") == ask(f"{origin}/wrong/state") == ask(url, "../state") == 404
+        for name in ("evil.example", f"evil.example:{host.split(':')[1]}", "127.0.0.1.evil.example", ""):
+            assert ask(url, Host=name) == 403
+            assert ask(url, "answer", answer, Host=name, Origin=f"http://{name}") == 403
+        assert ask(url, "answer", answer) == 403
+        for other in ("http://evil.example", "null", "http://localhost:3000", f"https://{host}"):
+            assert ask(url, "answer", answer, Origin=other) == 403
+        for bad in ({"number": 0}, {"number": True, "choice": "1"}, {"number": "0", "choice": "1"},
+                    {"number": 0, "choice": "3"}, {"number": 0, "choice": "1", "more": "x" * 2000}):
+            assert ask(url, "answer", bad, Origin=origin) == 400
+        time.sleep(0.5)
+        assert not future.done()
+        assert ask(url, "answer", {"number": 7, "choice": "1"}, Origin=origin) == 200  # no such card: nothing happens
+        assert ask(url, "answer", answer, Origin=origin) == 200
+        assert future.result(timeout=10)[0].decided
+
+
+def test_another_page_of_the_same_browser_cannot_answer(tab):
+    """A page of another site that has learned the whole address, token and all."""
+    with human() as judge:
+        future, url = judge.submit(pairs(1)), judge.client.url
+
+        class Evil(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+
+            def log_message(self, *_):
+                """Says nothing."""
+
+        evil = ThreadingHTTPServer(("127.0.0.1", 0), Evil)
+        threading.Thread(target=evil.serve_forever, daemon=True).start()
+        tab.goto(f"http://127.0.0.1:{evil.server_address[1]}/")
+        said = tab.evaluate("""async url => {
+            const body = JSON.stringify({number: 0, choice: "1"});
+            await fetch(url + "answer", {method: "POST", mode: "no-cors", body}).catch(() => null);
+            const seen = await fetch(url + "state").then(reply => reply.text()).catch(() => "unseen");
+            const frame = document.createElement("iframe");
+            frame.src = url;
+            document.body.append(frame);
+            await new Promise(resolve => frame.onload = resolve);
+            return seen; }""", url)
+        evil.shutdown()
+        assert said == "unseen"
+        time.sleep(0.5)
+        assert not future.done()
+        tab.faults.clear()  # the browser said that it refused
+
+
+def test_a_run_names_it_as_a_profile(capsys):
+    client = make_client("human")
+    with Judge(client, RUBRIC) as judge:
+        assert not judge.both_orders
+        assert capsys.readouterr().err == f"you are the judge: open {client.url}\n"
+
+
+def test_a_port_that_is_taken_is_named():
+    with human() as judge:
+        port = int(judge.client.url.split(":")[2].split("/")[0])
+        with pytest.raises(JudgeError, match=f"expected a free port for the page of the human judge, came {port}; "):
+            HumanClient(port)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two prompts: four images and three."""
+    for prompt, count in (("a red mug", 4), ("a blue hat", 3)):
+        folder = tmp_path / "images" / prompt
+        folder.mkdir(parents=True)
+        for number in range(count):
+            (BRIGHT if number % 2 == 0 else DARK).save(folder / f"{number}.png")
+    (tmp_path / "images" / "a blue hat" / "prompt.txt").write_text("a blue hat, 蓝色的帽子\n", encoding="utf-8")
+    return tmp_path / "images"
+
+
+class Label:
+    """The command in a thread, and the address that it printed."""
+
+    def __init__(self, capsys, *words):
+        self.status = None
+        self.thread = threading.Thread(target=self._run, args=(words,), daemon=True)
+        self.thread.start()
+        self.url, printed = None, ""
+        for _ in range(200):
+            printed += capsys.readouterr().err
+            if "open http" in printed and "/\n" in printed:
+                self.url = printed[printed.index("http"):].split()[0]
+                break
+            time.sleep(0.05)
+
+    def _run(self, words) -> None:
+        self.status = main(["label", *map(str, words)])
+
+    def end(self) -> int:
+        self.thread.join(timeout=20)
+        return self.status
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(tab, images, tmp_path, capsys):
+    output = tmp_path / "out" / "labels.jsonl"
+    output.parent.mkdir()
+    command = Label(capsys, images, "--output", output)
+    tab.goto(command.url)
+    shown(tab, "a blue hat, 蓝色的帽子")
+    assert tab.text_content("#count") == "1 of 4"
+    tab.keyboard.press(bright_side(tab))
+    until(tab, "document.getElementById('count').textContent === '2 of 4'")
+    assert lines(output) == [{"query": "a blue hat, 蓝色的帽子", "label_rank": [1, 2], "response": [
+        "../images/a blue hat/0.png", "../images/a blue hat/1.png"]}]
+    until(tab, "ready")
+    tab.keyboard.press("0")
+    shown(tab, "a red mug")
+    assert len(lines(output)) == 1 and len(lines(output.with_suffix(".ties.jsonl"))) == 1
+    tab.keyboard.press("Backspace")
+    until(tab, "document.getElementById('count').textContent === '2 of 4' && ready")
+    assert lines(output.with_suffix(".ties.jsonl")) == []
+    tab.keyboard.press("0")
+    # A second command, as after a kill: what is in the files is not asked again.
+    again = Label(capsys, images, "--output", output)
+    tab.goto(again.url)
+    for count in ("3 of 4", "4 of 4"):
+        until(tab, "count => document.getElementById('count').textContent === count && ready", count)
+        tab.keyboard.press(bright_side(tab))
+    tab.wait_for_selector("#finish:visible")
+    tab.click("#finish")
+    assert again.end() == 0
+    assert [record["label_rank"] for record in lines(output)] == [[1, 2]] * 3
+    assert main(["label", str(images), "--output", str(output)]) == 0
+    assert "all 4 pairs are labelled" in capsys.readouterr().out
+
+
+def test_a_file_of_pairs_is_labelled_with_its_tags_and_sources(tab, images, tmp_path, capsys):
+    SOURCE.save(tmp_path / "source.png")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({
+        "instruction": "make it red", "base_image": "source.png", "kind": "colour",
+        "output_images": ["images/a red mug/1.png", "images/a red mug/0.png"]}), encoding="utf-8")
+    command = Label(capsys, tmp_path / "pairs.jsonl", "--output", tmp_path / "labels.jsonl")
+    tab.goto(command.url)
+    shown(tab, "make it red")
+    tab.keyboard.press(bright_side(tab))
+    tab.wait_for_selector("#finish:visible")
+    tab.keyboard.press("Enter")
+    assert command.end() == 0
+    assert lines(tmp_path / "labels.jsonl") == [{
+        "query": "make it red", "source_image": "source.png", "label_rank": [2, 1], "kind": "colour",
+        "edited_images": ["images/a red mug/1.png", "images/a red mug/0.png"]}]
+
+
+def test_labels_that_cannot_be_written_are_not_taken(tab, images, tmp_path, capsys):
+    output = tmp_path / "labels.jsonl"
+    command = Label(capsys, images, "--output", output)
+    tab.goto(command.url)
+    shown(tab, "a blue hat, 蓝色的帽子")
+    output.mkdir()
+    tab.keyboard.press("1")
+    tab.wait_for_selector("#fault:visible")
+    assert tab.text_content("#count") == "1 of 4"
+    output.rmdir()
+    tab.keyboard.press("1")
+    until(tab, "document.getElementById('count').textContent === '2 of 4'")
+    assert len(lines(output)) == 1
+    tab.faults.clear()  # the browser said that there was a status 500
