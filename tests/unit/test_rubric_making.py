@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 
 import pytest
@@ -16,7 +17,7 @@ from arr_core.judging.verdict import JudgeError, Opinion, combine
 from arr_core.rubrics import RubricError, from_description, from_pairs, load_rubric
 from arr_core.rubrics.held_out import compare_judges, right, wrong
 from arr_core.rubrics.making import Step, from_pairs_async
-from arr_core.rubrics.selection import _greedy, select
+from arr_core.rubrics.selection import _greedy, _similarities, select
 from arr_core.rubrics.splitting import data_hash, split, without
 
 
@@ -110,6 +111,28 @@ def test_the_choice_reaches_what_greedy_choice_promises():
         chosen = _greedy(similarity, 3)
         assert len(set(chosen)) == 3
         assert worth[tuple(sorted(chosen))] >= (1 - 1 / np.e) * max(worth.values())
+
+
+def test_the_fast_choice_is_the_plain_one():
+    import numpy as np
+
+    for seed in range(20):
+        similarity = np.random.default_rng(seed).uniform(size=(30, 30)).round(1)  # many equals
+        covered, plain = np.zeros(30), []
+        for _ in range(8):
+            gains = [-1 if at in plain else round(float(np.maximum(row - covered, 0).sum()), 9)
+                     for at, row in enumerate(similarity)]
+            plain.append(int(np.argmax(gains)))
+            covered = np.maximum(covered, similarity[plain[-1]])
+        assert _greedy(similarity, 8) == plain
+
+
+def test_similarity_is_the_cosine_of_tf_idf_vectors():
+    """By hand: each text has the words a (in both) and one of its own, and one pair of words, also its own."""
+    common, own = math.log(3 / 3) + 1, math.log(3 / 2) + 1
+    expected = common**2 / (common**2 + 2 * own**2)
+    assert _similarities(["a b", "a c"])[0, 1] == pytest.approx(expected)
+    assert _similarities(["a b", "c d", "a b"]).tolist() == [[1, 0, pytest.approx(1)], [0, 1, 0], [pytest.approx(1), 0, 1]]
 
 
 def test_words_that_are_none_are_no_obstacle():
