@@ -133,7 +133,8 @@ class OpenAIChat:
                 content = await asyncio.wait_for(next(self._turn).post(
                     "/chat/completions", cast_to=object, body={**body, **form.fields(wishes)}), self._limit_s)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                weaker = None if _BLIND.search(error.message) else form.weaker(wishes, error.message)
+                final = _BLIND.search(error.message) or _TOO_FEW.search(error.message)
+                weaker = None if final else form.weaker(wishes, error.message)
                 if weaker is None:
                     raise
                 form = weaker

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import socket
 import threading
 import time
@@ -29,8 +30,8 @@ class Request:
 
     @cached_property
     def parts(self) -> list[dict]:
-        """The content parts of the last message, in order."""
-        return self.body["messages"][-1]["content"]
+        """The content parts of the question, in order; a repair question comes after it."""
+        return next(message["content"] for message in self.body["messages"] if message["role"] == "user")
 
     @property
     def text(self) -> str:
@@ -61,6 +62,9 @@ class Reply:
     cut: bool = False  # the connection, in the middle of the body
     drip_s: float = 0.0  # a byte now and then, for so long
     tokens: Any = 7
+    finish: str = "stop"
+    refusal: str | None = None
+    top: dict[str, float] | None = None  # log-probabilities of candidates for the first token
 
 
 def verdict(preferred: str, reason: str = "as scripted") -> str:
@@ -85,19 +89,61 @@ def brighter(request: Request) -> str:
     return verdict("tie" if first == second else "first" if first > second else "second")
 
 
+def brighter_letter(request: Request) -> Reply:
+    """The reply of a judge by letters: log-odds by brightness, and a liking of 3 for whatever is shown first."""
+    a, b = (ImageStat.Stat(request.pictures[name].convert("L")).mean[0] for name in "AB")
+    odds = (a - b) / 100 + 3
+    return Reply("A", top={"A": -math.log1p(math.exp(-odds)) - 0.1, " B": -math.log1p(math.exp(odds)) - 0.1, "The": -2.4})
+
+
 Answer = Callable[[Request], Reply | str] | Sequence[Reply | str]
+Refusal = Callable[[dict[str, Any]], str | None]
+
+
+def vllm(body: dict[str, Any]) -> str | None:
+    """vLLM takes every field that we send, up to --max-logprobs candidates."""
+    if body.get("top_logprobs", 0) > 20:
+        return f"Requested sample logprobs of {body['top_logprobs']}, which is greater than max allowed: 20"
+    return None
+
+
+def reasoning(body: dict[str, Any]) -> str | None:
+    """OpenAI's reasoning models: their words for each field that they do not take, and strict schemas."""
+    if "max_tokens" in body:
+        return ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+                "instead.")
+    if body.get("temperature", 1) != 1:
+        return "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
+    if "logprobs" in body:
+        return "You are not allowed to request logprobs from this model"
+    return strict(body.get("response_format", {}).get("json_schema", {}).get("schema", {}))
+
+
+def json_mode_only(body: dict[str, Any]) -> str | None:
+    """DeepSeek and others: JSON, without a schema."""
+    known = body.get("response_format", {}).get("type") in (None, "text", "json_object")
+    return None if known else "This response_format type is unavailable now"
+
+
+def strict(schema: dict[str, Any]) -> str | None:
+    """What OpenAI finds wrong with a strict schema: every object must name all of its properties and allow no others."""
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(schema["properties"]):
+            return f"Invalid schema for response_format 'reply': {sorted(schema['properties'])}"
+        return next(filter(None, map(strict, schema["properties"].values())), None)
+    return strict(schema["items"]) if schema.get("type") == "array" else None
 
 
 class OpenAIServer:
     """The server, as a context manager. ``answer`` makes a reply of a request, or is replayed, its last item for ever.
 
     ``key`` is the one key that it takes (401), ``model`` the one model it knows (404), ``schema`` whether it knows
-    response_format, ``refused`` the fields that it knows nothing of (400).
+    response_format, ``refused`` the fields that it knows nothing of (400), ``refuses`` what it says against a body (400).
     """
 
     def __init__(self, answer: Answer = brighter, *, key: str | None = None, model: str | None = None,
-                 schema: bool = True, refused: Sequence[str] = ()):
-        self.key, self.model = key, model
+                 schema: bool = True, refused: Sequence[str] = (), refuses: Refusal = lambda body: None):
+        self.key, self.model, self.refuses = key, model, refuses
         self.refused = {*refused, *([] if schema else ["response_format"])}
         self.requests: list[Request] = []
         self.in_flight = self.most_in_flight = 0
@@ -131,6 +177,8 @@ class OpenAIServer:
             return error(404, f"The model {request.body['model']} does not exist")
         if unknown := self.refused & set(request.body):
             return error(400, f"Unsupported parameter: {sorted(unknown)[0]}")
+        if refusal := self.refuses(request.body):
+            return error(400, refusal)
         said = self._answer(request) if callable(self._answer) else self._answer[min(number, len(self._answer) - 1)]
         return said if isinstance(said, Reply) else Reply(said)
 
@@ -196,8 +244,10 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
 
 def _completion(reply: Reply) -> bytes:
-    message = {"role": "assistant", "content": reply.content}
+    message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+    top = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in (reply.top or {}).items()]
+    log_probs = {"content": [{**top[0], "top_logprobs": top}]} if top else None
     return json.dumps({
         "id": "scripted", "object": "chat.completion", "created": 0, "model": "scripted",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": log_probs}],
         "usage": {"prompt_tokens": reply.tokens, "completion_tokens": 0, "total_tokens": reply.tokens}}).encode()
