@@ -1,6 +1,7 @@
 """One question to a chat model at a time, whose readable replies are remembered: a job that was killed pays nothing twice."""
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ class Asker:
     async def ask(self, messages: Sequence[dict[str, Any]], schema: dict[str, Any], read: Callable[[str], Value], *,
                   seed: int = 0) -> Value:
         """What ``read`` makes of the reply; it raises ValueError for a reply that says nothing. Raises NoAnswer."""
-        key = question_key(self.chat.identity, messages, seed)
+        # On a thread, as large pictures take some milliseconds, in which the loop has replies to take.
+        key = await asyncio.to_thread(question_key, self.chat.identity, messages, seed)
         if key in self._replies:
             self.remembered += 1
             return read(self._replies[key])
