@@ -67,8 +67,8 @@ class _Asked:
 class Judge:
     """Compares pairs under one rubric. Use as a context manager, or call ``close``.
 
-    ``submit`` returns at once: images are hashed, and thumbnails made, on threads of the judge's own. A question that
-    is in flight already is not asked again; whoever asks it too gets the same answer.
+    ``submit`` returns at once: images are hashed, and thumbnails made, on threads of the judge's own; a verdict does not
+    wait for thumbnails. A question that is in flight already is not asked again; whoever asks it too gets its answer.
     """
 
     def __init__(self, client: Client, rubric: Rubric, *, both_orders: bool = True, store: str | Path = ":memory:",
@@ -79,7 +79,8 @@ class Judge:
         self.flip_rate, self.position_bias = flip_rate, position_bias
         self.store = VerdictStore(store, shared=shared_file())
         self._pending: dict[str, asyncio.Future[Opinion | None]] = {}
-        self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-images")
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-work")
+        self._photographer = ThreadPoolExecutor(1, thread_name_prefix="judge-thumbnails")  # so that nobody waits for it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
@@ -106,6 +107,7 @@ class Judge:
             self._thread.join()
             self._loop.close()
             self._workers.shutdown()
+            self._photographer.shutdown()
             self.store.close()
 
     def compare(self, prompt: str, image_a: Image.Image, image_b: Image.Image,
@@ -122,9 +124,10 @@ class Judge:
 
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
         asked = await self._work(self._prepare, pairs, rubric)
+        if self.store.keeps_trail:
+            self._photographer.submit(self._keep_thumbnails, asked.images)
         claims: dict[str, asyncio.Future[Opinion | None]] = {}
         try:
-            pictures = self._work(self._thumbnails, asked.images)  # made while the judge thinks
             answers = await self._answers(dict(zip(asked.keys, asked.questions, strict=True)), claims)
             opinions, seen = [], set()
             for key in asked.keys:
@@ -133,7 +136,7 @@ class Judge:
             width = len(asked.keys) // len(pairs) if pairs else 1
             verdicts = [self._verdict(asked.keys[at:at + width], opinions[at:at + width])
                         for at in range(0, len(asked.keys), width)]
-            await self._work(self._record, asked, verdicts, answers, await pictures, rubric)
+            await self._work(self._record, asked, verdicts, answers, rubric)
             return verdicts
         finally:
             # Only now, when the answer is stored, may the next one who asks look for it there. Who waits for an answer
@@ -204,11 +207,10 @@ class Judge:
                 keys.append(hashlib.sha256(repr(content).encode()).hexdigest())
         return _Asked(questions, keys, hashes, images)
 
-    def _thumbnails(self, images: Mapping[bytes, Image.Image]) -> dict[bytes, bytes]:
-        return {key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)}
+    def _keep_thumbnails(self, images: Mapping[bytes, Image.Image]) -> None:
+        self.store.put({}, thumbnails={key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)})
 
-    def _record(self, asked: _Asked, verdicts: list[Verdict], answers: Mapping[str, Opinion],
-                thumbnails: Mapping[bytes, bytes], rubric: Rubric) -> None:
+    def _record(self, asked: _Asked, verdicts: list[Verdict], answers: Mapping[str, Opinion], rubric: Rubric) -> None:
         fresh = {key: (question.prompt, answers[key]) for key, question in zip(asked.keys, asked.questions, strict=True)
                  if not (answers[key].cached or answers[key].failure)}
         records, width = [], len(asked.keys) // max(1, len(verdicts))
@@ -216,7 +218,7 @@ class Judge:
             said = tuple(answers[key] if answers[key].failure else key for key in asked.keys[at * width:(at + 1) * width])
             records.append(Record(asked.questions[at * width].prompt, *images, rubric.content_hash, self.client.identity,
                                   verdict.preferred, verdict.reason, said))
-        self.store.put(fresh, records, thumbnails, (rubric.content_hash, rubric.name, rubric.text))
+        self.store.put(fresh, records, rubric=(rubric.content_hash, rubric.name, rubric.text))
 
     def _verdict(self, keys: Sequence[str], opinions: Sequence[Opinion]) -> Verdict:
         """The verdict of the orders of one pair, with the errors that are planted."""

@@ -123,6 +123,20 @@ def test_a_pair_of_edits_has_a_source(folder, alias):
     assert load_pairs(path) == [PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 1, folder / "c.webp")]
 
 
+def test_the_other_keys_of_a_pair_are_its_tags(folder):
+    record = {"query": "x", "response": ["a.png", "b.jpg"], "label_rank": [1, 2], "kind": "count",
+              "tags": ["hard"], "image_paths": None}
+    pair, = load_pairs(write_lines(folder, record))
+    assert pair.tags == {"kind": "count", "tags": ["hard"]}
+    assert pair == PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 0)
+
+
+def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
+    record = {"query": "x", "response": ["a.png", "b.jpg"], "label_rank": [1, 2]}
+    path = write_lines(folder, record, {name: value for name, value in record.items() if name != "label_rank"})
+    assert [pair.preferred for pair in load_pairs(path, labelled=False)] == [None, None]
+
+
 @pytest.mark.parametrize("change, message", [
     ({"label_rank": [1, 1]}, "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [1, 1]"),
     ({"label_rank": [0, 1]}, "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [0, 1]"),
@@ -174,7 +188,7 @@ def test_an_image_that_was_cut_off_is_found_before_training(folder, name):
 
 def test_an_image_is_checked_once(folder, monkeypatch):
     checked = []
-    monkeypatch.setattr(data, "_image_fault", checked.append)
+    monkeypatch.setattr(data, "image_fault", checked.append)
     load_examples(write_lines(folder, *[{"source_image": "a.png", "prompt": str(i)} for i in range(3)]), "edit")
     assert checked == [folder / "a.png"]
 
