@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
-from .data import DataError, Example, _image_fault, load_examples, load_split
+from .data import DataError, Example, image_fault, load_examples, load_split
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -226,7 +226,7 @@ def _single(prompt: str, source: Path | None, edits: bool) -> Example:
         raise ConfigError("--prompt: expected a text that is not empty")
     if edits and source is None:
         raise ConfigError("--prompt: expected --source IMAGE beside it, since this base edits images")
-    if source is not None and (fault := _image_fault(source)):
+    if source is not None and (fault := image_fault(source)):
         raise DataError(f"--source: expected an image of at least 16 pixels a side, came {fault}: {source}")
     return Example(prompt.strip(), source)
 
