@@ -11,7 +11,7 @@ from arr_core.policies.loading import PolicyError
 
 @pytest.fixture
 def without_a_gpu(monkeypatch):
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs pip install -e '.[nf4]'")
     from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
 
     monkeypatch.setattr(Quantizer, "validate_environment", lambda self, **_: None)
