@@ -59,6 +59,7 @@ class Profile(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="local: auto is bfloat16, on the CPU float32")
     batch_size: int = Field(8, ge=1, description="local: questions that go through the model together")
+    port: int = Field(0, ge=0, le=65535, description="human: port of the page, 0 takes a free one")
     members: tuple[str, ...] = Field((), description="panel: names of other profiles")
     rule: Literal["majority", "unanimous"] = Field(
         "majority", description="panel: more than half of all members must agree, or all of them")
@@ -163,7 +164,7 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
     if profile.kind == "human":
         from .human import HumanClient
 
-        return HumanClient()
+        return HumanClient(profile.port)
     if profile.kind == "panel":
         from .panel import Panel
 

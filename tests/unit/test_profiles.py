@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arr_core.judging.profiles import Profile, load_profile, make_client, profiles_file
+from arr_core.judging.panel import Panel
+from arr_core.judging.profiles import Profile, load_profile, make_chat, make_client, profiles_file
 from arr_core.judging.verdict import JudgeError
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -107,3 +108,73 @@ def test_a_server_without_a_key_gets_none_of_the_users(judges, monkeypatch):
     client = make_client("box")
     assert client.chat._clients[0].api_key == "none"
     assert str(client.chat._clients[0].base_url) == "http://box/v1/"
+
+
+@pytest.mark.parametrize("text, said", [
+    ("box: {kind: local}", "box: expected model, a folder or a name on the hub"),
+    ("box: {kind: panel}", "box: expected members, the names of two different profiles or more"),
+    ("box: {kind: panel, members: [one]}", "box: expected members, the names of two"),
+    ("box: {kind: panel, members: [one, one]}", "box: expected members, the names of two"),
+    ("box: {url: u, model: m, mode: logits, votes: 3}", "box: votes are for mode reasons"),
+    ("box: {url: u, model: m, threshold: 0.7}", "box: a threshold needs a confidence: votes of 2 or more, or mode logits"),
+    ("box: {url: u, model: m, max_cost: 3}", "box: max_cost needs price_per_million_tokens"),
+])
+def test_fields_that_do_not_fit_together_say_what_is_expected(judges, text, said):
+    path = judges(text)
+    assert fault("box").startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("fields, name", [
+    ("votes: 3", "votes=3"), ("mode: logits, threshold: 0.7", "threshold=0.7"), ("max_side: 512", "max_side=512"),
+    ("temperature: 0.3", "temperature=0.3"), ("max_tokens: 99", "max_tokens=99"),
+    ("chat_template: {enable_thinking: false}", "extra="), ("extra: {top_p: 0.5}", "extra="),
+])
+def test_what_may_change_an_answer_is_in_the_name_of_the_judge(judges, fields, name):
+    judges(f"box: {{url: 'http://box/v1', model: m, {fields}}}\nplain: {{url: 'http://box/v1', model: m}}")
+    assert name in make_client("box").identity and name not in make_client("plain").identity
+
+
+def test_what_changes_no_answer_is_not(judges):
+    judges("box: {url: 'http://box/v1', model: m, max_calls: 3, price_per_million_tokens: 2, max_cost: 1}\n"
+           "plain: {url: 'http://elsewhere/v1', model: m}")
+    assert make_client("box").identity == make_client("plain").identity
+    assert make_chat("box").identity == make_chat("plain").identity
+
+
+def test_settings_of_the_chat_template_and_more_fields_go_into_the_body(judges):
+    judges("box: {url: 'http://box/v1', model: m, chat_template: {enable_thinking: false}, extra: {top_p: 0.5}}")
+    assert make_chat("box").extra == {"chat_template_kwargs": {"enable_thinking": False}, "top_p": 0.5}
+
+
+def test_votes_are_drawn_at_the_profiles_temperature_or_a_useful_one(judges):
+    judges("box: {url: 'http://box/v1', model: m, votes: 3}\nhot: {url: 'http://box/v1', model: m, votes: 3, temperature: 1}")
+    assert (make_client("box").temperature, make_client("hot").temperature) == (0.7, 1.0)
+
+
+def test_a_panel_is_made_of_its_members(judges):
+    judges("one: {url: 'http://one/v1', model: m}\ntwo: {url: 'http://two/v1', model: n, mode: logits}\n"
+           "all: {kind: panel, members: [one, two], rule: unanimous}\n"
+           "twice: {kind: panel, members: [one, all]}\nlost: {kind: panel, members: [one, three]}")
+    panel = make_client("all")
+    assert (type(panel), panel.rule, len(panel.members)) == (Panel, "unanimous", 2)
+    assert panel.identity == f"panel:unanimous:[{make_client('one').identity}, {make_client('two').identity}]"
+    assert "twice: all is a panel; expected the names of single judges" in fault("twice", make_client)
+    assert "came 'three'" in fault("lost", make_client)
+
+
+@pytest.mark.parametrize("name", ["miniature", "human", "all"])
+def test_a_judge_that_writes_no_text_is_no_chat(judges, name):
+    judges("one: {url: 'http://one/v1', model: m}\nall: {kind: panel, members: [one, miniature]}")
+    assert "which writes no text; name a profile of kind openai or local" in fault(name, make_chat)
+
+
+def test_a_local_profile_loads_nothing_before_it_is_asked(judges):
+    judges("here: {kind: local, model: /no/such/folder, device: 'cuda:1', dtype: float16, batch_size: 3, max_side: 99}")
+    chat = make_chat("here")
+    assert (chat.name, chat.device, chat.dtype, chat.batch_size, chat.max_side) == (
+        "/no/such/folder", "cuda:1", "float16", 3, 99)
+    assert make_client("here").identity.startswith("local:/no/such/folder:float16:")
+
+
+def test_every_field_says_what_it_is_for():
+    assert all(field.description for field in Profile.model_fields.values())
