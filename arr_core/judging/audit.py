@@ -94,8 +94,8 @@ def _headline(name: str, shown: Sequence[Entry], sums: Sums) -> str:
     money = f", {sums.cost:,.2f} as priced" if sums.cost else ""
     tiles = [
         _tile("Decided", percent(decided.value) if whole else "\u2013", counts or "no verdict yet"),
-        _tile("The orders agree", percent(agree.value) if agree.of else "\u2013",
-              f"of {plural(agree.of, 'pair')} whose two replies name an image"),
+        *([_tile("The orders agree", percent(agree.value), f"of {plural(agree.of, 'pair')} whose two replies name an image")]
+          if agree.of else []),
         _tile("First position", percent(first.value) if first.of else "\u2013",
               f"of {plural(first.of, 'answer')} name the image shown first; "
               f"95 % interval {span(*first.interval)}; without bias 50 %", _bar(first)),

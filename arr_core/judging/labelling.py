@@ -67,6 +67,8 @@ class Labels:
     def __init__(self, path: Path):
         if path.suffix.lower() != ".jsonl":
             raise DataError(f"{path}: expected an output that ends in .jsonl; change --output")
+        if not path.absolute().parent.is_dir():
+            raise DataError(f"{path}: expected a file in a folder that is there; make the folder, or change --output")
         self.path, self.ties_path = path, path.with_suffix(".ties.jsonl")
         kept = [[] if not file.exists() or not file.stat().st_size else load_pairs(file, labelled=file == path)
                 for file in (path, self.ties_path)]

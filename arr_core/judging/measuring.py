@@ -19,6 +19,8 @@ from .profiles import load_profile, make_client
 
 def run(options: argparse.Namespace) -> int:
     """The exit status, after the tables have been printed. Raises DataError, RubricError, JudgeError."""
+    if options.output and not options.output.absolute().parent.is_dir():  # said before it costs anything
+        raise DataError(f"{options.output}: expected a file in a folder that is there; make the folder, or change --output")
     pairs = load_pairs(options.pairs)[:options.limit]
     task = task_of(pairs, options.pairs, options.task)
     small = load_profile(options.judge).kind == "miniature"

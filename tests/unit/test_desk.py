@@ -247,6 +247,8 @@ def test_what_cannot_be_labelled_is_named_in_one_line(pair, tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "x", "response": ["0.png", "1.png"]}))
     assert wrong(tmp_path, capsys, "pairs.jsonl", "labels.json") == (
         "/labels.json: expected an output that ends in .jsonl; change --output")
+    assert wrong(tmp_path, capsys, "pairs.jsonl", "no/labels.jsonl") == (
+        "/no/labels.jsonl: expected a file in a folder that is there; make the folder, or change --output")
     (tmp_path / "labels.jsonl").write_text("no labels")
     assert "labels.jsonl:1: expected one JSON object a line" in wrong(tmp_path, capsys, "pairs.jsonl")
 

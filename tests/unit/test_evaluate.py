@@ -234,6 +234,7 @@ def test_the_command_takes_a_rubric_of_the_users(pairs_file, scripted, tmp_path,
 @pytest.mark.parametrize(("words", "message"), [
     (["--judge", "nobody"], "judge.profile: expected one of human, miniature, came 'nobody'"),
     (["--judge", "human", "--task", "edit"], "expected pairs for the task 'edit', came pairs without a source image"),
+    (["--judge", "human", "--output", "no/measures.json"], "no/measures.json: expected a file in a folder that is there"),
     (["--judge", "human", "--rubric", "none.txt"], "none.txt: expected a rubric"),
 ], ids=str)
 def test_wrong_words_are_one_line(pairs_file, tmp_path, monkeypatch, capsys, words, message):
