@@ -97,7 +97,7 @@ def _generate(plan: Plan) -> None:
     if plan.adapter and (warning := base_warning(plan.adapter.family, plan.adapter.base, plan.settings.base)):
         print(f"warning: {warning}", file=sys.stderr)
     if plan.settings.base == "miniature":
-        _quiet()
+        quiet()
     bar = None
 
     def watch(done: int, total: int) -> None:
@@ -115,7 +115,7 @@ def _generate(plan: Plan) -> None:
     print(f"wrote {images} image{'s' * (images > 1)} and {', '.join(grids)} to {plan.output}")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """The embedded models load in a moment; their loading bars would only hide ours."""
     import diffusers
     import transformers
@@ -244,13 +244,13 @@ def _new_folder() -> Path:
     return folder
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """One line and status 2, as every other fault of the input."""
         self.exit(2, f"error: {message}; see --help\n")
 
 
-def _number(least: float, kind: type = int, most: float = 2**31):
+def number_from(least: float, kind: type = int, most: float = 2**31):
     """A reader of numbers from ``least`` to ``most`` for argparse."""
     def number(text: str):
         value = kind(text)
@@ -262,8 +262,29 @@ def _number(least: float, kind: type = int, most: float = 2**31):
     return number
 
 
+def add_sampling(parser: argparse.ArgumentParser, steps: int | None = 30) -> None:
+    """Add the options that say how images are sampled. ``steps`` is their default, None a run's own or 30."""
+    how = parser.add_argument_group("how to sample")
+    how.add_argument("--steps", type=number_from(1), default=steps, metavar="N",
+                     help=f"sampling steps (default: {steps or 'as in training, else 30'})")
+    how.add_argument("--guidance-scale", type=float, metavar="X", help="FLUX: embedded guidance (default: 3.5)")
+    how.add_argument("--true-cfg-scale", type=float, metavar="X",
+                     help="guidance by a second, negative call; 1 is off (default: 1, or the run's)")
+    how.add_argument("--negative-prompt", metavar="TEXT", help="text of the second call")
+    how.add_argument("--shift", type=number_from(1e-3, float), metavar="X",
+                     help="static shift of the noise schedule (default: 3, or the run's)")
+    how.add_argument("--height", type=int, metavar="N", help="pixels, a multiple of 16 (default: 512, or the run's)")
+    how.add_argument("--width", type=int, metavar="N",
+                     help="pixels; an edit keeps its source's shape at the area of height x width")
+    how.add_argument("--micro-batch", type=number_from(1), metavar="N",
+                     help="images in one call (default: as in training); lower it when memory runs out")
+    how.add_argument("--dtype", choices=("float32", "bfloat16"), help="number type of the base (default: bfloat16)")
+    how.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda, cuda:1, xpu (default: auto)")
+    how.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hugging Face base")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m arr_core.generate", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
         allow_abbrev=False,
         description="Make images (FLUX.1) or edits (Qwen-Image-Edit) from a base and an adapter, at the settings of\n"
@@ -279,36 +300,21 @@ def _parser() -> argparse.ArgumentParser:
         "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json), or miniature:heldout"))
     what.add_argument("--source", dest="source_image", type=Path, metavar="IMAGE",
                       help="with --prompt: the image that is edited")
-    what.add_argument("--limit", type=_number(1), metavar="N", help="only the first N prompts")
-    what.add_argument("--seed", type=_number(0, most=2**62), default=0, metavar="N",
+    what.add_argument("--limit", type=number_from(1), metavar="N", help="only the first N prompts")
+    what.add_argument("--seed", type=number_from(0, most=2**62), default=0, metavar="N",
                       help="seed of the noise (default: 0)")
-    what.add_argument("--count", type=_number(1), default=1, metavar="N",
+    what.add_argument("--count", type=number_from(1), default=1, metavar="N",
                       help="images for each prompt, with the seeds N, N+1, ... (default: 1)")
     adapter = parser.add_argument_group("adapter")
     adapter.add_argument("--adapter", type=Path, metavar="PATH", help=(
         "PEFT folder or .safetensors file in any usual layout (default: that of the run, else none)"))
     adapter.add_argument("--alpha", type=float, metavar="N",
                          help="lora_alpha it was trained with, for a file that does not record its strength")
-    adapter.add_argument("--strength", type=_number(-100, float, most=100), default=1.0, metavar="X",
+    adapter.add_argument("--strength", type=number_from(-100, float, most=100), default=1.0, metavar="X",
                          help="how much of the adapter: 0 is the base, 1 the adapter as trained (default: 1)")
     adapter.add_argument("--compare", action=argparse.BooleanOptionalAction, default=None,
                          help="also make every image without the adapter, same seed (default: for a run)")
-    how = parser.add_argument_group("how to sample")
-    how.add_argument("--steps", type=_number(1), default=30, metavar="N", help="sampling steps (default: 30)")
-    how.add_argument("--guidance-scale", type=float, metavar="X", help="FLUX: embedded guidance (default: 3.5)")
-    how.add_argument("--true-cfg-scale", type=float, metavar="X",
-                     help="guidance by a second, negative call; 1 is off (default: 1, or the run's)")
-    how.add_argument("--negative-prompt", metavar="TEXT", help="text of the second call")
-    how.add_argument("--shift", type=_number(1e-3, float), metavar="X",
-                     help="static shift of the noise schedule (default: 3, or the run's)")
-    how.add_argument("--height", type=int, metavar="N", help="pixels, a multiple of 16 (default: 512, or the run's)")
-    how.add_argument("--width", type=int, metavar="N",
-                     help="pixels; an edit keeps its source's shape at the area of height x width")
-    how.add_argument("--micro-batch", type=_number(1), metavar="N",
-                     help="images in one call (default: as in training); lower it when memory runs out")
-    how.add_argument("--dtype", choices=("float32", "bfloat16"), help="number type of the base (default: bfloat16)")
-    how.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda, cuda:1, xpu (default: auto)")
-    how.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hugging Face base")
+    add_sampling(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help=(
         "folder of the images and grid.png; nothing is overwritten (default: a new one, generated/001, 002, ...)"))
     return parser

@@ -10,8 +10,9 @@ from .judge_pair import ARRJudgePair
 from .load_adapter import ARRLoadAdapter
 from .rubric import ARRRubric
 from .train import ARRTrainRPO
+from .win_rate import ARRWinRate
 
-NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair, ARRTrainRPO]
+NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair, ARRTrainRPO, ARRWinRate]
 
 
 class Extension(ComfyExtension):

@@ -29,6 +29,20 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / OWN / "runs"
 
 
+def new_folder(kind: str) -> Path:
+    """A new folder of ours for one result, made: ``win rates/00001``, ``00002``, ..."""
+    parent, number = own_folder() / kind, 1
+    parent.mkdir(exist_ok=True)
+    while True:
+        folder = parent / f"{number:05d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
 def rubrics_folder() -> Path:
     """The folder of rubrics that nodes have written, whether or not it is there."""
     return Path(folder_paths.get_output_directory()) / OWN / "rubrics"

@@ -28,7 +28,7 @@ def training_picture(run: History, folder: Path) -> Image.Image:
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
     _chart(draw, run, font)
-    _examples(sheet, draw, images, folder, font)
+    _examples(sheet, draw, images, folder, font, {"source": "source", "base": "before", "policy": "after"})
     return sheet
 
 
@@ -61,12 +61,13 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), GOOD)
 
 
-def _examples(sheet: Image.Image, draw: ImageDraw.ImageDraw, images: list[dict], folder: Path, font) -> None:
+def _examples(sheet: Image.Image, draw: ImageDraw.ImageDraw, images: list[dict], folder: Path, font,
+              names: dict[str, str]) -> None:
+    """Rows of pictures in the order of ``names``, with the verdict and the prompt beside them."""
     from ..arr_core.data import open_image
     from ..arr_core.grid import wrapped
 
-    columns = ["source", "base", "policy"] if images and images[0].get("source") else ["base", "policy"]
-    names = {"source": "source", "base": "before", "policy": "after"}
+    columns = [name for name in names if name != "source" or images and images[0].get("source")]
     for at, name in enumerate(columns):
         draw.text((CHART + 2 * GAP + at * (SIDE + GAP), GAP), names[name], INK, font)
     for row, image in enumerate(images):
@@ -80,3 +81,45 @@ def _examples(sheet: Image.Image, draw: ImageDraw.ImageDraw, images: list[dict],
         draw.text((x, y), verdict, colour, font)
         for line, text in enumerate(wrapped(image["prompt"], font, WIDTH - x - GAP, lines=5)):
             draw.text((x, y + 20 + line * 18), text, PALE, font)
+
+
+def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image.Image:
+    """The picture of a win rate: the rate with its interval, the counts as one bar, and some of the pairs."""
+    from PIL import Image, ImageDraw
+
+    from ..arr_core.grid import font_for
+
+    images = sorted(outcome["images"], key=lambda image: image["preferred"] is None)[:ROWS]
+    font = font_for(" ".join([name, other, *(image["prompt"] for image in images)]))
+    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    left, right, rate = GAP + 20, CHART - GAP - 20, outcome["win_rate"]
+    draw.text((GAP, GAP), f"{name} against {other}"[:52], INK, font)
+    head = "no decided pair" if rate is None else f"{rate:.0%} of decided pairs won"
+    draw.text((GAP, 70), head, GOOD if rate is not None and outcome["low"] > 0.5 else INK, font_at(28))
+    for share in (0.0, 0.5, 1.0):
+        x = left + (right - left) * share
+        draw.line([(x, 140), (x, 200)], PALE if share == 0.5 else GRID, 1)
+        draw.text((x, 208), f"{share:.0%}", PALE, font, anchor="mt")
+    low, high = (left + (right - left) * outcome[end] for end in ("low", "high"))
+    draw.rectangle((low, 164, high, 176), BAND if rate is not None else GRID)
+    if rate is not None:
+        x = left + (right - left) * rate
+        draw.ellipse((x - 8, 162, x + 8, 178), GOOD)
+        draw.text((GAP, 236), f"95 % interval {outcome['low']:.0%} to {outcome['high']:.0%}", PALE, font)
+    at, total = float(left), max(1, outcome["wins"] + outcome["undecided"] + outcome["losses"])
+    for word, field, colour in (("won", "wins", GOOD), ("undecided", "undecided", PALE), ("lost", "losses", BAD)):
+        width = (right - left) * outcome[field] / total
+        if width:
+            draw.rectangle((at, 300, at + width - 2, 330), colour)
+        at += width
+        draw.text((GAP, 346 + 24 * ("wins", "undecided", "losses").index(field)), f"{word} {outcome[field]}", colour, font)
+    _examples(sheet, draw, images, folder, font, {"source": "source", "policy": name[:14], "base": other[:14]})
+    return sheet
+
+
+def font_at(size: int):
+    """Pillow's own font in a size."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

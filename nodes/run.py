@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import comfy.model_management
+
 from . import folders
 
 if TYPE_CHECKING:
@@ -122,3 +124,9 @@ def check_examples(path: Path | str, task: str) -> int:
     examples = load_examples(path, task)
     folders.confine([example.source for example in examples if example.source and not str(path).startswith("miniature:")])
     return len(examples)
+
+
+def device() -> str:
+    """ComfyUI's own device, so that --cpu and --cuda-device hold for trainings too."""
+    device = comfy.model_management.get_torch_device()
+    return str(device) if device.type in ("cpu", "cuda", "mps", "xpu") else "auto"

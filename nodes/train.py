@@ -15,7 +15,7 @@ from .live import Live
 from .load_adapter import lora_model
 from .pictures import shown, to_pictures
 from .plot import training_picture
-from .run import Run, check_examples, prompts_of, settings_words, write_edits, write_prompts
+from .run import Run, check_examples, device, prompts_of, settings_words, write_edits, write_prompts
 from .schema import JudgeSocket, LoraModel, LossMap, RubricSocket, RunSocket, advanced, explained, schema
 
 AGAIN_S = 2.0  # between two messages of the same content: a page that was reloaded has heard none
@@ -181,7 +181,7 @@ def _words(run: Run, *, preset: str, prompts: list[str], prompts_file: str, judg
     task = "edit" if PRESETS[preset]["policy"]["family"] == "qwen-image-edit" else "t2i"
     chosen = settings_words(settings)
     words = [preset, f"--run.output_dir={run.folder.parent}", f"--run.name={run.folder.name}", f"--run.seed={seed}",
-             f"--policy.device={_device()}", *chosen]
+             f"--policy.device={device()}", *chosen]
     data = _data(run, task, prompts, prompts_file, images)
     if data is None and not PRESETS[preset]["data"].get("train"):
         raise ValueError(f"prompts: expected prompts for the preset {preset}, came nothing; type some, one a line, or choose "
@@ -220,12 +220,6 @@ def _data(run: Run, task: str, prompts: list[str], prompts_file: str, images) ->
                              "a prompts_file of edits")
         return write_prompts(run.folder, texts)
     return None if prompts_file == folders.NONE else folders.data_path(prompts_file, "prompts_file")
-
-
-def _device() -> str:
-    """ComfyUI's own device, so that --cpu and --cuda-device hold for trainings too."""
-    device = comfy.model_management.get_torch_device()
-    return str(device) if device.type in ("cpu", "cuda", "mps", "xpu") else "auto"
 
 
 def _wait_for_earlier(run: Run, live: Live) -> None:

@@ -8,29 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from comfy_runs import SMALL, node
 from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
 
 from arr_core.config import load_config
 from arr_core.training.events import history, read_events
-
-# Updates of a fraction of a second.
-SMALL = """
-rollout.prompts_per_update = 2   # the rest is the preset's
-rollout.micro_batch = 4
-rollout.steps: 2
-run.save_every = 2
-validation.every = 2
-validation.count = 2
-validation.images = 2
-"""
-
-
-def node(**inputs) -> dict:
-    return {"class_type": "ARRTrainRPO", "inputs": {
-        "preset": "miniature", "run_name": "small", "updates": 3, "prompts": "", "prompts_file": "(none)",
-        "start_adapter": "(none)", "base": "", "run_seed": 0, "settings": SMALL, **inputs}}
 
 
 def folder(server, name: str) -> Path:
@@ -148,18 +132,13 @@ def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
     (server.base / "input/prompts.txt").write_text("a red circle left of a blue square\ntwo green squares\none red circle\n")
     text = node(run_name="text", updates=1, prompts="a red circle left of a blue square\n\ntwo green squares\none red circle")
     file = node(run_name="file", updates=1, prompts_file="prompts.txt")
-    server.run({"text": text, "file": file})
+    drawn = {"class_type": "LossGraphNode", "inputs": {"loss": ["text", 1], "filename_prefix": "one"}}
+    assert "drawn" not in server.run({"text": text, "file": file, "drawn": drawn})  # it cannot draw a single loss
     for name in ("text", "file"):
         started = next(event for event in events(server, name) if event["event"] == "started")
         assert (started["prompts"], started["validation_prompts"]) == (2, 1)
     changed = node(run_name="text", updates=2, prompts="other prompts\nother prompts than before\nand more")
     assert "changed here: data.train" in server.fail({"text": changed})
-
-
-def test_a_loss_that_cannot_be_drawn_draws_nothing(server):
-    graph = {"train": node(run_name="one", updates=1),
-             "loss": {"class_type": "LossGraphNode", "inputs": {"loss": ["train", 1], "filename_prefix": "one"}}}
-    assert "loss" not in server.run(graph)
 
 
 @pytest.mark.parametrize("inputs, words", [
