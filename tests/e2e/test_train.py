@@ -81,7 +81,8 @@ def test_a_run_leaves_a_complete_folder(tmp_path):
 @pytest.mark.parametrize("preset, flags", [
     ("miniature", ["--objective.algorithm", "nft", "--adapter.ema_decay", "0.5", "--adapter.dropout", "0.1"]),
     ("miniature", ["--objective.algorithm", "rpo", "--objective.kl_coefficient", "0.01", "--objective.optimizer_steps", "2",
-                   "--rollout.sampler", "flow", "--rollout.eta", "0.7", "--optimizer.warmup_updates", "3"])])
+                   "--rollout.sampler", "flow", "--rollout.eta", "0.7", "--optimizer.warmup_updates", "3"]),
+    ("miniature-edit", [])])
 def test_a_resumed_run_equals_one_that_was_never_stopped_bit_for_bit(tmp_path, preset, flags):
     assert train(preset, *flags, "--run.updates", "4", folder=tmp_path, name="whole")[0] == 0
     assert train(preset, *flags, "--run.updates", "2", folder=tmp_path, name="parts")[0] == 0
