@@ -9,10 +9,13 @@ from .judge import ARRJudge
 from .judge_pair import ARRJudgePair
 from .load_adapter import ARRLoadAdapter
 from .rubric import ARRRubric
+from .rubric_from_pairs import ARRRubricFromPairs
+from .rubric_from_prompt import ARRRubricFromPrompt
 from .train import ARRTrainRPO
 from .win_rate import ARRWinRate
 
-NODES: list[type[io.ComfyNode]] = [ARRLoadAdapter, ARRRubric, ARRJudge, ARRJudgePair, ARRTrainRPO, ARRWinRate]
+NODES: list[type[io.ComfyNode]] = [
+    ARRLoadAdapter, ARRRubric, ARRRubricFromPrompt, ARRRubricFromPairs, ARRJudge, ARRJudgePair, ARRTrainRPO, ARRWinRate]
 
 
 class Extension(ComfyExtension):

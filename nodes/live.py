@@ -33,12 +33,15 @@ class Live:
         self.bar.update_absolute(done, max(1, total), preview)
 
 
-def wait(future: Future, stop: Callable[[], Any] = lambda: None) -> Any:
-    """The future's result. When the user presses Cancel, ``stop`` is called and the interruption is raised."""
+def wait(future: Future, stop: Callable[[], Any] = lambda: None, tell: Callable[[], Any] = lambda: None) -> Any:
+    """The future's result. ``tell`` is called meanwhile; when the user presses Cancel, ``stop`` is, and it raises that."""
     while not future.done():
-        if comfy.model_management.processing_interrupted():
+        try:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            tell()
+        except comfy.model_management.InterruptProcessingException:
             stop()
             future.cancel()
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            raise
         time.sleep(POLL_S)
     return future.result()

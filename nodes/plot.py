@@ -50,7 +50,8 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
     for update in sorted({0, total // 2, total}):
         draw.text((place(update, 0)[0], bottom + 8), str(update), PALE, font, anchor="mt" if update < total else "rt")
     if not points:
-        draw.text(((left + right) / 2, (top + bottom) / 2 - 24), "no validation yet", PALE, font, anchor="mm")
+        nothing = "no decided pair yet" if run.validations else "no validation yet"
+        draw.text(((left + right) / 2, (top + bottom) / 2 - 24), nothing, PALE, font, anchor="mm")
         return
     if len(points) > 1:
         draw.line([place(at, rate) for at, rate, _, _ in points], GOOD, 3)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from comfy_runs import SMALL, node
+from comfy_runs import SMALL, node, until
 from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
@@ -24,13 +24,6 @@ def folder(server, name: str) -> Path:
 def events(server, name: str) -> list[dict]:
     path = folder(server, name) / "events.jsonl"
     return read_events(path) if path.is_file() else []
-
-
-def until(what, timeout: float = 60) -> None:
-    end = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
 
 
 def until_update(server, name: str, update: int) -> None:
