@@ -143,6 +143,8 @@ def _pair(entry: Entry, pictures: Mapping[bytes, bytes], rubrics: Mapping[str, t
 
 def _planted(entry: Entry) -> str:
     """A verdict that contradicts both of its replies was turned around by a benchmark's planted error."""
+    if any(opinion.members for opinion in entry.opinions):  # a panel's judges are counted over both orders
+        return ""
     sides = {"ab"[opinion.preferred ^ swapped] for swapped, opinion in enumerate(entry.opinions)
              if opinion.preferred is not None}
     return "an error was planted here" if entry.preferred and sides and entry.preferred not in sides else ""
@@ -170,12 +172,26 @@ def _side(webp: bytes | None) -> int:
 
 def _order(opinion: Opinion, swapped: bool, criteria: str, opened: bool) -> str:
     first, second = "BA" if swapped else "AB"
-    said = "failed" if opinion.failure else "a tie" if opinion.preferred is None else (first, second)[opinion.preferred]
+    said = _said(opinion, first, second)
     sure = f", {percent(opinion.confidence)} sure" if opinion.confidence is not None else ""
     failure = f'<p class="said failure" dir="auto">{text(opinion.failure)}</p>' if opinion.failure else ""
     reason = f'<p class="said" dir="auto">{text(opinion.reason)}</p>' if opinion.reason else ""
     return (f'<div class="order"><h4>{text(said)}{text(sure)} <span>&middot; {first} shown first</span></h4>{failure}{reason}'
-            f'{_findings(opinion, first, second, criteria, opened)}{_reply(opinion)}</div>')
+            f'{_members(opinion, first, second, opened)}{_findings(opinion, first, second, criteria, opened)}'
+            f'{_reply(opinion)}</div>')
+
+
+def _said(opinion: Opinion, first: str, second: str) -> str:
+    return "failed" if opinion.failure else "a tie" if opinion.preferred is None else (first, second)[opinion.preferred]
+
+
+def _members(opinion: Opinion, first: str, second: str, opened: bool) -> str:
+    """What the judges of a panel said, one by one."""
+    items = "".join(f'<div><dt>judge {number}: {_said(member, first, second)}</dt>'
+                    f'<dd dir="auto">{text(member.failure or member.reason)}</dd></div>'
+                    for number, member in enumerate(opinion.members, 1))
+    return (f'<details{" open" if opened else ""}><summary>{plural(len(opinion.members), "judge")}</summary>'
+            f'<dl class="findings">{items}</dl></details>') if items else ""
 
 
 def _findings(opinion: Opinion, first: str, second: str, criteria: str, opened: bool) -> str:

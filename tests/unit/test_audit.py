@@ -118,6 +118,14 @@ def test_nothing_in_the_store_is_markup(tmp_path):
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def test_a_panel_is_shown_judge_by_judge(tmp_path):
+    members = (Opinion(0, "sees light"), Opinion(None, failure=HOSTILE), Opinion(1, "sees shadow"))
+    html = shown(store_of(tmp_path, Opinion(0, members=members, quorum=2), Opinion(1, members=members, quorum=2)))
+    assert re.findall(r"<dt>(judge .*?)</dt>", html) == ["judge 1: A", "judge 2: failed", "judge 3: B",
+                                                         "judge 1: B", "judge 2: failed", "judge 3: A"]
+    assert "sees shadow" in html and "<script>" not in html
+
+
 def test_one_kind_alone(tmp_path):
     html = shown(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE), only="disagree")
     assert re.findall(r'<article class="pair (\w+)"', html) == ["disagree"]
