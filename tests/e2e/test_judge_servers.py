@@ -81,6 +81,16 @@ def test_every_kind_of_server_is_asked_in_the_best_form_that_it_takes(judge, ser
     assert body.get("response_format", {}).get("type") == format
 
 
+def test_one_question_that_needs_a_weaker_form_weakens_no_other(judge):
+    def refuses(body):
+        return "the schema cannot be met" if "odd" in str(body["messages"]) and "response_format" in body else None
+
+    with OpenAIServer(refuses=refuses) as server, judge(server) as it:
+        assert [it.compare(prompt, LIGHT, DARK).preferred for prompt in ("a cup", "odd", "a mug")] == ["a"] * 3
+    formats = [request.body.get("response_format", {}).get("type") for request in server.requests]
+    assert formats[-2:] == ["json_schema"] * 2 and None in formats
+
+
 @pytest.mark.parametrize("said, advice", [
     (error(400, "m is not a multimodal model"), "cannot see images"),  # vLLM
     (error(400, "At most 0 image(s) may be provided in one prompt."), "cannot see images"),

@@ -142,6 +142,28 @@ def test_log_probabilities_are_those_of_the_first_token_and_depend_on_the_pictur
     assert abs(there.log_probs["A"] - back.log_probs["A"]) > 1e-6
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_image_tokens_have_their_places_in_height_and_width(chat, saved, name):
+    """transformers 5 counts them in one dimension, in silence, unless it is told which tokens are an image's."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(saved(name)), AutoProcessor.from_pretrained(saved(name))
+    text = processor.apply_chat_template(question("which", A, B), add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=[text], images=[A, B], return_tensors="pt")
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    with torch.no_grad():
+        right = model(**inputs).logits[0, -1].log_softmax(-1)
+        inputs["mm_token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        wrong = model(**inputs).logits[0, -1].log_softmax(-1)
+    said, = ask(chat(name), question("which", A, B), log_probs=True)
+    texts = {token: processor.tokenizer.decode([token]) for token in range(256, len(right))}
+    token = max(texts, key=lambda token: abs(right[token] - wrong[token]) * (texts[token] in said.log_probs))
+    difference = abs(right[token] - wrong[token]).item()
+    assert difference > 1e-4  # or this test would see nothing
+    assert said.log_probs[texts[token]] == pytest.approx(right[token].item(), abs=difference / 10)
+
+
 def test_equal_seeds_draw_equal_replies_and_others_differ(chat):
     model = chat(max_tokens=12)
     drawn = [ask(model, question("which", A, B), temperature=1.0, seed=seed)[0].text for seed in (1, 2, 3, 1)]
