@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--limit", type=_whole, metavar="N", help="use the first N pairs only")
     measured.add_argument("--output", type=Path, metavar="FILE", help="write everything that was measured as JSON too")
     measured.add_argument("--store", type=Path, default=Path(STORE), metavar="FILE", help=(
-        "where verdicts are kept, so that a second run asks nothing twice (default: verdicts.sqlite here)"))
+        "where verdicts are kept, so that a second run asks nothing twice (default: verdicts.sqlite here); "
+        "ARR_VERDICTS names a second file that everything shares"))
+    measured.add_argument("--position-bias", type=_probability, default=0.0, metavar="P", help=(
+        "benchmarks only: probability that the first image is named, whatever it shows"))
+    measured.add_argument("--flip-rate", type=_probability, default=0.0, metavar="P", help=(
+        "benchmarks only: share of verdicts turned around"))
     measured.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="of one request (default: 60)")
     measured.add_argument("--concurrency", type=_whole, default=16, metavar="N", help="requests in flight (default: 16)")
 
@@ -107,6 +112,16 @@ def _whole(word: str) -> int:
     if not (word.isascii() and word.isdigit() and int(word)):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, came {word!r}")
     return int(word)
+
+
+def _probability(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, came {word!r}")
+    return value
 
 
 if __name__ == "__main__":

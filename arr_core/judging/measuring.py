@@ -30,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
     asked = {f"rubric: {rubric.name}": rubric, **({} if options.only_rubric else {"no rubric": NO_RUBRIC[task]})}
     measured: dict[str, Measures] = {}
-    with Judge(client, rubric, both_orders=not options.one_order, store=options.store) as judge:
+    with Judge(client, rubric, both_orders=not options.one_order, store=options.store,
+               position_bias=options.position_bias, flip_rate=options.flip_rate) as judge:
         for name, one in asked.items():
             with tqdm(total=len(pairs), desc=name, unit="pair", dynamic_ncols=True) as bar:
                 measured[name] = evaluate(judge, pairs, rubric=one, progress=bar.update)
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
             "judge": client.identity, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "task": task,
             "pairs": options.pairs.name, "pairs_hash": hashlib.sha256(options.pairs.read_bytes()).hexdigest()[:16],
             "count": len(pairs), "both_orders": both_orders,
+            "position_bias": options.position_bias, "flip_rate": options.flip_rate,
             "with_rubric": parts[0], "without_rubric": None if options.only_rubric else parts[1]}
         options.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0

@@ -225,6 +225,20 @@ def test_the_command_may_ask_less(pairs_file, scripted, tmp_path, capsys):
     assert len(scripted.asked) == 5
 
 
+def test_the_command_plants_errors_and_its_store_stays_honest(pairs_file, scripted, tmp_path, capsys):
+    words = (pairs_file, "--judge", "human", "--store", tmp_path / "store", "--only-rubric")
+    assert command(*words, "--position-bias", 1) == 0
+    assert "| decided                                   | 0.0%" in capsys.readouterr().out
+    assert command(*words, "--flip-rate", "1.0") == 0
+    assert "| right, of the decided pairs               | 0.0%" in capsys.readouterr().out
+    assert command(*words) == 0
+    assert "| right, of the decided pairs               | 100.0%" in capsys.readouterr().out
+    assert len(scripted.asked) == 40
+    with pytest.raises(SystemExit) as refused:
+        command(*words, "--flip-rate", "2")
+    assert refused.value.code == 2 and "expected a number from 0 to 1, came '2'" in capsys.readouterr().err
+
+
 def test_the_command_takes_a_rubric_of_the_users(pairs_file, scripted, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("It is bright.", encoding="utf-8")
     assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store", "--rubric", tmp_path / "mine.txt") == 0
