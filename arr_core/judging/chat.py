@@ -1,6 +1,7 @@
 """The seam to a model that can be talked to: messages with pictures in, a reply out. Judges and rubric writers share it."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -44,3 +45,14 @@ class Chat(Protocol):
 
     async def close(self) -> None:
         """Give back what is held: connections, the model's memory."""
+
+
+def together(listed: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by text, those of equal texts added up as probabilities; what is no log-probability is left out."""
+    found: dict[str, float] = {}
+    for text, value in listed:
+        if isinstance(text, str) and value <= 0.01:  # servers round up a little; NaN fails this too
+            before = found.get(text, -math.inf)
+            high = max(before, value, -1e4)
+            found[text] = high + math.log(math.exp(before - high) + math.exp(max(value, -1e4) - high))
+    return found

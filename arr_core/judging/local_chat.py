@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .chat import Reply
+from .chat import Reply, together
 from .pictures import smaller
 from .verdict import JudgeError
 
@@ -200,8 +200,6 @@ class LocalChat:
         return {self._processor.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or ())}
 
     def _candidates(self, logits) -> list[dict[str, float]]:
-        from .openai_chat import together
-
         if not self._texts:
             vocabulary = logits.shape[-1]
             self._texts = self._processor.tokenizer.batch_decode([[token] for token in range(vocabulary)])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from .chat import Reply
+from .chat import Reply, together
 from .forms import Form, Wishes
 from .pictures import Pictures
 from .verdict import JudgeError
@@ -209,17 +209,6 @@ def first_token(log_probs: Any) -> dict[str, float]:
     except (TypeError, KeyError, IndexError, ValueError, AttributeError):
         return {}
     return together(listed)
-
-
-def together(listed: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Log-probabilities by text, those of equal texts added up as probabilities; what is no log-probability is left out."""
-    found: dict[str, float] = {}
-    for text, value in listed:
-        if isinstance(text, str) and value <= 0.01:  # servers round up a little; NaN fails this too
-            before = found.get(text, -math.inf)
-            high = max(before, value, -1e4)
-            found[text] = high + math.log(math.exp(before - high) + math.exp(max(value, -1e4) - high))
-    return found
 
 
 def _without_secrets(url: str) -> str:
