@@ -4,12 +4,12 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-import time
 
 import pytest
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
+from arr_core.judging.store import VerdictStore, image_hash, thumbnail
 from arr_core.rubrics import BUILT_IN, Rubric
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
@@ -296,15 +296,22 @@ def test_many_askers_of_the_same_questions_at_once_pay_once():
         assert len(it.client.asked) == 80
 
 
-def test_submitting_large_images_does_not_hold_up_the_caller():
-    """64 images of a megapixel: hashing them takes a hundred times as long as handing them over."""
-    images = [Image.effect_noise((1024, 1024), 50).convert("RGB") for _ in range(4)]
-    with judge(always_first) as it:
-        group = [Pair(f"prompt {n}", images[n % 4].copy(), images[(n + 1) % 4].copy()) for n in range(32)]
-        start = time.perf_counter()
-        future = it.submit(group)
-        assert time.perf_counter() - start < 0.02
-        assert len(future.result(timeout=60)) == 32
+def test_images_are_hashed_and_made_small_beside_the_caller(tmp_path, monkeypatch):
+    """Both are held up here until the caller has gone on; and no verdict waits for a thumbnail."""
+    hash_now, shrink_now = threading.Event(), threading.Event()
+    monkeypatch.setattr("arr_core.judging.judge.image_hash", lambda image: hash_now.wait(20) and image_hash(image))
+    monkeypatch.setattr("arr_core.judging.judge.thumbnail", lambda image: shrink_now.wait(20) and thumbnail(image))
+    with judge(always_first, store=tmp_path / "store") as it:
+        future = it.submit(pairs(4))
+        assert not future.done()
+        hash_now.set()
+        assert len(future.result(timeout=10)) == 4
+        shades = [image_hash(grey(level)) for level in (100, 200)]
+        assert it.store.thumbnails(shades) == {}
+        shrink_now.set()
+    reopened = VerdictStore(tmp_path / "store")
+    assert set(reopened.thumbnails(shades)) == set(shades)  # closing has waited for them
+    reopened.close()
 
 
 def test_a_client_that_hides_the_order_is_asked_once():
