@@ -39,7 +39,7 @@ def flags(**fields: object) -> list[str]:
 # What made rpo learn here: both images from one noise, much noise on the way, and only the transitions that decide the
 # composition. The preset itself is nft.
 RPO = flags(objective__algorithm="rpo", rollout__sampler="flow", rollout__eta=1.0, rollout__shared_noise="true",
-            objective__trained_steps="[0,1,2,3]", optimizer__learning_rate=2e-3)
+            objective__trained_steps="[0,1,2,3]")
 SHORT = flags(run__updates=50)
 
 Row = tuple[str, str, list[str]]  # label, preset, further flags

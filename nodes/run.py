@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SETTABLE = {
     "run": ("save_every", "keep_checkpoints", "threads"),
     "policy": ("dtype", "device", "height", "width", "guidance_scale", "true_cfg_scale", "negative_prompt",
-               "max_sequence_length", "condition_area", "gradient_checkpointing", "quantization", "offload"),
+               "max_sequence_length", "condition_area", "gradient_checkpointing", "quantization"),
     "adapter": ("rank", "alpha", "dropout", "targets", "ema_decay"),
     "data": ("validation_count",),
     "rollout": None, "objective": None, "optimizer": None,  # every field

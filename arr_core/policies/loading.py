@@ -51,8 +51,8 @@ class PipelineSource:
         """The content of the base's model_index.json, fetched alone: nothing large is loaded to refuse a wrong base."""
         folder = Path(self.base)
         if folder.parent == MINIATURE and not folder.is_dir():
-            raise PolicyError(f"policy.base: the embedded {folder.name} is not shipped yet; train it with python -m "
-                              f"arr_core.miniature.build edit, about 40 minutes on one core")
+            raise PolicyError(f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
+                              "with python -m arr_core.miniature.build")
         if folder.is_dir():
             path = folder / "model_index.json"
             if not path.is_file():
