@@ -17,7 +17,7 @@ from ..adapters import load_adapter
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, load_split, open_image
 from ..judging import Judge, JudgeError, Pair, Verdict
-from ..judging.profiles import make_client
+from ..judging.profiles import load_profile, make_client
 from ..policies.loading import load_policy
 from ..rubrics import BUILT_IN, Rubric, load_rubric
 from . import distributed
@@ -58,18 +58,18 @@ class Trainer:
         self.train_examples, self.held_out = load_split(
             config.data.train, config.data.validation, config.data.validation_count, config.task)
         self.held_out = self.held_out[:config.validation.count]
-        self.rubric = self._rubric()
+        self.rubric = judge.rubric if judge else self._rubric(config.judge.profile)
         self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
         self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
         client = None if judge else self._client(config.judge.profile)
-        if self.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                save_config(config, self.folder / "config.yaml")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0 and not resume:
+            save_config(config, self.folder / "config.yaml")
         self.judge = judge or Judge(client, self.rubric, both_orders=config.judge.both_orders, store=self._store(),
                                     flip_rate=config.judge.flip_rate, position_bias=config.judge.position_bias)
         other = config.validation.judge_profile
-        self.validation_judge = self.judge if other is None else Judge(self._client(other), self.rubric)
+        self.validation_judge = self.judge if other is None else Judge(
+            self._client(other), self._rubric(other), both_orders=config.judge.both_orders, store=self._store())
         self.events = EventLog(self.folder / "events.jsonl", observers) if self.rank == 0 else None
         self.score: Score | None = None
         self.best_margin = -2.0
@@ -100,10 +100,10 @@ class Trainer:
                            "start a new run for them")
         return load_checkpoint(self.folder / "checkpoints")
 
-    def _rubric(self) -> Rubric:
+    def _rubric(self, profile: str) -> Rubric:
         if self.config.judge.rubric is not None:
             return load_rubric(self.config.judge.rubric, self.config.task)
-        small = "miniature " if self.config.judge.profile == "miniature" else ""
+        small = "miniature " if load_profile(profile).kind == "miniature" else ""
         return BUILT_IN[small + self.config.task]
 
     def _client(self, profile: str):
@@ -111,8 +111,9 @@ class Trainer:
         return make_client(profile, timeout_s=settings.timeout_s, retries=settings.retries,
                            concurrency=settings.concurrency)
 
-    def _store(self) -> Path | str:
-        return self.folder / "verdicts.sqlite" if self.rank == 0 else ":memory:"
+    def _store(self) -> Path:
+        """Every process has a file of its own: the folder may lie on a network, where SQLite cannot share one."""
+        return self.folder / (f"verdicts-{self.rank}.sqlite" if self.rank else "verdicts.sqlite")
 
     def _prepare(self) -> None:
         """Encode every prompt, add the adapter, make the optimizer, and take up the checkpoint if there is one."""
