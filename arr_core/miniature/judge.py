@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ..judging.verdict import JudgeError, Opinion
+from . import transformers_fault
 from .criteria import END, positions
 
 FOLDER = Path(__file__).parent
@@ -28,6 +29,8 @@ class MiniatureVLM:
     @classmethod
     def load(cls, folder) -> MiniatureVLM:
         """The judge in a transformers folder, in float32 on the CPU. Raises JudgeError where it is not whole."""
+        if fault := transformers_fault():
+            raise JudgeError(fault)
         if not (Path(folder) / "model.safetensors").is_file():
             raise JudgeError(f"{folder}: expected the embedded judge, found no model.safetensors; install the project from a "
                              "whole checkout, or train it with python -m arr_core.miniature.build judge")

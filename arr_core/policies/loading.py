@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..miniature import transformers_fault
 from .flux import FluxPolicy
 from .policy import DiffusersPolicy
 from .qwen_image_edit import QwenImageEditPolicy
@@ -53,6 +54,8 @@ class PipelineSource:
         if folder.parent == MINIATURE and not folder.is_dir():
             raise PolicyError(f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
                               "with python -m arr_core.miniature.build")
+        if folder.parent == MINIATURE and (fault := transformers_fault()):
+            raise PolicyError(f"policy.base: {fault}")
         if folder.is_dir():
             path = folder / "model_index.json"
             if not path.is_file():
