@@ -1,0 +1,215 @@
+"""The pack as a whole in a real ComfyUI: what the server says of it, its files, its manners as a guest."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from real_comfyui.install import comfyui
+from real_comfyui.server import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = {"ARRLoadAdapter", "ARRRubric", "ARRRubricFromPrompt", "ARRRubricFromPairs", "ARRJudge", "ARRJudgePair", "ARRTrainRPO",
+         "ARRWinRate"}
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SECRETS = re.compile(r"sk-|api_key|Bearer|token=", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module", params=["server", "old_server"])
+def either(request):
+    """The newer and the older ComfyUI in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def info(either) -> dict:
+    return either.http("/object_info")[1]
+
+
+def test_every_node_is_there_with_a_tooltip_on_every_input_and_output(info):
+    ours = {name: node for name, node in info.items() if node["category"] == "ARR-RPO"}
+    assert ours.keys() == NODES
+    for name, node in ours.items():
+        assert node["display_name"] and node["description"], name
+        for group in ("required", "optional"):
+            for key, definition in node["input"].get(group, {}).items():
+                assert definition[1].get("tooltip"), f"{name}.{key}"
+        assert node["output_tooltips"] and all(node["output_tooltips"]), name
+
+
+def test_newer_fields_are_used_where_they_exist(server):
+    node = server.http("/object_info/ARRTrainRPO")[1]["ARRTrainRPO"]
+    assert "lora training" in node["search_aliases"] and node["input"]["optional"]["settings"][1]["advanced"]
+
+
+def test_the_other_nodes_are_as_they_are_without_us(either, info, tmp_path):
+    if "old" in str(either.base):
+        pytest.skip("once is enough")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    with serving(tmp_path / "base", pack=empty) as alone:
+        without = alone.http("/object_info")[1]
+    assert without.keys() == info.keys() - NODES
+    same = {name for name in without if json.dumps(without[name]) == json.dumps(info[name])}
+    assert without.keys() - same <= {"LoadImage", "LoadImageMask", "LoadImageOutput", "LoraLoader", "LoraLoaderModelOnly"} | {
+        name for name in without if "options" in json.dumps(info[name]["input"])}  # lists of files differ
+
+
+def test_the_server_serves_help_languages_and_workflows(server):
+    for name in NODES:
+        status, page = server.http(f"/extensions/ARR-RPO/docs/{name}.md")
+        assert status == 200 and page.decode().startswith("# "), name
+    languages = server.http("/i18n")[1]
+    for language in ("en", "zh"):
+        assert NODES <= languages[language]["nodeDefs"].keys()
+    templates = server.http("/workflow_templates")[1]["ARR-RPO"]
+    assert sorted(templates) == [path.stem for path in WORKFLOWS]
+    for name in templates:
+        assert server.http(f"/api/workflow_templates/ARR-RPO/{name}.jpg")[0] == 200
+
+
+def test_help_pages_name_every_input_and_output(server):
+    for name, node in server.http("/object_info")[1].items():
+        if name in NODES:
+            page = (ROOT / f"nodes/web/docs/{name}.md").read_text(encoding="utf-8")
+            for key in [*node["input"]["required"], *node["input"].get("optional", {}), *node["output_name"]]:
+                assert key in page, f"{name}: {key}"
+            assert "## Common errors" in page and "## Example" in page
+
+
+def test_languages_have_the_texts_of_the_nodes(server):
+    sys.path.insert(0, str(ROOT / "locales"))
+    try:
+        from build import texts
+    finally:
+        sys.path.remove(str(ROOT / "locales"))
+        del sys.modules["build"]
+
+    english = texts(server.http("/object_info")[1])
+    saved = {language: json.loads((ROOT / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8"))
+             for language in ("en", "zh")}
+    assert saved["en"] == english, "run: python locales/build.py URL"
+    for name, node in english.items():
+        other = saved["zh"][name]
+        assert other["inputs"].keys() == node["inputs"].keys() and other["outputs"].keys() == node["outputs"].keys()
+        for entry in [*other["inputs"].values(), *other["outputs"].values()]:
+            assert entry["name"] and re.search("[\u4e00-\u9fff]", entry["tooltip"])
+
+
+def test_workflows_are_what_the_script_writes(server, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "workflows", tmp_path / "workflows", ignore=shutil.ignore_patterns("*.json", "*.jpg", "__pycache__"))
+    done = subprocess.run([sys.executable, tmp_path / "workflows/build.py", server.url], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path in [*WORKFLOWS, *(ROOT / "workflows/api").glob("*.json")]:
+        made = tmp_path / "workflows" / path.relative_to(ROOT / "workflows")
+        assert json.loads(made.read_text()) == json.loads(path.read_text()), f"run: python workflows/build.py URL ({path.name})"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_holds_no_secret_and_says_where_its_models_are(path):
+    text = path.read_text(encoding="utf-8")
+    assert not SECRETS.search(text) and path.with_suffix(".jpg").is_file()
+    page = json.loads(text)
+    assert any(node["type"] == "MarkdownNote" for node in page["nodes"])
+    for node in page["nodes"]:
+        files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+        models = node["properties"].get("models", [])
+        assert {value.rsplit("/", 1)[-1] for value in files} <= {model["name"] for model in models}
+        assert all(model["url"].startswith("https://huggingface.co/") and model["directory"] for model in models)
+
+
+def test_starting_costs_less_than_a_tenth_of_a_second_and_loads_nothing_heavy(tmp_path):
+    """What ComfyUI does with the pack, in ComfyUI's interpreter after ComfyUI's own imports."""
+    folder, python = comfyui("0.30.0")
+    code = f"""
+import asyncio, importlib.util, json, sys, time
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, {str(folder)!r})
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server, comfy.sd, comfy.lora
+from comfy_api.latest import io
+before = set(sys.modules)
+start = time.perf_counter()
+spec = importlib.util.spec_from_file_location("custom_nodes.pack", {str(ROOT / '__init__.py')!r})
+module = sys.modules["custom_nodes.pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+extension = asyncio.run(module.comfy_entrypoint())
+for node in asyncio.run(extension.get_node_list()):
+    node.GET_SCHEMA()
+took = time.perf_counter() - start
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps([took, sorted(new)]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/real_comfyui/shims"), "HOME": str(tmp_path)}
+    times = []
+    for _ in range(3):  # the first one may compile
+        done = subprocess.run([python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        took, new = json.loads(done.stdout.strip().splitlines()[-1])
+        times.append(took)
+    assert min(times) < 0.1
+    assert not {"diffusers", "peft", "accelerate", "openai", "pydantic_settings", "matplotlib"} & set(new), new
+
+
+def test_a_missing_package_is_an_error_on_the_node_and_no_vanished_pack(tmp_path):
+    """A sitecustomize that hides a package stands in for a Python that lacks it."""
+    hidden = tmp_path / "hidden"
+    shutil.copytree(ROOT / "tests/real_comfyui/shims", hidden)
+    (hidden / "sitecustomize.py").write_text(
+        "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('openai', 'peft', 'json_repair'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n")
+    with serving(tmp_path / "base", PYTHONPATH=str(hidden)) as server:
+        assert server.http("/object_info").__len__() and NODES <= server.http("/object_info")[1].keys()
+        (server.base / "judges.yaml").write_text('box: {url: "http://127.0.0.1:9/v1", model: m}\n')
+        message = server.fail({"judge": {"class_type": "ARRJudge", "inputs": {
+            "profile": "box", "both_orders": True, "check": True, "timeout": 5.0}},
+            "show": {"class_type": "TestShow", "inputs": {"value": ["judge", 1]}}})
+    assert "is missing in ComfyUI's Python" in message and "-m pip install -r" in message
+
+
+HOSTS = {"4.57.3": "0.36.0", "5.23.0": "2.4.0"}  # transformers -> the huggingface_hub beside it
+KEPT = {"torch", "torchvision", "numpy", "transformers", "huggingface_hub", "tokenizers", "pillow"}
+
+
+@pytest.mark.parametrize("transformers", HOSTS)
+def test_requirements_change_nothing_that_a_host_has(transformers, tmp_path):
+    """pip, asked to install our requirements into a ComfyUI's environment, leaves alone what others rely on. The host is made
+    of the records of installed packages, which is all that pip looks at."""
+    host = {"torch": "2.8.0", "numpy": "1.26.4", "transformers": transformers, "tokenizers": "0.22.1" if transformers < "5" else "0.23.3",
+            "pillow": "11.0.0", "safetensors": "0.6.2" if transformers < "5" else "0.8.0", "pydantic": "2.11.9", "pydantic_core": "2.33.2", "pyyaml": "6.0.2", "tqdm": "4.67.1",
+            "huggingface_hub": HOSTS[transformers], "filelock": "3.13.0", "packaging": "24.0", "requests": "2.32.0",
+            "regex": "2024.11.6", "psutil": "6.0.0", "typing_extensions": "4.14.0", "torchvision": "0.23.0"}
+    needs = {"transformers": [f"huggingface-hub{'<1.0,>=0.34.0' if transformers < '5' else '<3.0,>=1.31.0'}",
+                              "tokenizers<0.24.0,>=0.22.0", "numpy>=1.17"]}
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "host"], check=True)
+    python = next((tmp_path / "host").glob("[bS]*/python*"))
+    where = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True,
+                           text=True, check=True).stdout.strip()
+    for name, version in host.items():
+        record = Path(where, f"{name}-{version}.dist-info")
+        record.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}",
+                 *(f"Requires-Dist: {need}" for need in needs.get(name, []))]
+        (record / "METADATA").write_text("\n".join(lines) + "\n")
+        (record / "INSTALLER").write_text("pip\n")
+    done = subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", "--dry-run", "--quiet", "--report",
+                           tmp_path / "report.json", "-r", ROOT / "requirements.txt"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    added = {item["metadata"]["name"].lower().replace("-", "_")
+             for item in json.loads((tmp_path / "report.json").read_text())["install"]}
+    assert {"diffusers", "peft", "openai"} <= added and not added & KEPT
+
+
+def test_the_registrys_own_check_passes():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "S102,S307,E702", "nodes", "arr_core",
+                           "__init__.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
