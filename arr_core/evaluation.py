@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 import torch
 from PIL import Image
@@ -22,13 +21,13 @@ from .adapters import Adapter, base_id, inject
 from .data import open_image
 from .generation import Plan, scaled
 from .judging import Judge, Pair, Verdict
+from .pages import fill
+from .pages.charts import interval
+from .pages.pictures import picture
+from .pages.words import percent, plural, section, text
 from .policies.loading import load_policy
 from .policies.policy import Policy
 from .training.events import EventLog
-from .training.report import PAGE
-from .training.report.charts import interval
-from .training.report.pictures import picture
-from .training.report.words import percent, plural, section, text
 from .training.validation import Score, sample_images
 
 SHOWN = 24  # pairs whose images the report shows
@@ -162,7 +161,7 @@ def _write_report(contest: Contest, result: dict, shown: Sequence[dict]) -> None
             f'<p class="sentence">{text(result["sentence"])}</p>{tile}</header>'
             + section("Pairs", "Same prompt, same seed. What the judge preferred is framed.",
                       f'<div class="cards">{cards}</div>'))
-    page = Template(PAGE.read_text(encoding="utf-8")).substitute(title=f"{text(contest.name)} &middot; win rate", body=body)
+    page = fill(f"{text(contest.name)} &middot; win rate", body)
     (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 

@@ -12,9 +12,9 @@ from string import Template
 
 from PIL import Image
 
-from ..training.report import PAGE
-from ..training.report.charts import interval
-from ..training.report.words import duration, figure, percent, plural, section, span, text
+from ..pages import fill
+from ..pages.charts import interval
+from ..pages.words import duration, figure, percent, plural, section, span, text
 from .evaluate import Share
 from .store import EXACT, Entry, VerdictStore
 from .verdict import Opinion
@@ -78,7 +78,7 @@ def page(store: VerdictStore, name: str, *, last: int | None = None, only: str |
         lead=f"{lead}, the newest first. What the judge preferred is framed.",
         pairs="\n".join(_pair(entry, pictures, rubrics) for entry in shown),
         foot=f"Made from {text(Path(store.path).name)}, {plural(len(store), 'opinion')}.")
-    return Template(PAGE.read_text(encoding="utf-8")).substitute(title=f"{text(name)} &middot; verdicts", body=body)
+    return fill(f"{text(name)} &middot; verdicts", body)
 
 
 def _headline(name: str, shown: Sequence[Entry], sums: Sums) -> str:

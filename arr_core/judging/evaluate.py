@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data import PreferencePair, open_image
+from ..intervals import wilson
 from ..rubrics import Rubric
-from ..training.intervals import wilson
 from .judge import Judge, Pair
 from .verdict import Verdict
 

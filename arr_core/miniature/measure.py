@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..data import Example, load_examples, open_image
-from ..training.intervals import wilson
+from ..intervals import wilson
 from ..training.randomness import seed_of
 from ..training.report import write_report
 from ..training.validation import sample_images

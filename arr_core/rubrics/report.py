@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
 from PIL import Image
 
 from ..data import PreferencePair, open_image
 from ..judging.evaluate import Measures
-from ..training.report import PAGE
-from ..training.report.charts import interval
-from ..training.report.words import figure, percent, plural, row, section, span, table, text
+from ..pages import fill
+from ..pages.charts import interval
+from ..pages.words import figure, percent, plural, row, section, span, table, text
 from .held_out import Comparison, right, wrong
 from .making import Outcome
 from .rubric import Rubric
@@ -48,8 +47,7 @@ def write_report(outcome: Outcome, path: str | Path, name: str) -> Path:
     sections = [_headline(outcome, name), _rubric(outcome), _check(outcome.comparison), _endings(outcome.outcomes),
                 _pairs(outcome.pairs, outcome.outcomes), _selected(outcome), _cost(outcome)]
     foot = "<footer>Everything that was asked and answered lies in the work folder beside the rubric.</footer>"
-    page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=f"{text(name)} &middot; rubric report", body="\n".join([STYLE, *filter(None, sections), foot]))
+    page = fill(f"{text(name)} &middot; rubric report", "\n".join([STYLE, *filter(None, sections), foot]))
     Path(path).write_bytes(page.encode("utf-8", "replace"))
     return Path(path)
 

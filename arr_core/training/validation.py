@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from ..data import Example, open_image
+from ..intervals import wilson
 from ..judging import Judge, Pair, Verdict
 from ..policies.policy import Policy
 from . import distributed
 from .image_statistics import image_statistics
-from .intervals import wilson
 from .randomness import seed_of
 from .rollout import sample
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arr_core.intervals import wilson
 from arr_core.training.image_statistics import image_statistics
-from arr_core.training.intervals import wilson
 
 
 def test_half_of_ten_by_hand():

@@ -5,18 +5,16 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from string import Template
 
+from ...pages import fill
+from ...pages.words import text
 from ..events import history, read_events
 from .curves import image_statistics, training_curves, win_rate_curve
 from .gallery import before_and_after
 from .headline import headline
 from .tables import cost, measures, rubric, settings, warnings
-from .words import text
 
 __all__ = ["write_report"]
-
-PAGE = Path(__file__).with_name("page.html")
 
 
 def write_report(run_dir: str | os.PathLike) -> Path:
@@ -33,8 +31,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
                 settings(_read(folder / "config.yaml"))]
     name = text(run.started.get("run") or folder.resolve().name)
     foot = f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"
-    page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=f"{name} &middot; training report", body="\n".join([*filter(None, sections), foot]))
+    page = fill(f"{name} &middot; training report", "\n".join([*filter(None, sections), foot]))
     path = folder / "report.html"
     _replace(path, page.encode("utf-8", "replace"))
     return path

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...pages.charts import NOTHING, Line, Point, line_chart
+from ...pages.words import figure, mapping, number, percent, row, section, signed_percent, span, table, total
 from ..events import Event, History
-from .charts import NOTHING, Line, Point, line_chart
-from .words import figure, mapping, number, percent, row, section, signed_percent, span, table, total
 
 STATISTICS = {"contrast": "Contrast", "edge_energy": "Edge energy", "colour_entropy": "Colour entropy"}
 MOVED = 0.25  # relative change of an image statistic from which it is pointed out

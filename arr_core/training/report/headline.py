@@ -1,10 +1,10 @@
 """The top of the report: what came out, how sure it is, and what speaks against it."""
 from __future__ import annotations
 
+from ...pages.charts import interval
+from ...pages.words import duration, figure, mapping, number, percent, plural, shower, signed_percent, span, text, total
 from ..events import Event, History
-from .charts import interval
 from .curves import moved
-from .words import duration, figure, mapping, number, percent, plural, shower, signed_percent, span, text, total
 
 STATES = {"finished": ("good", "finished"), "stopped": ("warn", "stopped"), "open": ("open", "not ended")}
 

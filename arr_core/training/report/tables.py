@@ -4,9 +4,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..events import Event, History
-from .charts import interval
-from .words import (
+from ...pages.charts import interval
+from ...pages.words import (
     duration,
     entries,
     figure,
@@ -21,6 +20,7 @@ from .words import (
     text,
     total,
 )
+from ..events import Event, History
 
 NAMES = ("criterion", "text", "theme", "name", "title", "question", "description")
 UNSHOWN = (*NAMES, "task", "criteria", "themes", "tips")

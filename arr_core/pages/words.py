@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
-
-from ..events import Event
 
 UNKNOWN = "unknown"
 SPACE = "\u202f"  # narrow and unbreakable, between a number and its unit
@@ -29,7 +27,7 @@ def entries(value: Any) -> list:
     return value if isinstance(value, list) else []
 
 
-def total(events: Iterable[Event], name: str) -> float:
+def total(events: Iterable[Mapping[str, Any]], name: str) -> float:
     """Sum of a field over events, where it is known."""
     return sum(number(event.get(name)) or 0.0 for event in events)
 
