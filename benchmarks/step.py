@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import diffusers
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    diffusers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         flux_pipeline(heads=args.heads, layers=args.layers, single_layers=2 * args.layers).save_pretrained(base)
