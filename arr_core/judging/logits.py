@@ -11,6 +11,11 @@ from .prompts import LETTERS, letter_messages, version
 from .verdict import Opinion, confidence_of
 
 
+# Servers write -9999 for what they did not count. Nobody is surer than one in a billion, and one order must not drown the
+# other in their mean.
+MOST = 20.0
+
+
 class LogitsClient:
     """Asks a chat for one letter and reads how likely each was.
 
@@ -57,4 +62,4 @@ def letter_log_odds(log_probs: Mapping[str, float]) -> float | None:
     least = min(log_probs.values())
     first, second = (max(values) + math.log(sum(math.exp(value - max(values)) for value in values)) if values else least
                      for values in (found[letter] for letter in LETTERS))
-    return first - second
+    return max(-MOST, min(MOST, first - second))

@@ -34,6 +34,13 @@ def ask(reply: Reply, threshold: float = 0.0) -> Opinion:
     return asyncio.run(LogitsClient(ScriptedChat([reply]), threshold=threshold).ask([question]))[0]
 
 
+def test_what_a_server_did_not_count_makes_no_judge_surer_than_one_in_a_billion():
+    opinion = ask(Reply("A", log_probs={"A": 0.0, "B": -9999.0}))
+    assert (opinion.preferred, opinion.log_odds) == (0, 20.0) and opinion.confidence == pytest.approx(1 - 2e-9, abs=1e-9)
+    other = ask(Reply("A", log_probs={"A": math.log(0.7), "B": math.log(0.3)}))
+    assert combine((opinion, other)).winner == 0 and combine((other, opinion)).winner == 1
+
+
 @pytest.mark.parametrize("log_probs, expected", [
     ({"A": math.log(0.6), "B": math.log(0.2)}, math.log(3)),
     ({"A": math.log(0.2), " A": math.log(0.2), "B": math.log(0.1), "\nB": math.log(0.1)}, math.log(2)),  # variants add up
