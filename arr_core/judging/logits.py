@@ -10,7 +10,6 @@ from .pairwise import answer_all, spent
 from .prompts import LETTERS, letter_messages, version
 from .verdict import Opinion, confidence_of
 
-
 # Servers write -9999 for what they did not count. Nobody is surer than one in a billion, and one order must not drown the
 # other in their mean.
 MOST = 20.0

@@ -46,7 +46,7 @@ def test_what_a_server_did_not_count_makes_no_judge_surer_than_one_in_a_billion(
     ({"A": math.log(0.2), " A": math.log(0.2), "B": math.log(0.1), "\nB": math.log(0.1)}, math.log(2)),  # variants add up
     ({"A": math.log(0.6), "The": math.log(0.1)}, math.log(6)),  # B is at most as likely as the least of those listed
     ({" B": math.log(0.8), "the": math.log(0.1), "a": math.log(0.05)}, -math.log(16)),  # "a" may begin a sentence
-    ({"A": -1000.0, "B": -3.0}, -997.0),
+    ({"A": -1000.0, "B": -3.0}, -20.0),
     ({"A": -1.0}, 0.0),
     ({"The": -0.1, "Image": -3.0}, None), ({}, None),
 ])
