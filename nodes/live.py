@@ -10,7 +10,7 @@ import comfy.model_management
 import comfy.utils
 
 POLL_S = 0.1
-LARGEST = 1024  # pixels of a picture that is shown on a node
+LARGEST = 960  # pixels of a picture that is shown on a node: as wide as our plots, which are not drawn anew then
 
 
 class Live:

@@ -184,11 +184,13 @@ KEPT = {"torch", "torchvision", "numpy", "transformers", "huggingface_hub", "tok
 def test_requirements_change_nothing_that_a_host_has(transformers, tmp_path):
     """pip, asked to install our requirements into a ComfyUI's environment, leaves alone what others rely on. The host is made
     of the records of installed packages, which is all that pip looks at."""
-    host = {"torch": "2.8.0", "numpy": "1.26.4", "transformers": transformers, "tokenizers": "0.22.1" if transformers < "5" else "0.23.3",
-            "pillow": "11.0.0", "safetensors": "0.6.2" if transformers < "5" else "0.8.0", "pydantic": "2.11.9", "pydantic_core": "2.33.2", "pyyaml": "6.0.2", "tqdm": "4.67.1",
-            "huggingface_hub": HOSTS[transformers], "filelock": "3.13.0", "packaging": "24.0", "requests": "2.32.0",
-            "regex": "2024.11.6", "psutil": "6.0.0", "typing_extensions": "4.14.0", "torchvision": "0.23.0"}
-    needs = {"transformers": [f"huggingface-hub{'<1.0,>=0.34.0' if transformers < '5' else '<3.0,>=1.31.0'}",
+    new = transformers >= "5"
+    host = {"torch": "2.8.0", "torchvision": "0.23.0", "numpy": "1.26.4", "transformers": transformers,
+            "tokenizers": "0.23.3" if new else "0.22.1", "huggingface_hub": HOSTS[transformers], "pillow": "11.0.0",
+            "safetensors": "0.8.0" if new else "0.6.2", "pydantic": "2.11.9", "pydantic_core": "2.33.2", "pyyaml": "6.0.2",
+            "tqdm": "4.67.1", "filelock": "3.13.0", "packaging": "24.0", "requests": "2.32.0", "regex": "2025.11.3",
+            "psutil": "6.0.0", "typing_extensions": "4.14.0"}
+    needs = {"transformers": [f"huggingface-hub{'<3.0,>=1.31.0' if new else '<1.0,>=0.34.0'}",
                               "tokenizers<0.24.0,>=0.22.0", "numpy>=1.17"]}
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "host"], check=True)
     python = next((tmp_path / "host").glob("[bS]*/python*"))
