@@ -119,7 +119,7 @@ def serving(base: Path, version: str = "0.30.0", pack: Path = ROOT, **environmen
 
 
 def _await(server: Server) -> None:
-    for _ in range(600):
+    for _ in range(1500):
         if server.process.poll() is not None:
             raise RuntimeError("ComfyUI ended at start:\n" + server.log.read_text()[-4000:])
         with contextlib.suppress(OSError):
