@@ -118,6 +118,7 @@ def test_help_is_shown_beside_the_page(page):
     picture(page, "help")
 
 
+@pytest.mark.timeout(900)  # a page, a server and a trainer share what cores there are
 def test_a_training_is_watched_stopped_and_seen_again_after_a_reload(page, served):
     content = json.loads((ROOT / "workflows/arr_demo_miniature_training.json").read_text(encoding="utf-8"))
     node = next(node for node in content["nodes"] if node["type"] == "ARRTrainRPO")
