@@ -138,7 +138,7 @@ class _Watcher:
     def __init__(self, run: Run, live: Live):
         self.run, self.live = run, live
         self.before = _size(run.folder / "events.jsonl")  # of earlier processes
-        self.seen, self.told, self.picture, self.validations = -1, 0.0, None, -1
+        self.seen, self.told, self.picture, self.drawn = -1, 0.0, None, None
         self.begun = time.monotonic()
 
     def __call__(self, stopping: bool) -> None:
@@ -147,8 +147,8 @@ class _Watcher:
             return
         self.seen, self.told = size, time.monotonic()
         history = self.run.history()
-        if self.picture is None or len(history.validations) != self.validations:
-            self.validations = len(history.validations)
+        if self.drawn != (content := (len(history.validations), history.total)):
+            self.drawn = content
             self.picture = training_picture(history, self.run.folder)
         self.live.say(self._text(history, size > self.before, stopping))
         self.live.show(history.update, history.total or 1, self.picture)
