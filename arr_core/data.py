@@ -205,7 +205,7 @@ class _Record:
         name, value = self.required(aliases)
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "a text that is not empty", _show(value))
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if half_a_letter(value):
             raise self.error(name, "text that UTF-8 can write", "half of a surrogate pair (\\ud800 to \\udfff)")
         return value.strip()
 
@@ -232,6 +232,11 @@ class _Record:
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def half_a_letter(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which JSON and command lines can carry and UTF-8 cannot write."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def image_fault(path: Path) -> str | None:

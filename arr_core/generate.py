@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
-from .data import DataError, Example, image_fault, load_examples, load_split
+from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -215,15 +215,14 @@ def _examples(options: argparse.Namespace, settings: Policy, run: Run | None) ->
         examples = held_out[:config.validation.count]
     else:
         raise ConfigError("expected --prompt TEXT or --prompts FILE; only a run brings its own")
-    for example in examples:
-        if any("\ud800" <= character <= "\udfff" for character in example.prompt):
-            raise DataError(f"expected prompts in Unicode, came {ascii(example.prompt)[:80]} with half a character")
     return examples[:options.limit]
 
 
 def _single(prompt: str, source: Path | None, edits: bool) -> Example:
     if not prompt.strip():
         raise ConfigError("--prompt: expected a text that is not empty")
+    if half_a_letter(prompt):
+        raise ConfigError(f"--prompt: expected text that UTF-8 can write, came {ascii(prompt)[:80]}")
     if edits and source is None:
         raise ConfigError("--prompt: expected --source IMAGE beside it, since this base edits images")
     if source is not None and (fault := image_fault(source)):

@@ -317,7 +317,7 @@ def test_bad_options_are_one_line_before_any_model_loads(refused, saved_pipeline
         ([flux, "--prompt", " "], "--prompt: expected a text that is not empty"),
         ([flux, "--prompts", tmp_path / "no.txt"], "there is no such file"),
         ([flux, "--prompts", tmp_path / "empty.txt"], "expected at least one record, came an empty file"),
-        ([flux, "--prompts", tmp_path / "half.jsonl"], "expected prompts in Unicode"),
+        ([flux, "--prompts", tmp_path / "half.jsonl"], "expected text that UTF-8 can write"),
         ([flux, *prompt, "--source", source_image(32, 32)], "which makes them from text"),
         ([qwen, *prompt], "--prompt: expected --source IMAGE beside it"),
         ([qwen, *prompt, "--source", tmp_path / "no.png"], "came no such file"),
