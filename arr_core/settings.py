@@ -191,6 +191,9 @@ class TrainConfig(Section):
             raise ValueError("objective.reference: expected 'base' unless adapter.start names an adapter, came 'start'")
         if rollout.sampler == "cps" and rollout.eta > 1:
             raise ValueError(f"rollout.eta: expected at most 1 for the sampler cps, came {rollout.eta}")
+        if objective.algorithm == "nft" and rollout.shared_noise:
+            raise ValueError("rollout.shared_noise: expected false for nft, which samples without noise on the way: from one "
+                             "noise it makes the same image twice")
         if objective.algorithm == "rpo":
             self._transitions_can_be_trained()
         return self

@@ -74,8 +74,7 @@ def _ablation() -> list[Row]:
     def noisy(sampler: str, eta: float) -> list[str]:
         return flags(rollout__sampler=sampler, rollout__eta=eta)
 
-    rows = [("nft, the preset", []), ("nft, shared noise", flags(rollout__shared_noise="true")),
-            ("nft, 4 steps", flags(rollout__steps=4, validation__steps=8)),
+    rows = [("nft, the preset", []), ("nft, 4 steps", flags(rollout__steps=4, validation__steps=8)),
             ("nft, no slow average", flags(objective__nft_decay=0)),
             ("nft, no abstention", flags(judge__profile="eager")),
             ("rpo, flow 1.0", RPO), ("rpo, raw rewards", [*RPO, *flags(objective__advantage="raw")]),
