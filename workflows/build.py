@@ -1,8 +1,8 @@
 """Writes the workflows of this folder: ``python workflows/build.py URL`` asks a running ComfyUI what its nodes look like.
 
 ``contents.py`` says what is in them. NAME.json is what the page opens, api/NAME.json is what ``POST /prompt`` takes. With
-``--thumbnails`` the page is opened in a browser, and NAME.jpg shows it; the files that the workflows name must be there then, if
-only empty ones, or the page marks them in red.
+``--thumbnails`` the page is opened in a browser, and NAME.jpg shows it; the files that the workflows name must be there
+then, if only empty ones, or the page marks them in red.
 """
 from __future__ import annotations
 
