@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while playwright runs, no other test of this thread can start an event loop
 def chromium():
-    """The browser, started once."""
+    """The browser, started once a file."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     named = os.environ.get("CHROMIUM") or next(filter(None, names), None)
