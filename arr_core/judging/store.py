@@ -46,8 +46,8 @@ TRAIL = {
 
 
 @dataclass(frozen=True)
-class Record:
-    """A verdict as the trail keeps it: images by their hashes, opinions by their keys where they are stored."""
+class _Judged:
+    """A pair by the hashes of its images, under a rubric by its hash, and what a judge made of it."""
 
     prompt: str
     image_a: bytes
@@ -57,6 +57,12 @@ class Record:
     judge: str
     preferred: Side | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Record(_Judged):
+    """A verdict as the trail keeps it: opinions by their keys where they are stored."""
+
     opinions: tuple[str | Opinion, ...]  # order a, b, then b, a; a failure stands here itself
 
     @property
@@ -67,19 +73,11 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(_Judged):
     """A verdict of the trail, as it is read back."""
 
-    time: str
-    prompt: str
-    image_a: bytes
-    image_b: bytes
-    source: bytes | None
-    rubric: str
-    judge: str
-    preferred: Side | None
-    reason: str
     opinions: tuple[Opinion, ...]
+    time: str
 
     @property
     def outcome(self) -> str:
@@ -186,16 +184,17 @@ class VerdictStore:
 
     def entries(self, last: int | None = None) -> Iterator[Entry]:
         """The verdicts of the trail, the newest first."""
-        columns = ", ".join(("time", *(field.name for field in fields(Record))))
+        columns = ", ".join(field.name for field in fields(Entry))
         with self._open():
             rows = self._connection.execute(f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
                                             (-1 if last is None else last,)).fetchall() if self.keeps_trail else []
         for at in range(0, len(rows), AT_ONCE):
-            part = [(*row[:-1], _unpacked(row[-1])) for row in rows[at:at + AT_ONCE]]
-            stored = self.get([said for row in part for said in row[-1] if isinstance(said, str)])
-            for *values, said in part:
-                yield Entry(*values, tuple(stored.get(one, Opinion(None, failure="the opinion is lost"))
-                                           if isinstance(one, str) else _as_opinion(one) for one in said))
+            part = [(judged, _unpacked(said), time) for *judged, said, time in rows[at:at + AT_ONCE]]
+            stored = self.get([one for _, said, _ in part for one in said if isinstance(one, str)])
+            for judged, said, time in part:
+                opinions = tuple(stored.get(one, Opinion(None, failure="the opinion is lost")) if isinstance(one, str)
+                                 else _as_opinion(one) for one in said)
+                yield Entry(*judged, opinions, time)
 
     def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """The WebP files of images, by hash, where there are any."""
@@ -238,14 +237,9 @@ class VerdictStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing. It begins as a writer, so that two processes wait for each other instead of failing half-way."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
 
 def _same(path: str | Path, other: str | Path) -> bool:

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from ..judging.chat import Chat
 
@@ -26,18 +26,5 @@ def blocking(chat: Chat, work: Awaitable[Value]) -> Value:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(all_of_it())
-    ended: list[tuple[Any, BaseException | None]] = []
-
-    def run() -> None:
-        try:
-            ended.append((asyncio.run(all_of_it()), None))
-        except BaseException as error:  # raised again in the thread that waits
-            ended.append((None, error))
-
-    thread = threading.Thread(target=run, name="rubric")
-    thread.start()
-    thread.join()
-    value, error = ended[0]
-    if error is not None:
-        raise error
-    return value
+    with ThreadPoolExecutor(1, thread_name_prefix="rubric") as thread:
+        return thread.submit(asyncio.run, all_of_it()).result()

@@ -56,6 +56,5 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # it is still there only where something failed
