@@ -3,7 +3,7 @@
 ``flux`` and ``qwen-image-edit`` are the two published runs (model card, arXiv 2605.08354). What both share is the
 field's default in ``settings.py``; what differs stands here. They name no prompt file: ``data.train`` is the user's to
 give. ``miniature`` and ``miniature-edit`` run the embedded world on a CPU. ``recommended`` and
-``recommended-edit`` are the published bases with nft and separate noise, from a first look that is still to be measured.
+``recommended-edit`` are the published bases with what the README's tables favour: nft, separate noise, its slow average.
 """
 
 ATTENTION = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

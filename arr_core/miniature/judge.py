@@ -1,4 +1,4 @@
-"""The embedded judge: a small vision-language model that answers each criterion of a rubric with yes or no."""
+"""The embedded judge: a small vision-language model that describes pictures; a criterion says which words must fit."""
 from __future__ import annotations
 
 import asyncio
