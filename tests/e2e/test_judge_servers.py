@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 
@@ -30,13 +29,6 @@ from arr_core.rubrics import BUILT_IN
 RUBRIC = BUILT_IN["t2i"]
 KEY = "sk-a-key-that-nobody-may-see"
 LIGHT, DARK = Image.new("RGB", (32, 32), (200, 200, 200)), Image.new("RGB", (32, 32), (50, 50, 50))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

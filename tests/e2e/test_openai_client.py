@@ -1,7 +1,6 @@
 """The client of OpenAI-compatible servers over real HTTP: what it sends, and that no failure becomes a reward."""
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
@@ -18,13 +17,6 @@ from arr_core.rubrics import BUILT_IN, Rubric
 
 KEY = "sk-a-key-that-nobody-may-see"
 LIGHT, DARK = Image.new("RGB", (32, 32), (200, 200, 200)), Image.new("RGB", (32, 32), (50, 50, 50))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def judge(server: OpenAIServer, *, rubric: Rubric = BUILT_IN["t2i"], store=":memory:", both_orders: bool = True,

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from doubles.openai_server import OpenAIServer, brighter, brighter_letter, error, verdict
@@ -21,9 +20,6 @@ def darker(request) -> str:
 @pytest.fixture
 def run(tmp_path, monkeypatch, run_config):
     """``run(profiles, **fields)`` trains for two updates with the user's profiles; the events come back."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
     monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
 
     def train(profiles: dict, **fields) -> list[dict]:

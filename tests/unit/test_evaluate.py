@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+from doubles.client import Scripted
 from PIL import Image
 
 from arr_core.data import PreferencePair
@@ -93,17 +94,6 @@ def test_tags_are_what_several_pairs_share():
 
 
 # --- scripted judges over pictures --------------------------------------------------------------------------------
-
-class Scripted:
-    identity = "scripted"
-
-    def __init__(self, choose):
-        self.choose, self.asked = choose, []
-
-    async def ask(self, questions):
-        self.asked += questions
-        return [Opinion(self.choose(question)) for question in questions]
-
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

@@ -6,6 +6,7 @@ import random
 import threading
 
 import pytest
+from doubles.client import Scripted
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
@@ -17,20 +18,6 @@ RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
 
 def grey(level: int) -> Image.Image:
     return Image.new("RGB", (4, 4), (level, level, level))
-
-
-class Scripted:
-    """A client that answers each question with ``choose(question)``, a place, None or an Opinion, and counts."""
-
-    identity = "scripted"
-
-    def __init__(self, choose):
-        self.choose, self.asked = choose, []
-
-    async def ask(self, questions):
-        self.asked += questions
-        answers = [self.choose(question) for question in questions]
-        return [answer if isinstance(answer, Opinion) else Opinion(answer, "as scripted") for answer in answers]
 
 
 def always_first(question):
