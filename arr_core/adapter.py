@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .command import run
+
 if TYPE_CHECKING:
     from .adapters import Adapter
 
@@ -19,16 +21,16 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
-    from .adapters import AdapterError, base_id, base_warning, load_adapter
+    return run(lambda: _act(options), stopped="stopped; nothing was written")
 
-    try:
-        adapter = load_adapter(options.path, options.alpha)
-        if options.base:
-            adapter = replace(adapter, base=base_id(options.base))
-        print(*describe(adapter) if options.action == "inspect" else convert(adapter, options), sep="\n")
-    except (AdapterError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _act(options: argparse.Namespace) -> int:
+    from .adapters import base_id, base_warning, load_adapter
+
+    adapter = load_adapter(options.path, options.alpha)
+    if options.base:
+        adapter = replace(adapter, base=base_id(options.base))
+    print(*describe(adapter) if options.action == "inspect" else convert(adapter, options), sep="\n")
     if warning := base_warning(adapter.family, adapter.base):
         print(f"warning: {warning}", file=sys.stderr)
     return 0

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from .errors import ArrError
 from .presets import PRESETS
 from .settings import Adapter, Data, Judge, Objective, Optimizer, Policy, Rollout, Run, TrainConfig, Validation
 
@@ -27,7 +28,7 @@ __all__ = ["PRESETS", "Adapter", "ConfigError", "Data", "Judge", "Objective", "O
 FREE_ON_RESUME = frozenset({"run.updates", "run.output_dir", "run.trackers", "run.keep_checkpoints", "run.threads"})
 
 
-class ConfigError(ValueError):
+class ConfigError(ArrError, ValueError):
     """A configuration that cannot run: one line that says where, which field, what was expected and what came."""
 
 

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
+from .errors import ArrError
+
 TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")
 EDITED = ("edited_images", "target_images", "output_images")
@@ -27,7 +29,7 @@ SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
 MINIATURE = Path(__file__).parent / "miniature" / "data"
 
 
-class DataError(ValueError):
+class DataError(ArrError, ValueError):
     """A data file that cannot be used: one line that says where, which field, what was expected and what came."""
 
 

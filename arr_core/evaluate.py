@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .command import run
 from .config import PRESETS, ConfigError, load_config
-from .data import DataError
 from .generate import Parser, add_sampling, make_plan, number_from, quiet
 from .parent import UNTIL_EOF, stop_at_eof
 
@@ -35,22 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if UNTIL_EOF in words:
         words.remove(UNTIL_EOF)
         stop_at_eof()
-    try:
-        options = _parser().parse_args(words)
-        from .adapters import AdapterError
-        from .judging import JudgeError
-        from .policies.loading import PolicyError
-        from .rubrics import RubricError
-
-        try:
-            _evaluate(options)
-        except (OSError, AdapterError, ConfigError, DataError, JudgeError, PolicyError, RubricError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-    except KeyboardInterrupt:
-        print("stopped; verdicts that came are kept", file=sys.stderr)
-        return 130
-    return 0
+    return run(lambda: _evaluate(_parser().parse_args(words)), stopped="stopped; verdicts that came are kept")
 
 
 def make_contest(options: argparse.Namespace) -> Contest:
@@ -74,7 +59,7 @@ def make_contest(options: argparse.Namespace) -> Contest:
                    "the base" if other is None else options.against.stem)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .evaluation import evaluate
@@ -102,6 +87,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     print(sentence(contest, score))
     print(f"report   {folder / 'report.html'}")
+    return 0
 
 
 def _judge(options: argparse.Namespace, contest: Contest) -> Judge:

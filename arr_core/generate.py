@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from .command import run
 from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
 from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
 
@@ -45,18 +46,7 @@ class Run(NamedTuple):
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(words)
-    from .adapters import AdapterError
-    from .policies.loading import PolicyError
-
-    try:
-        _generate(make_plan(options))
-    except (OSError, AdapterError, ConfigError, DataError, PolicyError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the images that were finished are kept", file=sys.stderr)
-        return 130
-    return 0
+    return run(lambda: _generate(make_plan(options)), stopped="stopped; the images that were finished are kept")
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -88,7 +78,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
-def _generate(plan: Plan) -> None:
+def _generate(plan: Plan) -> int:
     from tqdm import tqdm
 
     from .adapters import base_warning
@@ -113,6 +103,7 @@ def _generate(plan: Plan) -> None:
     grids = [file.name for file in files if file.name.startswith("grid")]
     images = len(files) - len(grids)
     print(f"wrote {images} image{'s' * (images > 1)} and {', '.join(grids)} to {plan.output}")
+    return 0
 
 
 def quiet() -> None:

@@ -10,24 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .command import run
+
 STORE = "verdicts.sqlite"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
-    from .data import DataError
-    from .judging.verdict import JudgeError
-    from .rubrics import RubricError
-
-    try:
-        return {"evaluate": _evaluate, "show": _show, "label": _label}[options.action](options)
-    except (DataError, JudgeError, RubricError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on, and nothing is asked twice", file=sys.stderr)
-        return 3
+    action = {"evaluate": _evaluate, "show": _show, "label": _label}[options.action]
+    return run(lambda: action(options), stopped="stopped; the same command goes on, and nothing is asked twice", status=3)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -6,11 +6,14 @@ Exit status: 0 done; 1 a rubric was made, but nothing shows that it helps, so it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .command import run
 
 if TYPE_CHECKING:
     from .judging.chat import Chat
@@ -26,21 +29,8 @@ pairs are a good number."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
-    from .data import DataError
-    from .judging import JudgeError
-    from .rubrics import RubricError
-
-    try:
-        return {"pairs": _pairs, "describe": _describe, "show": _show}[options.action](options)
-    except (DataError, JudgeError, OSError, RubricError) as error:
-        hint = ""
-        if isinstance(error, JudgeError) and options.action == "pairs" and _work(options.output).exists():
-            hint = "; the same command goes on from here"
-        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 3
+    action = {"pairs": _pairs, "describe": _describe, "show": _show}[options.action]
+    return run(lambda: action(options), stopped="stopped; the same command goes on from here", status=3)
 
 
 def _pairs(options: argparse.Namespace) -> int:
@@ -70,12 +60,25 @@ def _pairs(options: argparse.Namespace) -> int:
         print("note: so few pairs say little; 50 to 100 are a good number", file=sys.stderr)
     if options.dry_run:
         return 0
-    with _Bar() as bar:
+    with _Bar() as bar, _goes_on(options.output):
         outcome = from_pairs(pairs, chat, task=options.task, folder=_work(options.output), observer=bar,
                              language=options.language, examples=examples, held_out=others, at_once=options.concurrency,
                              most_criteria=options.most_criteria, name=options.name or options.output.stem)
     report = write_report(outcome, options.output.with_suffix(".html"), options.name or options.output.stem)
     return _told(outcome, options.output, report)
+
+
+@contextlib.contextmanager
+def _goes_on(output: Path) -> Iterator[None]:
+    """What was paid for lies in the work folder: a judge that gives up says so too."""
+    from .judging import JudgeError
+
+    try:
+        yield
+    except JudgeError as error:
+        if not _work(output).exists():
+            raise
+        raise JudgeError(f"{error}; the same command goes on from here") from error
 
 
 def _told(outcome: Outcome, output: Path, report: Path) -> int:

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .command import run
 from .config import ConfigError, TrainConfig, field_help, load_config
-from .data import DataError
 from .parent import UNTIL_EOF, stop_at_eof
 
 USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
@@ -50,45 +50,28 @@ def main(words: Sequence[str] | None = None) -> int:
     if "--help" in words or "-h" in words:
         print(__doc__, "Fields, with the values of the preset flux:", field_help(), sep="\n")
         return 0
-    try:
-        config, resume = parse(words)
-        _set_threads(config.run.threads)
-        return _train(config, resume)
-    except (ConfigError, DataError) as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        print("stopped at once; go on with --resume from the last checkpoint", file=sys.stderr)
-        return 130
+    return run(lambda: _train(*parse(words)), stopped="stopped at once; go on with --resume from the last checkpoint")
 
 
 def _train(config: TrainConfig, resume: bool) -> int:
-    from .adapters import AdapterError
-    from .judging import JudgeError
-    from .policies.loading import PolicyError
-    from .rubrics import RubricError
-    from .training.checkpoint import CheckpointError
-    from .training.learner import LearningError
     from .training.progress import Progress
     from .training.trackers import Trackers
-    from .training.trainer import RunError, Trainer
+    from .training.trainer import Trainer
 
+    _set_threads(config.run.threads)
     _start_processes()
     if config.policy.base == "miniature":
         _quiet()
-    try:
-        observers = [Progress(config.run.folder)]
-        if config.run.trackers:
-            observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
-        trainer = Trainer(config, resume=resume, observers=observers)
-        with contextlib.closing(trainer):
-            outcome = trainer.run()
-            if config.policy.base == "miniature" and not outcome.stopped:
-                from .miniature.measure import report_measure
+    observers = [Progress(config.run.folder)]
+    if config.run.trackers:
+        observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
+    trainer = Trainer(config, resume=resume, observers=observers)
+    with contextlib.closing(trainer):
+        outcome = trainer.run()
+        if config.policy.base == "miniature" and not outcome.stopped:
+            from .miniature.measure import report_measure
 
-                report_measure(trainer)
-    except (OSError, AdapterError, CheckpointError, ConfigError, DataError, JudgeError, LearningError,
-            PolicyError, RubricError, RunError) as error:
-        return _refuse(error)
+            report_measure(trainer)
     return 3 if outcome.stopped else 0
 
 
@@ -115,11 +98,6 @@ def _start_processes() -> None:
         import torch
 
         accelerate.PartialState(cpu=not torch.cuda.is_available())
-
-
-def _refuse(error: Exception) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

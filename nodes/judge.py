@@ -1,12 +1,11 @@
 """ARRJudge: who compares images, by the name of a profile; where it is stands in a file of the user, never in a workflow."""
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..arr_core.home import profiles_file
 from .live import Live, wait
 from .schema import JudgeSocket, advanced, explained, schema
 
@@ -92,14 +91,6 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
         raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
                          "model in its profile, one that sees images")
     return f"{choice.profile}: answers in {verdict[0].latency_s:.1f} s"
-
-
-def profiles_file() -> Path:
-    """Where arr_core.judging.profiles looks. A copy of its four lines: importing it would slow down ComfyUI's start."""
-    if os.environ.get("ARR_JUDGES"):
-        return Path(os.environ["ARR_JUDGES"])
-    home = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
-    return Path(home or Path.home() / ".config") / "arr-rpo" / "judges.yaml"
 
 
 def profile_names() -> list[str]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from comfy_api.latest import io
 
+from ..arr_core.errors import ArrError
+
 CATEGORY = "ARR-RPO"
 
 RubricSocket = io.Custom("ARR_RUBRIC")
@@ -35,9 +37,7 @@ def explained():
     """A context whose errors are for people: ours as one plain line, a missing package as the command that installs it."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:
-        if ".arr_core." not in type(error).__module__:
-            raise
+    except ArrError as error:
         # ComfyUI shows an error's type with the module's name, which for a pack is a path of this machine.
         raise ValueError(str(error)) from error
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..home import profiles_file
 from .budget import Budget, Limits
 from .chat import Chat
 from .verdict import JudgeError
@@ -79,14 +80,6 @@ class Profile(BaseModel):
         if self.max_cost and not (self.price_per_million_tokens or self.price_per_million_reply_tokens):
             return "max_cost needs price_per_million_tokens"
         return ""
-
-
-def profiles_file() -> Path:
-    """The user's file of judge profiles, whether or not it is there."""
-    if os.environ.get("ARR_JUDGES"):
-        return Path(os.environ["ARR_JUDGES"])
-    home = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
-    return Path(home or Path.home() / ".config") / "arr-rpo" / "judges.yaml"
 
 
 def load_profile(name: str) -> Profile:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ..errors import ArrError
+
 Side = Literal["a", "b"]
 
 
-class JudgeError(RuntimeError):
+class JudgeError(ArrError, RuntimeError):
     """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do.
 
     ``answered`` holds the opinions on other questions of the same ``ask`` that had come before, by their place in it.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import ArrError
 from ..miniature import transformers_fault
 from .flux import FluxPolicy
 from .policy import DiffusersPolicy
@@ -23,7 +24,7 @@ LARGE_PARTS = {"FluxPipeline": ("transformer", "text_encoder_2"), "QwenImageEdit
 POLICIES = {"flux": FluxPolicy, "qwen-image-edit": QwenImageEditPolicy}
 
 
-class PolicyError(ValueError):
+class PolicyError(ArrError, ValueError):
     """A base that cannot be used: one line that says what was expected, what came and what to do."""
 
 

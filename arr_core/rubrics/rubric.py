@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..errors import ArrError
+
 Task = Literal["t2i", "edit"]
 
 _MARK = re.compile(r"^(?:[-*•·]|\d+[.)、])(?:\s+|$)|^\d+、")  # of an item of a list, in English or Chinese
 
 
-class RubricError(ValueError):
+class RubricError(ArrError, ValueError):
     """A rubric that cannot be used or made: one line that says what and where."""
 
 

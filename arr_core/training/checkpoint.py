@@ -16,8 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..errors import ArrError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(ArrError, ValueError):
     """A checkpoint that cannot be resumed from: one line that says which, why and what to do."""
 
 

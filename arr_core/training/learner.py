@@ -8,6 +8,7 @@ import torch
 
 from ..adapters import Adapter, extract, inject
 from ..config import TrainConfig
+from ..errors import ArrError
 from ..judging import Verdict
 from ..policies.policy import Policy
 from . import distributed, nft, rpo
@@ -21,7 +22,7 @@ Decided = tuple[Candidate, int]  # a candidate and the side, 0 or 1, that won it
 BESIDE = ("average", "old", "start_weights")
 
 
-class LearningError(ValueError):
+class LearningError(ArrError, ValueError):
     """Gradients that teach nothing: none at all, or not finite. One line that says why and what to do."""
 
 

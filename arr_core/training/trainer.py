@@ -16,6 +16,7 @@ from .. import __version__
 from ..adapters import load_adapter
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, load_split, open_image
+from ..errors import ArrError
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..judging.profiles import load_profile, make_client
 from ..policies.loading import load_policy
@@ -29,7 +30,7 @@ from .rollout import Group, sample_pairs
 from .validation import Score, Validation
 
 
-class RunError(ValueError):
+class RunError(ArrError, ValueError):
     """A run that cannot start or go on: one line that says why and what to do."""
 
 
