@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 
 UNTIL_EOF = "--until-eof"
@@ -20,6 +21,11 @@ def stop_at_eof() -> None:
                 pass
         except OSError:  # there never was a standard input
             return
-        _thread.interrupt_main()
+        if hasattr(signal, "pthread_kill"):  # it ends waiting too, where interrupt_main only ends working
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
 
+    # A server that was started in the background ignores Ctrl-C, and so would its children: they would outlive it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -211,7 +211,8 @@ def test_an_interrupt_says_how_to_go_on(user):
     with OpenAIServer(lambda request: Reply(mind(request), delay_s=0.1)) as server:
         profile(server, user)
         job = subprocess.Popen([sys.executable, "-m", "arr_core.rubric", *PAIRS, "--concurrency", "2"], cwd=user,
-                               env=environment(user), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                               env=environment(user), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in the background
         while server.calls < 5 and job.poll() is None:
             time.sleep(0.01)
         job.send_signal(signal.SIGINT)
