@@ -62,7 +62,7 @@ from arr_core.judging.evaluate import NO_RUBRIC, Measures, Share, evaluate  # no
 from arr_core.judging.logits import LogitsClient  # noqa: E402
 from arr_core.judging.measuring import markdown  # noqa: E402
 from arr_core.judging.pairwise import PairwiseClient  # noqa: E402
-from arr_core.judging.store import image_hash  # noqa: E402
+from arr_core.judging.pictures import image_hash  # noqa: E402
 from arr_core.miniature.judge import FOLDER, MiniatureVLM  # noqa: E402
 from arr_core.miniature.world import exact_image  # noqa: E402
 from arr_core.policies.loading import load_policy  # noqa: E402

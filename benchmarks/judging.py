@@ -61,7 +61,7 @@ def openai_alone(url: str, requests: int, size: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=1024)
+    parser.add_argument("--requests", type=int, default=2048)
     parser.add_argument("--side", type=int, nargs="*", default=[32, 256, 512], help="pixels of the square pictures")
     parser.add_argument("--repeats", type=int, default=3, help="of which the fastest is reported")
     options = parser.parse_args()

@@ -37,7 +37,7 @@ class Chat(Protocol):
         """The reply to chat messages; None leaves a setting as the profile has it.
 
         messages: ``{"role", "content"}``; content is text or parts ``{"type": "text", "text": str}`` and
-        ``{"type": "image", "image": PIL.Image}``.
+        ``{"type": "image", "image": PIL.Image}``, with the ``"digest"`` of its content where the caller knows it.
         schema: JSON schema of the reply, enforced where the model's server can and left out where it cannot.
         log_probs: one token is asked for, with the log-probabilities of its likeliest candidates.
         Raises JudgeError where no reply can ever come (no server, wrong key, unknown model, a model that cannot see).

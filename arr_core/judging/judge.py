@@ -17,7 +17,8 @@ from typing import Protocol
 from PIL import Image
 
 from ..rubrics import Rubric
-from .store import Record, VerdictStore, image_hash, shared_file, thumbnail
+from .pictures import image_hash
+from .store import Record, VerdictStore, shared_file, thumbnail
 from .verdict import JudgeError, Opinion, Verdict, combine
 
 
@@ -40,6 +41,7 @@ class Question:
     second: Image.Image
     source: Image.Image | None
     rubric: Rubric
+    digests: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)  # of first, second, source, where known
 
 
 class Client(Protocol):
@@ -202,8 +204,9 @@ class Judge:
             hashes.append((a, b, source))
             for swapped in (False, True) if self.both_orders else (False,):
                 shown = (pair.image_b, pair.image_a) if swapped else (pair.image_a, pair.image_b)
-                questions.append(Question(pair.prompt, *shown, pair.source, rubric))
-                content = (self.client.identity, rubric.content_hash, pair.prompt, (b, a) if swapped else (a, b), source)
+                digests = (b, a) if swapped else (a, b)
+                questions.append(Question(pair.prompt, *shown, pair.source, rubric, (*digests, source)))
+                content = (self.client.identity, rubric.content_hash, pair.prompt, digests, source)
                 keys.append(hashlib.sha256(repr(content).encode()).hexdigest())
         return _Asked(questions, keys, hashes, images)
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import json
 import math
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ from .pictures import Pictures
 from .verdict import JudgeError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
-CONNECTIONS = 8  # of one pool, which looks at every idle connection of its own for every request
+CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at every connection of its own
 NO_KEY = "none"  # what is sent to a server that needs none
 
 # How servers say that a model is blind: vLLM, SGLang, OpenAI, OpenRouter, LM Studio, Ollama, llama.cpp.
@@ -35,15 +35,14 @@ class OpenAIChat:
 
     url: base URL with /v1. No other host is ever asked: a redirect is refused.
     timeout_s: for one attempt; ``retries`` follow it, later and later, or when a server's Retry-After says.
-    concurrency: requests in flight. As many more have their pictures encoded meanwhile.
+    concurrency: requests in flight, one a connection. A quarter more are made ready to take the next free one, and as many
+        again have their pictures encoded meanwhile. A reply's latency counts from when its request was made ready.
     extra: fields of the request's body beyond those of the protocol.
     """
 
     def __init__(self, *, url: str, model: str, api_key: str = NO_KEY, timeout_s: float = 60.0, retries: int = 3,
                  concurrency: int = 16, temperature: float = 0.0, max_tokens: int = 1024, max_side: int = 1024,
                  price: float = 0.0, reply_price: float | None = None, extra: dict[str, Any] | None = None):
-        import openai
-
         self.url, self.model = _without_secrets(url), model
         self.temperature, self.max_tokens, self.timeout_s = temperature, max_tokens, timeout_s
         self.price, self.reply_price = price, price if reply_price is None else reply_price
@@ -51,21 +50,20 @@ class OpenAIChat:
         self.identity = f"openai:{model}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
         if self.extra:
             self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
-        http = getattr(openai, "DefaultAsyncHttpx2Client", None) or openai.DefaultAsyncHttpxClient
-        self._clients = [openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=retries,
-                                            http_client=http(follow_redirects=False))
-                         for _ in range(math.ceil(concurrency / CONNECTIONS))]
-        self._turn = itertools.cycle(self._clients)
+        count = math.ceil(concurrency / CONNECTIONS)
+        self._pools = [_Pool(url, api_key, (concurrency + at) // count, timeout_s, retries) for at in range(count)]
         self._key, self._pictures = api_key, Pictures(max_side)
-        self._ready, self._free = asyncio.Semaphore(2 * concurrency), asyncio.Semaphore(concurrency)
+        self._free = asyncio.Semaphore(concurrency + concurrency // 4)
+        self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
         self._reached, self._fatal, self._gave_log_probs = False, None, False
         # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then.
-        self._limit_s = (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
+        # The wait for a connection comes on top.
+        self._limit_s = (retries + 2) * timeout_s + retries * LONGEST_PAUSE_S
         self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
 
     async def close(self) -> None:
-        for client in self._clients:
-            await client.close()
+        for pool in self._pools:
+            await pool.client.close()
 
     async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
                        temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
@@ -91,7 +89,7 @@ class OpenAIChat:
         if isinstance(message["content"], str):
             return message
         return {**message, "content": [
-            {"type": "image_url", "image_url": {"url": await self._pictures.uri(part["image"])}}
+            {"type": "image_url", "image_url": {"url": await self._pictures.uri(part["image"], part.get("digest"))}}
             if part["type"] == "image" else part for part in message["content"]]}
 
     async def _reply(self, body: dict[str, Any], wishes: Wishes) -> Reply:
@@ -129,9 +127,7 @@ class OpenAIChat:
         form = self._forms.get(wishes.kind, Form())
         while True:
             try:
-                # The typed completion would be made of whatever comes; plain JSON is checked where it is read.
-                content = await asyncio.wait_for(next(self._turn).post(
-                    "/chat/completions", cast_to=object, body={**body, **form.fields(wishes)}), self._limit_s)
+                content = await asyncio.wait_for(self._post({**body, **form.fields(wishes)}), self._limit_s)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 final = _BLIND.search(error.message) or _TOO_FEW.search(error.message)
                 weaker = None if final else form.weaker(wishes, error.message)
@@ -141,6 +137,15 @@ class OpenAIChat:
             else:
                 self._forms.setdefault(wishes.kind, form)  # one refused question must not weaken what others are asked in
                 return content
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        """What the server completes; plain JSON, checked where it is read: the typed one would be made of whatever comes."""
+        pool = min(self._pools, key=lambda pool: pool.busy / pool.connections)
+        pool.busy += 1
+        try:
+            return await pool.client.post("/chat/completions", cast_to=object, body=body)
+        finally:
+            pool.busy -= 1
 
     def _advise(self, error, wishes: Wishes) -> None:
         """Raises JudgeError for what no later request can mend."""
@@ -200,6 +205,21 @@ class OpenAIChat:
     def _safe(self, text: str) -> str:
         """The text without the key, should a server repeat it."""
         return text if self._key == NO_KEY else text.replace(self._key, "[key]")
+
+
+class _Pool:
+    """A client of the openai package with ``connections`` of its own; ``busy`` requests hold one or wait for one."""
+
+    def __init__(self, url: str, api_key: str, connections: int, timeout_s: float, retries: int):
+        import openai
+
+        newer = getattr(openai, "DefaultAsyncHttpx2Client", None)
+        http, make = (import_module("httpx2"), newer) if newer else (import_module("httpx"), openai.DefaultAsyncHttpxClient)
+        self.connections, self.busy = connections, 0
+        self.client = openai.AsyncOpenAI(
+            base_url=url, api_key=api_key, max_retries=retries, timeout=http.Timeout(timeout_s, pool=None),
+            http_client=make(follow_redirects=False, limits=http.Limits(
+                max_connections=connections, max_keepalive_connections=connections)))
 
 
 def first_token(log_probs: Any) -> dict[str, float]:

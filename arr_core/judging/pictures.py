@@ -12,6 +12,14 @@ from PIL import Image
 SMALL = 256 * 256  # pixels up to which a digest is made faster than a thread is reached
 
 
+def image_hash(image: Image.Image) -> bytes:
+    """Sixteen bytes that name what a judge sees: the size and the pixels, whatever the file or the palette."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(repr(image.size).encode())
+    digest.update(rgb.tobytes())
+    return digest.digest()[:16]
+
+
 def smaller(image: Image.Image, max_side: int) -> Image.Image:
     """The picture in RGB, at most ``max_side`` pixels wide and high."""
     image = image.convert("RGB")
@@ -35,10 +43,13 @@ class Pictures:
         self._making: dict[bytes, asyncio.Task[str]] = {}
         self._held = 0
 
-    async def uri(self, image: Image.Image) -> str:
-        """The data URI; both orders of a pair ask at the same time, and one of them makes it."""
+    async def uri(self, image: Image.Image, digest: bytes | None = None) -> str:
+        """The data URI; both orders of a pair ask at the same time, and one of them makes it.
+
+        digest: what names the picture's content, where the caller knows it.
+        """
         small = image.width * image.height <= SMALL
-        key = _content(image) if small else await asyncio.to_thread(_content, image)
+        key = digest or (image_hash(image) if small else await asyncio.to_thread(image_hash, image))
         if key in self._made:
             self._made.move_to_end(key)
             return self._made[key]
@@ -57,8 +68,3 @@ class Pictures:
             self._held -= len(self._made.popitem(last=False)[1])
         return uri
 
-
-def _content(image: Image.Image) -> bytes:
-    """A digest of what is seen: an object's identity would say nothing of a picture that was drawn into since."""
-    image = image.convert("RGB")
-    return hashlib.blake2b(image.tobytes(), key=repr(image.size).encode(), digest_size=16).digest()

@@ -56,7 +56,7 @@ def version(mode: str) -> str:
         text = "rubric"
 
     class Asked:
-        prompt, source, first, second, rubric = "prompt", "source", "first", "second", Rubric
+        prompt, source, first, second, rubric, digests = "prompt", "source", "first", "second", Rubric, (None,) * 3
 
     made = {"reasons": [messages(Asked), repair_messages([], "", ""), SCHEMA], "logits": letter_messages(Asked)}[mode]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:8]
@@ -68,11 +68,12 @@ def _asked(question) -> str:
 
 def _shown(question, first: str, second: str) -> list[dict[str, Any]]:
     content = [_text(f"The {_asked(question)}:\n{question.prompt}\n\nThe criteria:\n{question.rubric.text}")]
-    shown = [(first, question.first), (second, question.second)]
+    *digests, source = question.digests
+    shown = [*zip((first, second), (question.first, question.second), digests, strict=True)]
     if question.source is not None:
-        shown.insert(0, (BASE, question.source))
-    for label, image in shown:
-        content += [_text(f"{label}:"), {"type": "image", "image": image}]
+        shown.insert(0, (BASE, question.source, source))
+    for label, image, digest in shown:
+        content += [_text(f"{label}:"), {"type": "image", "image": image} | ({"digest": digest} if digest else {})]
     return content
 
 

@@ -95,14 +95,6 @@ def shared_file() -> str | None:
     return os.environ.get("ARR_VERDICTS") or None
 
 
-def image_hash(image: Image.Image) -> bytes:
-    """Sixteen bytes that name what a judge sees: the size and the pixels, whatever the file or the palette."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    digest = hashlib.sha256(repr(image.size).encode())
-    digest.update(rgb.tobytes())
-    return digest.digest()[:16]
-
-
 def thumbnail(image: Image.Image) -> bytes:
     """A WebP of at most 192 pixels a side; a picture of a few pixels is kept exactly. About 4 ms for half a megapixel."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")

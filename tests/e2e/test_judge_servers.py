@@ -96,7 +96,7 @@ def test_one_question_that_needs_a_weaker_form_weakens_no_other(judge):
 def test_a_model_that_cannot_see_stops_the_run_with_advice(judge, said, advice):
     with OpenAIServer([said]) as server, judge(server) as it, pytest.raises(JudgeError, match=advice) as caught:
         it.submit(pairs(200)).result()
-    assert server.calls <= 16  # what waited was not sent
+    assert server.calls <= 16 + 4  # what waited was not sent: 16 in flight, a quarter made ready
     assert "\n" not in str(caught.value)
 
 
@@ -149,10 +149,10 @@ def test_what_waits_is_not_sent_once_the_key_is_refused(judge):
     with OpenAIServer(key="another") as server, judge(server, concurrency=4) as it:
         with pytest.raises(JudgeError, match="refuses the key"):
             it.submit(pairs(100)).result()
-        assert server.calls <= 4
+        assert server.calls <= 4 + 1
         with pytest.raises(JudgeError, match="refuses the key"):
             it.compare("another", LIGHT, DARK)
-        assert server.calls <= 4
+        assert server.calls <= 4 + 1
 
 
 def test_a_budget_ends_the_run_and_what_was_paid_is_kept(judge, tmp_path):

@@ -10,7 +10,8 @@ from doubles.client import Scripted
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
-from arr_core.judging.store import VerdictStore, image_hash, thumbnail
+from arr_core.judging.pictures import image_hash
+from arr_core.judging.store import VerdictStore, thumbnail
 from arr_core.rubrics import BUILT_IN, Rubric
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))

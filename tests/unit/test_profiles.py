@@ -98,7 +98,7 @@ def test_the_key_comes_from_the_variable_that_the_profile_names(judges, monkeypa
         assert "environment variable MY_KEY, which holds no key" in fault("box", make_client)
     monkeypatch.setenv("MY_KEY", f"{KEY}\n")
     client = make_client("box", timeout_s=5, retries=1, concurrency=2)
-    assert client.chat._clients[0].api_key == KEY
+    assert client.chat._pools[0].client.api_key == KEY
     assert KEY not in client.identity and KEY not in repr(load_profile("box"))
 
 
@@ -106,8 +106,8 @@ def test_a_server_without_a_key_gets_none_of_the_users(judges, monkeypatch):
     judges("box: {url: 'http://box/v1', model: m}")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     client = make_client("box")
-    assert client.chat._clients[0].api_key == "none"
-    assert str(client.chat._clients[0].base_url) == "http://box/v1/"
+    assert client.chat._pools[0].client.api_key == "none"
+    assert str(client.chat._pools[0].client.base_url) == "http://box/v1/"
 
 
 @pytest.mark.parametrize("text, said", [

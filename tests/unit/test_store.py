@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError
-from arr_core.judging.store import Record, VerdictStore, image_hash, thumbnail
+from arr_core.judging.pictures import image_hash
+from arr_core.judging.store import Record, VerdictStore, thumbnail
 from arr_core.judging.verdict import Opinion
 from arr_core.rubrics import Rubric
 
