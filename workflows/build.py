@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def page_form(workflow: Workflow, info: dict) -> dict:
             "widgets_values": values, **({"title": node.title} if node.title else {})})
     for number, source, slot, *_ in links:
         nodes[source - 1]["outputs"][slot]["links"].append(number)
-    return {"id": workflow.name, "revision": 0, "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes,
+    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"arr-rpo/{workflow.name}"))  # an older page warns of any other kind of id
+    return {"id": name, "revision": 0, "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes,
             "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 

