@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Im
     return [weathered(render(before), rng), weathered(image, rng)], caption
 
 
-def train_judge(folder: Path, steps: int, start: Path | None, peak: float, batch: int = 48) -> None:
+def train_judge(folder: Path, relations: Sequence[str], steps: int, start: Path | None, peak: float, batch: int = 48) -> None:
     """Train the judge to describe pictures and changes in turn, and save it as an ordinary transformers folder."""
     rng, tokenizer = random.Random(2), qwen_tokenizer()
     model = vision_language_model(tokenizer, width=64, layers=4, patch_size=4, vision_width=48, vision_layers=2)
@@ -103,7 +104,7 @@ def train_judge(folder: Path, steps: int, start: Path | None, peak: float, batch
         judge = MiniatureVLM.load(start)
         model = judge.model
     model.train()
-    requests, edits = world.requests(), world.edits()
+    requests, edits = world.requests(relations), world.edits()
     pool = requests + [request for request in requests if request.second is None] * 4
     schedule = Schedule(model.parameters(), peak, steps)
     for step in range(steps):

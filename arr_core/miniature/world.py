@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,11 +110,11 @@ def parse_instruction(instruction: str) -> Edit:
     raise ValueError(f"not an edit of the miniature world: {instruction!r} (try 'make the red circle blue')")
 
 
-def requests() -> list[Request]:
-    """Every embedded prompt, in a fixed order: 540 relations of two differently coloured things and 60 counts."""
+def requests(prompted: Sequence[str] = PROMPTED) -> list[Request]:
+    """Every embedded prompt, in a fixed order: 180 pairs of differently coloured things in each relation, and 60 counts."""
     things = [Thing(shape, colour) for colour, shape in itertools.product(COLOURS, SHAPES)]
     relations = [Request(a, 1, b, where) for a, b in itertools.permutations(things, 2) if a.colour != b.colour
-                 for where in PROMPTED]
+                 for where in prompted]
     return relations + [Request(thing, number) for thing in things for number in COUNTS.values()]
 
 

@@ -21,12 +21,13 @@ SHOWN = """([text, width]) => { const node = app.graph._nodes.find(node => node.
     const said = node?.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? '';
     return new RegExp(text).test(said) && (node.imgs ?? []).some(image => image.naturalWidth === width); }"""
 # Of ComfyUI itself: files that a fresh user does not have, an extension's old way, the older page's own start.
-NOISE = re.compile(r"at onChange \(|Failed to load resource|accessed before initialization|net::ERR|api.comfy.org|Failed to fetch")
+NOISE = re.compile(r"Failed to load resource|accessed before initialization|net::ERR|api.comfy.org|Failed to fetch|"
+                   r"at onChange \(")
 
 
 @pytest.fixture(scope="module", params=["0.30.0", "0.3.75"])
 def served(request, tmp_path_factory):
-    """A server of the newest and of the oldest version, each with its own page, whose folders hold what the workflows name, if only as empty files."""
+    """The newest and the oldest version, each with its own page. Its folders hold what the workflows name, if only empty."""
     base = tmp_path_factory.mktemp("page")
     for path in WORKFLOWS:
         for node in json.loads(path.read_text())["nodes"]:
