@@ -4,7 +4,8 @@ from __future__ import annotations
 from build import Node, Workflow
 
 HUB = "https://huggingface.co"
-CARD = f"{HUB}/OpenEnvisionLab/ARR-RPO/resolve/main"
+# The page where the adapters are; their card still says ARR-RPO in its examples.
+CARD = f"{HUB}/OpenEnvisionLab/Auto-Rubric-as-Reward/resolve/main"
 
 
 def model(url: str, directory: str) -> dict:

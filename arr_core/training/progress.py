@@ -119,7 +119,7 @@ class Progress:
         pairs = sum(recent.get("pairs") or 0 for recent in self.recent)
         undecided = sum(recent.get("undecided") or 0 for recent in self.recent) / pairs if pairs else None
         parts = [f"win rate {_percent(self.win_rate)}", f"undecided {_percent(undecided)}"]
-        name = next((name for name in ("kl", "loss") if event.get(name) is not None), None)
+        name = next((name for name in ("kl", "loss") if event.get(name)), None)  # no KL is asked for where it is nothing
         if name:
             parts.append(f"{name} {event[name]:.2g}")
         pace = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
