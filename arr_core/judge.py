@@ -6,6 +6,7 @@ stopped by Ctrl-C, to be continued by the same command.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from .command import run
 
 STORE = "verdicts.sqlite"
+OTHER_STORES = "verdicts-*.sqlite"  # of a run's further processes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +33,11 @@ def _show(options: argparse.Namespace) -> int:
     if not path.is_file():
         raise JudgeError(f"{path}: expected the folder of a run or a verdict store, found no such file")
     output = options.output or path.with_name("verdicts.html")
-    store = VerdictStore(path)
-    try:
-        content = page(store, path.resolve().parent.name if path.name == STORE else path.stem,
+    others = sorted(options.path.glob(OTHER_STORES)) if options.path.is_dir() else []
+    with contextlib.ExitStack() as open_stores:
+        stores = [open_stores.enter_context(contextlib.closing(VerdictStore(one))) for one in (path, *others)]
+        content = page(stores, path.resolve().parent.name if path.name == STORE else path.stem,
                        last=options.last or None, only=options.only)
-    finally:
-        store.close()
     output.write_bytes(content.encode("utf-8", "replace"))
     print(f"wrote {output}")
     return 0

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import heapq
 import io
 import re
 from collections import Counter
@@ -58,18 +59,20 @@ class Sums:
             self.latency_s += opinion.latency_s
 
 
-def page(store: VerdictStore, name: str, *, last: int | None = None, only: str | None = None) -> str:
-    """The page. ``last`` is how many verdicts are shown, the newest; ``only`` an outcome; the sums are over all.
+def page(stores: Sequence[VerdictStore], name: str, *, last: int | None = None, only: str | None = None) -> str:
+    """The page of one trail, or of those that a run's processes kept.
 
+    ``last`` is how many verdicts are shown, the newest; ``only`` an outcome; the sums are over all.
     Nothing in the store is trusted: all text is escaped, and the page may load nothing and run nothing.
     """
     sums, shown = Sums(Counter(), Counter()), []
-    for entry in store.entries():
+    for entry in heapq.merge(*(store.entries() for store in stores), key=lambda entry: entry.time, reverse=True):
         sums.add(entry)
         if only in (None, entry.outcome) and (last is None or len(shown) < last):
             shown.append(entry)
-    pictures = store.thumbnails({key for entry in shown for key in (entry.image_a, entry.image_b, entry.source) if key})
-    rubrics = store.rubrics()
+    wanted = {key for entry in shown for key in (entry.image_a, entry.image_b, entry.source) if key}
+    pictures = {key: webp for store in stores for key, webp in store.thumbnails(wanted).items()}
+    rubrics = {key: rubric for store in stores for key, rubric in store.rubrics().items()}
     of = sums.outcomes[only] if only else sums.outcomes.total()
     lead = f"The newest {figure(len(shown))} of {figure(of)}" if len(shown) < of else f"All {figure(of)}"
     lead += f" ({OUTCOMES[only]})" if only else ""
@@ -77,7 +80,8 @@ def page(store: VerdictStore, name: str, *, last: int | None = None, only: str |
         headline=_headline(name, shown, sums), filters=_filters(shown), rubrics=_rubrics(rubrics, shown),
         lead=f"{lead}, the newest first. What the judge preferred is framed.",
         pairs="\n".join(_pair(entry, pictures, rubrics) for entry in shown),
-        foot=f"Made from {text(Path(store.path).name)}, {plural(len(store), 'opinion')}.")
+        foot=f"Made from {text(', '.join(Path(store.path).name for store in stores))}, "
+             f"{plural(sum(map(len, stores)), 'opinion')}.")
     return fill(f"{text(name)} &middot; verdicts", body)
 
 

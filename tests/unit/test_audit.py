@@ -1,6 +1,7 @@
 """The page of a verdict store: what it shows, and that nothing in the store gets out of its place."""
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sqlite3
@@ -44,11 +45,8 @@ def store_of(folder: Path, *opinions: Opinion, source: bool = False) -> Path:
 
 
 def shown(folder: Path, **settings) -> str:
-    store = VerdictStore(folder / "verdicts.sqlite")
-    try:
-        return page(store, "run", **settings)
-    finally:
-        store.close()
+    with contextlib.closing(VerdictStore(folder / "verdicts.sqlite")) as store:
+        return page([store], "run", **settings)
 
 
 class Elements(HTMLParser):
@@ -167,6 +165,18 @@ def test_the_command_writes_the_page_beside_the_store(tmp_path, capsys):
     assert main(["show", str(folder / "verdicts.sqlite"), "--output", str(tmp_path / "page.html"), "--last", "0"]) == 0
     assert (tmp_path / "page.html").is_file()
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path / 'page.html'}"
+
+
+def test_the_trails_of_a_runs_processes_make_one_page(tmp_path):
+    folder, other = store_of(tmp_path / "run", *DECIDED), store_of(tmp_path / "other", *DECIDED)
+    (other / "verdicts.sqlite").rename(folder / "verdicts-1.sqlite")
+    with contextlib.closing(sqlite3.connect(folder / "verdicts-1.sqlite")) as file, file:
+        file.execute("UPDATE verdicts SET time = '2001-01-01T00:00:00', prompt = 'the older'")
+    assert main(["show", str(folder)]) == 0
+    html = (folder / "verdicts.html").read_text(encoding="utf-8")
+    assert f"All {len(DECIDED)}" in html and f"{2 * len(DECIDED)} opinions" in html
+    assert html.index("prompt 0") < html.index("the older")
+    assert "verdicts.sqlite, verdicts-1.sqlite" in html
 
 
 def test_the_command_names_what_it_did_not_find(tmp_path, capsys):
