@@ -25,7 +25,10 @@ from .settings import Adapter, Data, Judge, Objective, Optimizer, Policy, Rollou
 __all__ = ["PRESETS", "Adapter", "ConfigError", "Data", "Judge", "Objective", "Optimizer", "Policy", "Rollout", "Run",
            "TrainConfig", "Validation", "changed_fields", "config_hash", "field_help", "load_config", "save_config"]
 
-FREE_ON_RESUME = frozenset({"run.updates", "run.output_dir", "run.trackers", "run.keep_checkpoints", "run.threads"})
+# What changes how, where or how long a run computes, and not what it draws or asks.
+FREE_ON_RESUME = frozenset({
+    "run.updates", "run.output_dir", "run.trackers", "run.save_every", "run.keep_checkpoints", "run.threads", "policy.device",
+    "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s", "judge.retries", "judge.concurrency"})
 
 
 class ConfigError(ArrError, ValueError):

@@ -35,7 +35,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if UNTIL_EOF in words:
         words.remove(UNTIL_EOF)
         stop_at_eof()
-    return run(lambda: _evaluate(_parser().parse_args(words)), stopped="stopped; verdicts that came are kept")
+    return run(lambda: _evaluate(_parser().parse_args(words)), stopped=(
+        "stopped; with the same --output the verdicts that came are not asked for again"))
 
 
 def make_contest(options: argparse.Namespace) -> Contest:
@@ -45,7 +46,7 @@ def make_contest(options: argparse.Namespace) -> Contest:
 
     options = argparse.Namespace(**{**vars(options), "prompt": None, "source_image": None, "compare": False,
                                     "output": options.output or _new_folder(), "steps": options.steps or _steps(options)})
-    if (options.output / "events.jsonl").exists():
+    if (options.output / "result.json").exists():
         raise ConfigError(f"{options.output}: expected a new folder, found another evaluation; give another --output")
     plan = make_plan(options)
     if plan.adapter is None:

@@ -76,7 +76,8 @@ class Adapter(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout; must be 0 for rpo's ratio to start at exactly 1")
     targets: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1, description="Modules that get an adapter, matched as name suffixes")
-    start: Path | None = Field(None, description="Adapter to start from (PEFT folder or file); null starts from zero")
+    start: Path | None = Field(None, description=(
+        "Adapter to start from (PEFT folder or file), whose rank, alpha and targets are then kept; null starts from zero"))
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Decay of a moving average of the adapter, saved beside it; null keeps none")
 
@@ -181,6 +182,9 @@ class TrainConfig(Section):
     def _fields_agree(self) -> TrainConfig:
         rollout, objective = self.rollout, self.objective
         images = 2 * rollout.prompts_per_update
+        if self.adapter.start is not None and self.adapter.dropout:
+            raise ValueError(f"adapter.dropout: expected 0 with adapter.start, which goes on without, came "
+                             f"{self.adapter.dropout}")
         if rollout.micro_batch > images:
             raise ValueError(f"rollout.micro_batch: expected at most {images}, two images for each of "
                              f"rollout.prompts_per_update, came {rollout.micro_batch}")

@@ -71,7 +71,8 @@ def _train(config: TrainConfig, resume: bool) -> int:
         if config.policy.base == "miniature" and not outcome.stopped:
             from .miniature.measure import report_measure
 
-            report_measure(trainer)
+            with trainer.learner.published():
+                report_measure(trainer)
     return 3 if outcome.stopped else 0
 
 

@@ -42,9 +42,14 @@ class EncodingCache:
         """Write a conditioning under its key."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.tensors.items()}, partial,
-                  metadata={"height": str(conditioning.height), "width": str(conditioning.width)})
-        partial.replace(self._path(key))
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.tensors.items()}, partial,
+                      metadata={"height": str(conditioning.height), "width": str(conditioning.width)})
+            partial.replace(self._path(key))
+        except safetensors.SafetensorError as error:  # what the library calls a full disk
+            raise OSError(f"{partial}: could not be written: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def get(self, key: str):
         """The conditioning behind a key, on the CPU. Raises FileNotFoundError for one never encoded."""

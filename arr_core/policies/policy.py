@@ -174,15 +174,23 @@ class DiffusersPolicy:
         """The new adapter's float32 parameters by PEFT name; ``lora_B`` is zero, so the policy is still the base."""
         from peft import LoraConfig
 
+        from .loading import PolicyError
+
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
                             target_modules=list(settings.targets), init_lora_weights=True)
+        names = [name for name, _ in self.transformer.named_modules()]
+        if unknown := [target for target in settings.targets
+                       if not any(name == target or name.endswith(f".{target}") for name in names)]:
+            raise PolicyError(f"adapter.targets: expected modules of the transformer, found none called "
+                              f"{', '.join(unknown)}")
         self.transformer.add_adapter(config)
-        if self.settings.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
         return self.adapter_parameters()
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Trainable parameters by name, each turned to float32 (the base may be bfloat16)."""
+        """The trainable parameters of the adapter that is in place, by name, each turned to float32 (the base may be
+        bfloat16). From here on activations are kept or computed again, as the settings say."""
+        if self.settings.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
         parameters = {name: p for name, p in self.transformer.named_parameters() if "lora_" in name}
         for parameter in parameters.values():
             parameter.data = parameter.data.float()

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import ArrError
 
+DONE = "checksums.json"
+
 
 class CheckpointError(ArrError, ValueError):
     """A checkpoint that cannot be resumed from: one line that says which, why and what to do."""
@@ -38,19 +40,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """The folder ``checkpoints/<update>``, written whole or not at all; older ones beyond ``keep`` are removed."""
     final = folder / str(checkpoint.update)
     partial, replaced = (folder / f".{name}-{os.getpid()}" for name in ("partial", "replaced"))
-    for left_over in (partial, replaced):
+    for left_over in folder.glob(".partial-*"):  # of a process that was killed, or found no room
         shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
-    flat = {f"{group}/{name}": tensor.detach().cpu().contiguous()
-            for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
-    save_file(flat, partial / "weights.safetensors")
-    torch.save({"optimizer": checkpoint.optimizer, "generators": checkpoint.generators}, partial / "optimizer.pt")
-    (partial / "state.json").write_text(json.dumps({"update": checkpoint.update, **checkpoint.values}, indent=1))
-    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-    (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
-    for path in partial.iterdir():
-        _sync(path)
+    try:
+        _write(partial, checkpoint)
+    except (SafetensorError, RuntimeError) as error:  # what the two libraries call a full disk
+        raise OSError(f"{final}: the checkpoint could not be written: {error}") from error
+    finally:
+        if not (partial / DONE).is_file():
+            shutil.rmtree(partial, ignore_errors=True)
     if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
     _sync(folder)
@@ -58,6 +59,20 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(folder / str(old))
     return final
+
+
+def _write(partial: Path, checkpoint: Checkpoint) -> None:
+    """The files of a checkpoint; that of the sums comes last."""
+    flat = {f"{group}/{name}": tensor.detach().cpu().contiguous()
+            for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
+    save_file(flat, partial / "weights.safetensors")
+    torch.save({"optimizer": checkpoint.optimizer, "generators": checkpoint.generators}, partial / "optimizer.pt")
+    (partial / "state.json").write_text(json.dumps({"update": checkpoint.update, **checkpoint.values}, indent=1))
+    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    for path in partial.iterdir():
+        _sync(path)
+    (partial / DONE).write_text(json.dumps(sums, indent=1))
+    _sync(partial / DONE)
 
 
 def list_checkpoints(folder: Path) -> list[int]:
@@ -92,9 +107,9 @@ def _read(path: Path) -> Checkpoint:
 def _damage(path: Path) -> str:
     """What is wrong with a checkpoint, or nothing."""
     try:
-        sums = json.loads((path / "checksums.json").read_text())
+        sums = json.loads((path / DONE).read_text())
         if not isinstance(sums, dict):
-            return "checksums.json is not what was written"
+            return f"{DONE} is not what was written"
         for name in ("weights.safetensors", "optimizer.pt", "state.json"):
             if sums.get(name) != _digest(path / name):
                 return f"{name} is not what was written"
@@ -118,7 +133,7 @@ def _sync(path: Path) -> None:
     """Ask the system to put a file or folder on the disk."""
     if path.is_dir() and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written
     try:
         os.fsync(descriptor)
     finally:

@@ -1,10 +1,13 @@
 """The few words that processes exchange. With one process every function returns its argument."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -37,6 +40,21 @@ def gather(item):
     items = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def together(work: Callable[[], Result], fault: type[Exception]) -> Result:
+    """What ``work`` returns; where it raises ``fault`` in one process all of them raise it, and none waits for another."""
+    if not _several():
+        return work()
+    found, said = None, None
+    try:
+        found = work()
+    except fault as error:
+        said = str(error)
+    said = next((one for one in gather(said) if one is not None), None)
+    if said is not None:
+        raise fault(said)
+    return found
 
 
 def any_true(flag: bool) -> bool:

@@ -120,8 +120,9 @@ class Learner:
         self._check_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
         if not torch.isfinite(norm):
-            raise LearningError("the gradient is not finite; lower optimizer.learning_rate or use policy.dtype float32, "
-                                f"and resume from the last checkpoint: --resume {self.config.run.folder}")
+            raise LearningError("the gradient is not finite; start a new run with a lower optimizer.learning_rate or with "
+                                "policy.dtype float32, from what was learned: --adapter.start "
+                                f"{self.config.run.folder / 'adapter'}")
         self.optimizer.step()
         return norm.item()
 

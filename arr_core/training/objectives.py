@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..policies.policy import Policy
-from . import nft, rpo, sde
+from . import distributed, nft, rpo, sde
 from .randomness import normal, seed_of
 from .rollout import Candidate
 
@@ -31,7 +31,11 @@ class Statistics:
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.count for name, value in self.sums.items()}
+        """The means over what all processes trained."""
+        parts = distributed.gather(({name: float(value) for name, value in self.sums.items()}, self.count))
+        count = sum(part[1] for part in parts)
+        return {name: sum(part[0].get(name, 0.0) for part in parts) / count for name in dict.fromkeys(
+            name for part in parts for name in part[0])}
 
 
 def accumulate_rpo(policy: Policy, chunk: Sequence[Candidate], advantages: torch.Tensor, divisor: int, *, settings,

@@ -22,7 +22,7 @@ from ..judging.profiles import load_profile, make_client
 from ..policies.loading import load_policy
 from ..rubrics import BUILT_IN, Rubric, load_rubric
 from . import distributed
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .events import EventLog
 from .learner import Learner, decided
 from .report import write_report
@@ -64,17 +64,17 @@ class Trainer:
         self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
         client = None if judge else self._client(config.judge.profile)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.rank == 0 and not resume:
-            save_config(config, self.folder / "config.yaml")
         self.judge = judge or Judge(client, self.rubric, both_orders=config.judge.both_orders, store=self._store(),
                                     flip_rate=config.judge.flip_rate, position_bias=config.judge.position_bias)
         other = config.validation.judge_profile
         self.validation_judge = self.judge if other is None else Judge(
             self._client(other), self._rubric(other), both_orders=config.judge.both_orders, store=self._store())
+        if self.rank == 0:
+            save_config(config, self.folder / "config.yaml")
         self.events = EventLog(self.folder / "events.jsonl", observers) if self.rank == 0 else None
         self.score: Score | None = None
         self.best_margin = -2.0
-        self.stop_requested = False
+        self.stop_requested = self.validation_due = False
         self.updates_without_judge = 0
 
     def close(self) -> None:
@@ -92,9 +92,12 @@ class Trainer:
             raise RunError(f"{self.folder}: expected a new folder, found another run; go on with it by --resume "
                            f"{self.folder}, or choose another --run.name")
 
-    def _find_checkpoint(self) -> Checkpoint:
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """None for a run that ended before its first checkpoint: nothing holds it to its settings."""
         if not (self.folder / "config.yaml").is_file():
             raise RunError(f"{self.folder}: expected the folder of a run, found no config.yaml in it")
+        if not list_checkpoints(self.folder / "checkpoints"):
+            return None
         changed = changed_fields(load_config(str(self.folder / "config.yaml")), self.config)
         if changed:
             raise RunError(f"{self.folder}: a resumed run keeps its settings; changed here: {', '.join(changed)}; "
@@ -123,7 +126,6 @@ class Trainer:
         keys = self.policy.encode(examples)
         self.emit("encoded", examples=len(examples), seconds=time.monotonic() - start)
         self.keys, held_out_keys = keys[:len(self.train_examples)], keys[len(self.train_examples):]
-        self.sources = [open_image(example.source) if example.source else None for example in self.train_examples]
         self.learner = Learner(config, self.policy, self.start_adapter)
         self.order = PromptOrder(len(self.train_examples), config.run.seed)
         if self.checkpoint is not None:
@@ -150,16 +152,21 @@ class Trainer:
             if self.checkpoint is not None:
                 update = self.checkpoint.update
                 self.emit("resumed", update=update)
+                self.checkpoint = None  # it has been taken up, and is as large as the adapter and its optimizer
+                if self.validation_due:
+                    self._try_validate(update)
+            saved = update
             while update < config.run.updates and not distributed.any_true(self.stop_requested):
                 update += 1
                 self._try_update(update)
                 last = update == config.run.updates
                 if last or update % config.validation.every == 0:
                     self._try_validate(update)
-                if last or update % config.run.save_every == 0 or self.stop_requested:
+                if last or update % config.run.save_every == 0:
                     self._save(update)
+                    saved = update
             stopped = update < config.run.updates
-            if stopped and update % config.run.save_every:
+            if stopped and update > saved:
                 self._save(update)
             self._end(update, stopped, time.monotonic() - begun)
         return Outcome(update, stopped, self.score, self.folder)
@@ -176,12 +183,14 @@ class Trainer:
             raise
 
     def _try_validate(self, update: int) -> None:
-        """One validation; where the judge gives up, the update before it is saved first."""
+        """One validation; where the judge gives up, the update before it is saved first, and a resume asks again."""
+        self.validation_due = True
         try:
             self._validate(update)
         except JudgeError:
             self._save(update)
             raise
+        self.validation_due = False
 
     def _update(self, update: int) -> None:
         """One update: sample, judge, score, train, record. Chunks train in the order in which they were sampled."""
@@ -190,7 +199,7 @@ class Trainer:
         groups = [(group, self.judge.submit(self._pairs(group, dict(zip(indices, places, strict=True)))))
                   for group in self._sample(update, indices, places)]
         sampled = time.monotonic()
-        judged = [(group, future.result()) for group, future in groups]
+        judged = distributed.together(lambda: [(group, future.result()) for group, future in groups], JudgeError)
         waited = time.monotonic()
         chosen = [item for group, verdicts in judged for item in decided(group, verdicts)]
         statistics, norm = self.learner.learn(update, chosen)
@@ -226,8 +235,9 @@ class Trainer:
                                     with_noise=self.config.objective.algorithm == "rpo")
 
     def _pairs(self, group: Group, place_of: dict[int, int]) -> list[Pair]:
-        return [Pair(self.train_examples[place_of[pair]].prompt, group.images[2 * at], group.images[2 * at + 1],
-                     self.sources[place_of[pair]]) for at, pair in enumerate(group.pairs)]
+        examples = [self.train_examples[place_of[pair]] for pair in group.pairs]
+        return [Pair(example.prompt, group.images[2 * at], group.images[2 * at + 1],
+                     example.source and open_image(example.source)) for at, example in enumerate(examples)]
 
     # ------------------------------------------------------------------ record
 
@@ -259,7 +269,7 @@ class Trainer:
             return
         score = self.score and [self.score.wins, self.score.losses, self.score.undecided]
         values = {"order": self.order.state(), "best_margin": self.best_margin, "verdicts": len(self.judge.store),
-                  "config_hash": config_hash(self.config), "score": score}
+                  "config_hash": config_hash(self.config), "score": score, "validation_due": self.validation_due}
         path = save_checkpoint(self.folder / "checkpoints", self.learner.checkpoint(update, values),
                                self.config.run.keep_checkpoints)
         self._write_adapter("adapter")
@@ -271,6 +281,7 @@ class Trainer:
         self.order.restore(checkpoint.values["order"])
         self.best_margin = checkpoint.values["best_margin"]
         self.score = Score(*checkpoint.values["score"]) if checkpoint.values["score"] else None
+        self.validation_due = checkpoint.values["validation_due"]
 
     def _end(self, update: int, stopped: bool, seconds: float) -> None:
         if stopped:

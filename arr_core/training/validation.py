@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..data import Example, open_image
 from ..intervals import wilson
-from ..judging import Judge, Pair, Verdict
+from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.policy import Policy
 from . import distributed
 from .image_statistics import image_statistics
@@ -67,8 +67,6 @@ class Validation:
         self.policy, self.judge, self.config, self.folder = policy, judge, config, folder
         self.seeds = [seed_of(config.run.seed, "validation", number) for number in self.numbers]
         self._base: list[Image.Image] = []
-        self._sources = [open_image(example.source) if example.source else None
-                         for example in self.examples]
 
     def run(self, update: int) -> tuple[Score, dict]:
         """The score over all processes, and the fields of its event. Writes sample images."""
@@ -76,9 +74,9 @@ class Validation:
             with self.policy.reference():
                 self._base = self._sample()
         images = self._sample()
-        pairs = [Pair(example.prompt, image, base, source) for example, image, base, source in
-                 zip(self.examples, images, self._base, self._sources, strict=True)]
-        verdicts: list[Verdict] = self.judge.submit(pairs).result()
+        pairs = [Pair(example.prompt, image, base, example.source and open_image(example.source))
+                 for example, image, base in zip(self.examples, images, self._base, strict=True)]
+        verdicts: list[Verdict] = distributed.together(self.judge.submit(pairs).result, JudgeError)
         shown = [self._show(update, at, images[at], verdicts[at]) for at, number in enumerate(self.numbers)
                  if number < self.config.validation.images]
         parts = distributed.gather((verdicts, shown, images, self._base))
@@ -100,11 +98,11 @@ class Validation:
                              shift=rollout.shift, micro_batch=rollout.micro_batch)
 
     def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict) -> dict:
-        number = self.numbers[at]
+        number, source = self.numbers[at], self.examples[at].source
         paths = {"policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
                  "base": self.folder / "base" / f"{number:03d}.png",
                  "source": self.folder / "source" / f"{number:03d}.png"}
-        pictures = {"policy": image, "base": self._base[at], "source": self._sources[at]}
+        pictures = {"policy": image, "base": self._base[at], "source": source and open_image(source)}
         for name, picture in pictures.items():
             if picture is not None and (name == "policy" or not paths[name].exists()):
                 paths[name].parent.mkdir(parents=True, exist_ok=True)

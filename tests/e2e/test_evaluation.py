@@ -83,7 +83,7 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
 def test_bad_input_is_one_line(adapters, tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").mkdir()
-    (tmp_path / "old/events.jsonl").touch()
+    (tmp_path / "old/result.json").touch()
     words = [word.format(good=adapters / "harmless.safetensors", old=tmp_path / "old") for word in words]
     try:
         status = main(words)

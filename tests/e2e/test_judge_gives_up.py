@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from arr_core.judging import Judge, JudgeError, Opinion
 from arr_core.rubrics import BUILT_IN
 from arr_core.training.checkpoint import list_checkpoints
+from arr_core.training.events import read_events
 from arr_core.training.trainer import Trainer
 
 
@@ -42,7 +43,8 @@ def trainer(run_config, tmp_path):
 
 
 # One question an update and one a validation: 1, 2, validation, 3, 4, validation.
-@pytest.mark.parametrize("last, kept", [(2, 1), (3, 2), (5, 3)], ids=["in an update", "in a validation", "in a later one"])
+@pytest.mark.parametrize("last, kept", [(2, 1), (3, 2), (5, 3), (6, 4)],
+                         ids=["in an update", "in a validation", "in a later update", "in the last validation"])
 def test_nothing_that_was_reached_is_lost(trainer, tmp_path, last, kept):
     with contextlib.closing(trainer("whole", Brightness())) as whole:
         whole.run()
@@ -51,6 +53,9 @@ def test_nothing_that_was_reached_is_lost(trainer, tmp_path, last, kept):
     assert list_checkpoints(tmp_path / "broken" / "checkpoints") == [kept]
     with contextlib.closing(trainer("broken", Brightness(), resume=True)) as resumed:
         assert resumed.run().update == 4
+    validated = {name: [event["update"] for event in read_events(tmp_path / name / "events.jsonl")
+                        if event["event"] == "validation"] for name in ("whole", "broken")}
+    assert validated["whole"] == validated["broken"] == [2, 4]
     expected, came = (load_file(tmp_path / name / "checkpoints" / "4" / "weights.safetensors") for name in ("whole", "broken"))
     assert expected.keys() == came.keys() and any(tensor.any() for name, tensor in expected.items() if "lora_B" in name)
     assert all(torch.equal(expected[name], came[name]) for name in expected)
@@ -60,3 +65,5 @@ def test_before_the_first_update_there_is_nothing_to_keep(trainer, tmp_path):
     with contextlib.closing(trainer("run", Brightness(1))) as broken, pytest.raises(JudgeError):
         broken.run()
     assert not (tmp_path / "run" / "checkpoints").exists()
+    with contextlib.closing(trainer("run", Brightness(), resume=True)) as resumed:
+        assert resumed.run().update == 4

@@ -192,3 +192,6 @@ def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
         moved = [name for name in one if name.startswith("adapter/") and "lora_B" in name]
         assert all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-6) for name in moved)
         assert any(one[name].abs().max() > 1e-4 for name in moved)
+        losses = [[event["loss"] for event in read_events(tmp_path / f"{name}-{algorithm}/events.jsonl")
+                   if event["event"] == "update"] for name in ("one", "two")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-6)  # of all processes, not of the first

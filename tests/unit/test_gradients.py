@@ -4,7 +4,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from arr_core.adapters import extract, inject
 from arr_core.data import Example
+from arr_core.policies.loading import PolicyError
 from arr_core.presets import ATTENTION, FEED_FORWARD
 
 QWEN_MLP = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
@@ -43,8 +45,8 @@ class Ready:
 @pytest.fixture
 def ready(make_policy, source_image, add_adapter):
     """``ready(name)`` has a new adapter, ``ready(name, moved=True)`` one whose ``lora_B`` is random too."""
-    def make(name: str, moved: bool = False, **fields) -> Ready:
-        return Ready(make_policy, source_image, name, add_adapter if moved else None, **fields)
+    def make(name: str, moved: bool = False, add=None, **fields) -> Ready:
+        return Ready(make_policy, source_image, name, add or (add_adapter if moved else None), **fields)
 
     return make
 
@@ -154,6 +156,21 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradient(ready, name)
         assert (given[module] is None) == (gradient is None)
         if gradient is not None:
             torch.testing.assert_close(given[module], gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_an_adapter_to_start_from_computes_its_activations_again_too(ready):
+    adapter = extract(ready("flux").policy.transformer, base="base")
+
+    def start(policy, settings):
+        inject(adapter, policy.transformer, dtype=torch.float32)
+        return policy.adapter_parameters()
+
+    assert ready("flux", add=start, **{"policy.gradient_checkpointing": True}).policy.transformer.gradient_checkpointing
+
+
+def test_a_target_that_names_nothing_is_refused_by_its_name(ready):
+    with pytest.raises(PolicyError, match="attn.to_outt.0"):
+        ready("flux", **{"adapter.targets": ["attn.to_q", "attn.to_outt.0"]})
 
 
 # ---------------------------------------------------------------------- the reference
