@@ -18,6 +18,8 @@ import comfy.model_management
 from .live import POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]
+# As -m does, but where an embedded Python looks for no module in the working folder, as that of ComfyUI for Windows.
+START = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
 PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError")
@@ -36,11 +38,12 @@ class Child:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log = folder, folder / "trainer.log"
         self.start = self.log.stat().st_size if self.log.exists() else 0
+        # Ctrl-C in the server's terminal must not reach the child twice.
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [python(), "-m", f"arr_core.{module}", "--until-eof", *arguments], cwd=ROOT, stdin=subprocess.PIPE,
-                stdout=log, stderr=subprocess.STDOUT, **own_group)  # Ctrl-C in the server's terminal must not reach it twice
+                [python(), "-c", START, str(ROOT), f"arr_core.{module}", "--until-eof", *arguments], cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, **own_group)
         (folder / PID).write_text(str(self.process.pid))
 
     def __enter__(self) -> Child:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import comfy.model_management
 from comfy_api.latest import io
 
 from ..arr_core.home import profiles_file
@@ -82,15 +83,34 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
     from ..arr_core.judging.profiles import make_client
     from ..arr_core.rubrics import BUILT_IN as rubrics
 
+    if runs_here(choice.profile):
+        return f"{choice.profile}: in this process; its model is loaded when it is first asked"
     client = make_client(choice.profile, timeout_s=timeout, retries=0)
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     rubric = rubrics[choice.built_in_rubric("t2i")]
-    with Judge(client, rubric, both_orders=False) as judge:
+    with Judge(client, rubric, both_orders=False, shared=False) as judge:
         verdict = wait(judge.submit([Pair("a red circle" if choice.kind == "miniature" else "a plain red picture", red, blue)]))
+    if verdict[0].failed and not verdict[0].opinions[0].reply:
+        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {verdict[0].reason}; try again, or raise the timeout")
     if verdict[0].failed:
         raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
                          "model in its profile, one that sees images")
     return f"{choice.profile}: answers in {verdict[0].latency_s:.1f} s"
+
+
+def runs_here(profile: str) -> bool:
+    """Whether a model of ComfyUI's size will be loaded beside ComfyUI's own: for a local judge, or a panel with one."""
+    from ..arr_core.judging.profiles import load_profile
+
+    named = load_profile(profile)
+    return named.kind == "local" or any(map(runs_here, named.members or ()))
+
+
+def make_room(profile: str) -> None:
+    """Let ComfyUI's models go before a judge's is loaded."""
+    if runs_here(profile):
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
 
 
 def profile_names() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import folders
-from .judge import JudgeChoice
+from .judge import JudgeChoice, make_room
 from .live import Live, wait
 from .pictures import shown, to_image, to_pictures, verdict_picture
 from .schema import JudgeSocket, RubricSocket, VerdictSocket, advanced, explained, schema
@@ -52,9 +52,10 @@ class ARRJudgePair(io.ComfyNode):
                 reward_preferred: float = 1.0, reward_dispreferred: float = -0.1) -> io.NodeOutput:
         from comfy_execution.graph import ExecutionBlocker
 
+        live = Live(cls.hidden.unique_id)
         with explained():
             pairs = make_pairs(prompt, image_a, image_b, source)
-            verdicts = compare(pairs, judge, rubric)
+            verdicts = compare(pairs, judge, rubric, live)
         rows = []
         for pair, verdict in zip(pairs, verdicts, strict=True):
             images = [to_image(pair.image_a), to_image(pair.image_b)]
@@ -66,7 +67,7 @@ class ARRJudgePair(io.ComfyNode):
             number = 0 if verdict.winner is None else verdict.winner + 1
             rows.append((*ordered, verdict, as_text(verdict), *rewards, verdict.decided, number))
         outputs = [list(column) for column in zip(*rows, strict=True)]
-        Live(cls.hidden.unique_id).say(summary(verdicts))
+        live.say(summary(verdicts))
         cards = [verdict_picture(pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
         return io.NodeOutput(*outputs, ui={**shown(cards, cls), "text": outputs[3]})
 
@@ -87,7 +88,7 @@ def make_pairs(prompt: str, image_a, image_b, source) -> list:
     return [Pair(prompt.strip(), *images) for images in zip(a, b, sources, strict=True)]
 
 
-def compare(pairs: list, choice: JudgeChoice, rubric) -> list:
+def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
     """The verdicts; a question that was answered before is not asked again."""
     from ..arr_core.judging import Judge
     from ..arr_core.judging.profiles import make_client
@@ -98,7 +99,10 @@ def compare(pairs: list, choice: JudgeChoice, rubric) -> list:
         raise ValueError(f"rubric: expected one for {'edits, as a source is' if task == 'edit' else 'images without a source'} "
                          f"given, came {rubric.name!r}, which is for {rubric.task}")
     rubric = rubric or BUILT_IN[choice.built_in_rubric(task)]
+    make_room(choice.profile)
     client = make_client(choice.profile)
+    if address := getattr(client, "url", ""):
+        live.say(f"you are the judge: open {address}")
     store = folders.own_folder() / "verdicts.sqlite"
     with Judge(client, rubric, both_orders=choice.both_orders, store=store) as judge:
         return wait(judge.submit(pairs))

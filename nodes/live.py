@@ -1,8 +1,10 @@
 """What a node shows and hears while it works: text and pictures on it, and the wish to stop."""
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -31,6 +33,28 @@ class Live:
         """Move the bar, and show a PIL picture. Raises the interruption if the user pressed Cancel."""
         preview = None if picture is None else ("JPEG", picture, LARGEST)
         self.bar.update_absolute(done, max(1, total), preview)
+
+
+def asked(chat, work: Coroutine, tell: Callable[[], Any] = lambda: None) -> Any:
+    """What a coroutine that asks ``chat`` returns, on a loop of its own; Cancel is heard at once, whatever a server does."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="asking", daemon=True).start()
+
+    async def all_of_it():
+        try:
+            return await work
+        finally:
+            await chat.close()
+
+    async def end():
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+        loop.stop()
+
+    try:
+        return wait(asyncio.run_coroutine_threadsafe(all_of_it(), loop), tell=tell)
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop)
 
 
 def wait(future: Future, stop: Callable[[], Any] = lambda: None, tell: Callable[[], Any] = lambda: None) -> Any:

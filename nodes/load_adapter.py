@@ -24,7 +24,7 @@ class ARRLoadAdapter(io.ComfyNode):
             search_aliases=["lora", "peft", "adapter", "arr", "rpo", "load lora"],
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 or Qwen-Image(-Edit) model."),
-                io.Combo.Input("adapter", options=folders.adapter_names(), tooltip=(
+                io.Combo.Input("adapter", options=[folders.NONE, *folders.adapter_names()], tooltip=(
                     "A LoRA file of the loras folders (of a PEFT folder, its adapter_model.safetensors, with "
                     "adapter_config.json beside it), or 'run: NAME' for the result of a training.")),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip=(
@@ -43,17 +43,28 @@ class ARRLoadAdapter(io.ComfyNode):
             ])
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, run=None, **_) -> tuple:
+    def validate_inputs(cls, adapter: str) -> bool | str:
+        """Files come and go, and a connected run needs none: what is named is looked for when the node runs."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: str, run=None, **_) -> tuple | None:
         """Changes with the file, so that an adapter that was trained further is loaded again."""
-        path = folders.adapter_path(adapter)
-        weights = path / "adapter_model.safetensors" if path.is_dir() else path
-        return weights.stat().st_mtime_ns, weights.stat().st_size
+        try:
+            path = folders.adapter_path(adapter)
+            weights = path / "adapter_model.safetensors" if path.is_dir() else path
+            return weights.stat().st_mtime_ns, weights.stat().st_size
+        except (OSError, ValueError):
+            return None
 
     @classmethod
     def execute(cls, model, adapter: str, strength: float, alpha: float = 0.0, run=None) -> io.NodeOutput:
         with explained():
             from ..arr_core.adapters import load_adapter
 
+            if run is None and adapter == folders.NONE:
+                raise ValueError("adapter: expected a LoRA file or a connected run; put a file into ComfyUI's loras folder and "
+                                 "press R")
             path = run.folder / "adapter" if run is not None else folders.adapter_path(adapter)
             loaded = load_adapter(path, alpha or None)
             matched = matches(loaded, model)

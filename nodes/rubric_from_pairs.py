@@ -1,14 +1,11 @@
 """ARRRubricFromPairs: a rubric from labelled pairs, written, verified, refined, and kept if it helps on held-out pairs."""
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
-import comfy.model_management
 from comfy_api.latest import io
 
 from . import folders
-from .live import Live, wait
+from .judge import make_room
+from .live import Live, asked
 from .rubric import TASKS, outputs, result
 from .rubric_from_prompt import LANGUAGES, save
 from .schema import JudgeSocket, explained, schema
@@ -69,31 +66,15 @@ def _pairs(name: str) -> list:
     return pairs
 
 
-class _Stopped(Exception):
-    """The user pressed Cancel."""
-
-
 def _work(pairs: list, judge, task: str, language: str, path, live: Live):
-    """What comes of the pairs; on a thread of its own, so that Cancel is heard."""
+    """What comes of the pairs."""
     from ..arr_core.judging.profiles import make_chat
-    from ..arr_core.rubrics import from_pairs
+    from ..arr_core.rubrics import from_pairs_async
 
-    steps, stop = [], threading.Event()
-
-    def observe(step) -> None:
-        if stop.is_set():
-            raise _Stopped
-        steps.append(step)
-
-    chat = make_chat(judge.profile)
-    with ThreadPoolExecutor(1) as worker:
-        future = worker.submit(from_pairs, pairs, chat, task=task, language=language, folder=path.with_suffix(".work"),
-                               observer=observe, name=path.stem)
-        try:
-            return wait(future, stop.set, lambda: _tell(steps, live))
-        except comfy.model_management.InterruptProcessingException:
-            live.say("stopping ...")
-            raise
+    make_room(judge.profile)
+    steps, chat = [], make_chat(judge.profile)
+    return asked(chat, from_pairs_async(pairs, chat, task=task, language=language, folder=path.with_suffix(".work"),
+                                        observer=steps.append, name=path.stem), lambda: _tell(steps, live))
 
 
 def _tell(steps: list, live: Live) -> None:

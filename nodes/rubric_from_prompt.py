@@ -1,12 +1,11 @@
 """ARRRubricFromPrompt: a rubric that a language model writes from a description of what is wanted."""
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from comfy_api.latest import io
 
 from . import folders
-from .live import Live, wait
+from .judge import make_room
+from .live import Live, asked
 from .rubric import TASKS, outputs, result
 from .schema import JudgeSocket, explained, schema
 
@@ -35,15 +34,14 @@ class ARRRubricFromPrompt(io.ComfyNode):
     def execute(cls, description: str, judge, task: str, language: str, save_as: str) -> io.NodeOutput:
         with explained():
             from ..arr_core.judging.profiles import make_chat
-            from ..arr_core.rubrics import from_description
+            from ..arr_core.rubrics import from_description_async
 
             if save_as.strip():
                 folders.rubric_file(save_as.strip())  # a name that cannot be is found out before anything is paid
             Live(cls.hidden.unique_id).say(f"{judge.profile} writes ...")
+            make_room(judge.profile)
             chat = make_chat(judge.profile)
-            with ThreadPoolExecutor(1) as worker:
-                rubric = wait(worker.submit(from_description, description, chat, task=TASKS[task],
-                                            language=LANGUAGES[language]))
+            rubric = asked(chat, from_description_async(description, chat, task=TASKS[task], language=LANGUAGES[language]))
             where = save(rubric, save_as.strip()) if save_as.strip() else ""
         Live(cls.hidden.unique_id).say(f"{len(rubric.statements)} criteria{where}")
         return result(rubric)

@@ -32,8 +32,9 @@ class ARRTrainRPO(io.ComfyNode):
             search_aliases=["rpo", "lora training", "reinforcement learning", "preference", "fine-tune", "arr"],
             inputs=[
                 io.Combo.Input("preset", options=["miniature", *(name for name in PRESETS if name != "miniature")], tooltip=(
-                    "'miniature' learns on a CPU in minutes with nothing to download; 'flux' and 'qwen-image-edit' are the "
-                    "published settings.")),
+                    "'miniature' and 'miniature-edit' learn on a CPU in minutes with nothing to download; 'flux' and "
+                    "'qwen-image-edit' are the published settings; 'recommended' and 'recommended-edit' are the same bases "
+                    "with what bears a judge's errors best.")),
                 io.String.Input("run_name", default="my run", tooltip=(
                     "The run's folder in output/ARR-RPO/runs. An existing run of this name is continued.")),
                 io.Int.Input("updates", default=100, min=1, max=100000, tooltip=(

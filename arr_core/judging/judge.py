@@ -74,12 +74,15 @@ class Judge:
     """
 
     def __init__(self, client: Client, rubric: Rubric, *, both_orders: bool = True, store: str | Path = ":memory:",
-                 flip_rate: float = 0.0, position_bias: float = 0.0):
-        """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question errs in the same way."""
+                 shared: bool = True, flip_rate: float = 0.0, position_bias: float = 0.0):
+        """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question errs in the same way.
+
+        shared: whether what other runs heard is known too, where ARR_VERDICTS names it.
+        """
         self.client, self.rubric = client, rubric
         self.both_orders = both_orders and not getattr(client, "hides_order", False)
         self.flip_rate, self.position_bias = flip_rate, position_bias
-        self.store = VerdictStore(store, shared=shared_file())
+        self.store = VerdictStore(store, shared=shared_file() if shared else None)
         self._pending: dict[str, asyncio.Future[Opinion | None]] = {}
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-work")
         self._photographer = ThreadPoolExecutor(1, thread_name_prefix="judge-thumbnails")  # so that nobody waits for it
@@ -104,13 +107,15 @@ class Judge:
                 await self.client.close()
 
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(shut(), self._loop).result(timeout=10)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            self._workers.shutdown()
-            self._photographer.shutdown()
-            self.store.close()
+            try:
+                asyncio.run_coroutine_threadsafe(shut(), self._loop).result(timeout=10)
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+                self._workers.shutdown()
+                self._photographer.shutdown()
+                self.store.close()
 
     def compare(self, prompt: str, image_a: Image.Image, image_b: Image.Image,
                 source: Image.Image | None = None) -> Verdict:

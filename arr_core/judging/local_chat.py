@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
+import os
 import queue
 import threading
 import time
@@ -92,6 +94,7 @@ class LocalChat:
                         if not question.reply.done():
                             question.reply.set_exception(error)
         self._model = self._processor = None
+        _give_back_memory()
 
     def _batches(self) -> Iterator[list[_Question]]:
         """What waits, in the order of arrival, until ``close``."""
@@ -126,6 +129,10 @@ class LocalChat:
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if device == "cuda" and torch.cuda.is_available():  # a thread begins at the first card, whichever the process has
+            device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+        if device.startswith("cuda:") and torch.cuda.is_available():
+            torch.cuda.set_device(device)
         dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
@@ -152,6 +159,9 @@ class LocalChat:
         try:
             replies = self._replies(questions)
         except torch.OutOfMemoryError:
+            replies = None  # and no more here: the fault itself holds on to what did not fit
+        if replies is None:
+            _give_back_memory()
             if len(questions) > 1:
                 half = len(questions) // 2
                 self._answer(questions[:half])
@@ -208,6 +218,15 @@ class LocalChat:
                 for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
+def _give_back_memory() -> None:
+    """What nothing holds any more, to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _draw(questions: Sequence[_Question], device):
     """A logits processor after which the largest logit is a sample at each question's temperature (the Gumbel trick).
 
@@ -215,7 +234,12 @@ def _draw(questions: Sequence[_Question], device):
     """
     import torch
 
-    generators = [torch.Generator(device).manual_seed(torch.seed() if q.seed is None else q.seed) for q in questions]
+    generators = [torch.Generator(device) for _ in questions]
+    for question, generator in zip(questions, generators, strict=True):
+        if question.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(question.seed)
 
     def draw(_, scores):
         rows = []

@@ -13,6 +13,7 @@ from .verdict import Opinion, confidence_of
 # Servers write -9999 for what they did not count. Nobody is surer than one in a billion, and one order must not drown the
 # other in their mean.
 MOST = 20.0
+LEAST_SHARE = 0.2  # probability of both letters together, below which they are no answer but noise
 
 
 class LogitsClient:
@@ -42,11 +43,19 @@ class LogitsClient:
         log_odds = letter_log_odds(reply.log_probs)
         if log_odds is None:
             return Opinion(None, failure="neither A nor B is among the likeliest first tokens", reply=reply.text, **took)
+        if letter_share(reply.log_probs) < LEAST_SHARE:
+            return Opinion(None, failure="the model begins with something other than a letter; turn its thinking off, or set "
+                           "the profile's mode to reasons", reply=reply.text, **took)
         confidence = confidence_of(log_odds)
         undecided = confidence < self.threshold or log_odds == 0
         likely = f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}"
         return Opinion(None if undecided else 0 if log_odds > 0 else 1, likely, confidence=confidence, log_odds=log_odds,
                        reply=reply.text, **took)
+
+
+def letter_share(log_probs: Mapping[str, float]) -> float:
+    """P(A) + P(B) of a first token."""
+    return sum(math.exp(value) for token, value in log_probs.items() if token.strip() in LETTERS)
 
 
 def letter_log_odds(log_probs: Mapping[str, float]) -> float | None:

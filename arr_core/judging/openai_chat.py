@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import re
 import time
@@ -56,8 +57,8 @@ class OpenAIChat:
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
         self._reached, self._fatal, self._gave_log_probs = False, None, False
-        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then.
-        # The wait for a connection comes on top.
+        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. It leaves
+        # time for one request that is before this one at its connection.
         self._limit_s = (retries + 2) * timeout_s + retries * LONGEST_PAUSE_S
         self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
 
@@ -215,6 +216,8 @@ class _Pool:
 
         newer = getattr(openai, "DefaultAsyncHttpx2Client", None)
         http, make = (import_module("httpx2"), newer) if newer else (import_module("httpx"), openai.DefaultAsyncHttpxClient)
+        # It tells every request's URL, with a password in it, at a level that ComfyUI's log shows.
+        logging.getLogger(http.__name__).setLevel(logging.WARNING)
         self.connections, self.busy = connections, 0
         self.client = openai.AsyncOpenAI(
             base_url=url, api_key=api_key, max_retries=retries, timeout=http.Timeout(timeout_s, pool=None),

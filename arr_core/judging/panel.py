@@ -23,16 +23,22 @@ class Panel:
         self.identity = f"panel:{rule}:[{', '.join(member.identity for member in self.members)}]"
 
     async def close(self) -> None:
-        for member in self.members:
-            if hasattr(member, "close"):
-                await member.close()
+        closing = [member.close() for member in self.members if hasattr(member, "close")]
+        for fault in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(fault, BaseException):
+                raise fault
 
     async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
         """One opinion a question, in order, with the members' opinions in it."""
         answers = await asyncio.gather(*(member.ask(questions) for member in self.members), return_exceptions=True)
         for answer in answers:
-            if isinstance(answer, BaseException):
+            if isinstance(answer, BaseException) and not isinstance(answer, JudgeError):
                 raise answer
+        if fault := next((answer for answer in answers if isinstance(answer, JudgeError)), None):
+            # Only what all members had answered is an answer of the panel.
+            known = [answer.answered if isinstance(answer, JudgeError) else dict(enumerate(answer)) for answer in answers]
+            whole = sorted(set.intersection(*map(set, known)))
+            raise JudgeError(str(fault), {at: self._opinion(tuple(said[at] for said in known)) for at in whole}) from fault
         if any(len(answer) != len(questions) for answer in answers):
             raise JudgeError(f"a member of the panel gave another number of answers than {len(questions)} questions")
         return [self._opinion(opinions) for opinions in zip(*answers, strict=True)]

@@ -17,7 +17,7 @@ LONGEST = 50_000  # characters from a reply's end that are read: the verdict com
 
 # The verdict in JSON that is not whole. Its value has both quotes, or neither and something after it: a value that was
 # cut off, or that goes on ("first" or "second", as in the form itself), is none.
-_LOOSE = re.compile(r"""(["']?)preferred\1\s*:\s*(?:(["'])([\w ]+)\2\s*(?=[,}\]]|\Z)|([\w ]+?)\s*[,}\]\n])""")
+_LOOSE = re.compile(r"""(["']?)preferred\1\s*:\s*(?:(["'])([\w ]+)\2\s*(?=[,}\]]|\Z)|(\w+(?: +\w+)*)\s*[,}\]\n])""")
 
 _OBJECT = re.compile(r"""\{\s*["']?\w+["']?\s*:""")  # the beginning of an object, as a brace in prose is not
 

@@ -143,7 +143,7 @@ def make_chat(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurren
         raise JudgeError(f"the judge profile {name!r} is of kind {profile.kind}, which writes no text; name a profile of "
                          "kind openai or local")
     limits = Limits(profile.max_calls, profile.max_tokens_total, profile.max_cost)
-    return chat if limits == Limits() else Budget(chat, limits, name)
+    return chat if limits == Limits() else Budget(chat, limits, name, concurrency)
 
 
 def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16):

@@ -61,3 +61,15 @@ def test_what_was_answered_before_the_limit_is_paid_once(tmp_path):
                 assert "max_calls" in str(error)
         calls.append(len(chat.asked))
     assert calls == [6, 4]  # ten questions: five pairs in both orders
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens=95), Limits(cost=4.9)])
+def test_what_waits_is_not_asked_once_the_money_is_gone(limits):
+    chat = ScriptedChat(["a reply"])  # 10 tokens and 0.5 each
+
+    async def spend():
+        budget = Budget(chat, limits, "box", at_once=4)
+        return await asyncio.gather(*(budget.complete([]) for _ in range(100)), return_exceptions=True)
+
+    said = asyncio.run(spend())
+    assert 10 <= len(chat.asked) < 10 + 4 and sum(isinstance(reply, JudgeError) for reply in said) == 100 - len(chat.asked)

@@ -149,3 +149,8 @@ def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is
     (few, _), (many, correct) = right(agreeing), right(calibrated)
     assert few < 100 and many == 400
     assert correct / many > 0.97
+
+
+def test_letters_that_nobody_would_have_said_are_no_verdict():
+    opinion = ask(Reply("<think>", log_probs={"<think>": -1e-6, "A": -18.0, "B": -19.5}))
+    assert opinion.preferred is None and "something other than a letter" in opinion.failure

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from PIL import Image
 
-from arr_core.judging import Judge, JudgeError, Opinion
+from arr_core.judging import Judge, JudgeError, Opinion, Pair
 from arr_core.judging.panel import Panel
 from arr_core.judging.verdict import combine
 from arr_core.rubrics import BUILT_IN
@@ -131,3 +131,31 @@ def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule
         for_a, for_b = members.count(LIKES_LIGHT), members.count(LIKES_DARK)
         needed = 3 if rule == "unanimous" else 2
         assert combine(tuple(opinions)).preferred == ("a" if for_a >= needed else "b" if for_b >= needed else None)
+
+
+class Spent(Member):
+    """Answers so many questions, and then has nothing left."""
+
+    def __init__(self, member: Member, answers: int):
+        super().__init__(*member.says)
+        self.answers = answers
+
+    async def ask(self, questions):
+        said = await super().ask(questions)
+        if len(said) <= self.answers:
+            return said
+        raise JudgeError("the budget is spent", dict(enumerate(said[:self.answers])))
+
+
+def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):
+    pairs = [Pair(f"cup {number}", LIGHT, DARK) for number in range(4)]
+    for last, panel in ((False, Panel((Spent(LIKES_LIGHT, 3), LIKES_DARK, LIKES_DARK))),
+                        (True, Panel((LIKES_LIGHT, LIKES_DARK, LIKES_DARK)))):
+        with Judge(panel, RUBRIC, store=tmp_path / "store") as judge:
+            if not last:
+                with pytest.raises(JudgeError, match="budget is spent"):
+                    judge.submit(pairs).result()
+                continue
+            verdicts = judge.submit(pairs).result()
+    assert [found.preferred for found in verdicts] == ["b"] * 4
+    assert [sum(opinion.cached for opinion in found.opinions) for found in verdicts] == [2, 1, 0, 0]  # what all had said

@@ -144,3 +144,10 @@ def test_pieces_of_replies_in_any_order_never_crash():
         opinion = read_reply(reply)
         assert opinion.preferred in (0, 1, None)
         assert not (opinion.failure and opinion.preferred is not None)
+
+
+def test_a_reply_that_ends_in_spaces_is_read_at_once():
+    begun = time.monotonic()
+    assert read_reply('{"preferred":' + " " * 50_000).failure
+    assert read_reply('{"preferred": first ' + " " * 40_000 + ",").preferred == 0
+    assert time.monotonic() - begun < 5
