@@ -7,6 +7,9 @@ import signal
 import threading
 
 UNTIL_EOF = "--until-eof"
+# A child's command is [python, "-c", START, folder, module, *words]: as -m in that folder, but for an embedded Python too
+# (ComfyUI for Windows), which looks for no module in the working folder.
+START = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
 
 
 def stop_at_eof() -> None:

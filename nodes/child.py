@@ -15,11 +15,10 @@ from pathlib import Path
 
 import comfy.model_management
 
+from ..arr_core.parent import START, UNTIL_EOF
 from .live import POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]
-# As -m does, but where an embedded Python looks for no module in the working folder, as that of ComfyUI for Windows.
-START = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
 PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError")
@@ -42,7 +41,7 @@ class Child:
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [python(), "-c", START, str(ROOT), f"arr_core.{module}", "--until-eof", *arguments], cwd=ROOT,
+                [python(), "-c", START, str(ROOT), f"arr_core.{module}", UNTIL_EOF, *arguments], cwd=ROOT,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, **own_group)
         (folder / PID).write_text(str(self.process.pid))
 

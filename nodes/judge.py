@@ -90,8 +90,9 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
     rubric = rubrics[choice.built_in_rubric("t2i")]
     with Judge(client, rubric, both_orders=False, shared=False) as judge:
         verdict = wait(judge.submit([Pair("a red circle" if choice.kind == "miniature" else "a plain red picture", red, blue)]))
-    if verdict[0].failed and not verdict[0].opinions[0].reply:
-        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {verdict[0].reason}; try again, or raise the timeout")
+    opinion = verdict[0].opinions[0]
+    if opinion.failure and not opinion.reply:
+        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {opinion.failure}; try again, or raise the timeout")
     if verdict[0].failed:
         raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
                          "model in its profile, one that sees images")

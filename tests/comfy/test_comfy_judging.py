@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from doubles.openai_server import OpenAIServer, brighter, error, verdict
+from doubles.openai_server import OpenAIServer, Reply, brighter, error, verdict
 from PIL import Image
 
 from arr_core.judging.profiles import BUILT_IN as BUILT_IN_PROFILES
@@ -145,9 +145,10 @@ def test_an_edit_is_judged_with_its_source(server, pictures):
     (brighter, {"url": "{url}", "model": "other"}, "knows no model 'other'"),
     (brighter, {"url": "{url}", "model": "known", "key_variable": "NO_SUCH_KEY"}, "NO_SUCH_KEY, which is not set"),
     (brighter, {"url": "http://127.0.0.1:9/v1", "model": "known"}, "no judge answers at http://127.0.0.1:9/v1"),
-    ([error(500)], {"url": "{url}", "model": "known"}, "answers, but gives no verdict"),
+    ([error(500)], {"url": "{url}", "model": "known"}, "gives no verdict: HTTP 500"),
+    ([Reply("I like both.")], {"url": "{url}", "model": "known"}, "answers, but gives no verdict"),
     (brighter, None, "expected one of"),
-], ids=["model", "key", "server", "broken", "name"])
+], ids=["model", "key", "server", "broken", "unreadable", "name"])
 def test_a_judge_that_cannot_answer_is_found_out_at_once(server, pictures, answer, profile, words):
     with OpenAIServer(answer, model="known") as judge:
         profiles = {} if profile is None else {"faulty": {**profile, "url": profile["url"].format(url=judge.url)}}

@@ -6,7 +6,7 @@ import json
 import pytest
 from comfy_runs import until
 from doubles import rubric_model
-from doubles.openai_server import OpenAIServer
+from doubles.openai_server import OpenAIServer, Reply
 from PIL import Image
 from real_comfyui.server import error_of
 
@@ -88,6 +88,19 @@ def test_cancel_ends_the_writing_and_run_goes_on_where_it_was(server, pairs_file
     with OpenAIServer(mind) as model:
         connect(server, model.url)
         server.run(from_pairs(pairs_file, save_as="stopped"))
+
+
+@pytest.mark.parametrize("graph_of", [
+    lambda pairs: from_pairs(pairs, save_as="hung"),
+    lambda pairs: graph("ARRRubricFromPrompt", description="a bright morning", save_as="hung"),
+], ids=["pairs", "description"])
+def test_cancel_is_heard_while_a_server_says_nothing(server, pairs_file, graph_of):
+    with OpenAIServer([Reply(mind, delay_s=40)]) as model:
+        connect(server, model.url)
+        prompt = server.queue(graph_of(pairs_file))
+        until(lambda: model.calls >= 1)
+        server.http("/interrupt", {})
+        assert error_of(server.wait(prompt, 5)) == "interrupted"
 
 
 def test_a_rubric_is_written_from_a_description(server):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from arr_core.parent import START
+
 CODE = """
 import sys, time
 from arr_core.parent import stop_at_eof
@@ -27,3 +29,11 @@ def test_the_end_of_the_pipe_is_ctrl_c(handler):
     assert child.stdout.readline() == "ready\n"
     child.stdin.close()
     assert child.wait(timeout=20) == 7
+
+
+def test_a_child_starts_where_python_looks_for_no_module_in_its_folder(tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/said.py").write_text("import sys, pack\nprint(__name__, sys.argv[1:])\n")
+    done = subprocess.run([sys.executable, "-I", "-c", START, str(tmp_path), "pack.said", "one", "two"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60)
+    assert done.stdout == "__main__ ['one', 'two']\n", done.stderr
