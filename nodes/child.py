@@ -21,12 +21,19 @@ from .live import POLL_S
 ROOT = Path(__file__).resolve().parents[1]
 PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
+TO_A_PERSON = re.compile(r"^you are the judge: open \S+", re.MULTILINE)  # what a human judge prints
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError")
 
 
 def python() -> str:
     """The interpreter of children: ComfyUI's own, or what the user's environment names; never what a workflow says."""
     return os.environ.get("ARR_PYTHON") or sys.executable
+
+
+def let_models_go() -> None:
+    """Free the memory that ComfyUI's models hold, for what is loaded beside them."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
 
 
 class Child:
@@ -37,6 +44,7 @@ class Child:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log = folder, folder / "trainer.log"
         self.start = self.log.stat().st_size if self.log.exists() else 0
+        self._request = ""
         # Ctrl-C in the server's terminal must not reach the child twice.
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         with self.log.open("ab") as log:
@@ -88,6 +96,11 @@ class Child:
         with self.log.open("rb") as file:
             file.seek(max(self.start, self.log.stat().st_size - 65536))
             return file.read().decode("utf-8", "replace")
+
+    def with_request(self, words: str) -> str:
+        """``words``, and where a person is to judge if this child asks one."""
+        self._request = self._request or " · ".join(dict.fromkeys(TO_A_PERSON.findall(self.said)))
+        return f"{words} · {self._request}" if self._request else words
 
     @property
     def out_of_memory(self) -> bool:

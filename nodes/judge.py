@@ -1,16 +1,19 @@
 """ARRJudge: who compares images, by the name of a profile; where it is stands in a file of the user, never in a workflow."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import comfy.model_management
 from comfy_api.latest import io
 
 from ..arr_core.home import profiles_file
+from .child import let_models_go
 from .live import Live, wait
 from .schema import JudgeSocket, advanced, explained, schema
 
 BUILT_IN = ["miniature", "human"]
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,26 @@ class ARRJudge(io.ComfyNode):
 
 
 def checked(choice: JudgeChoice, timeout: float) -> str:
-    """What a judge answers to one small question. Raises JudgeError, or ValueError for an answer that is none."""
+    """What a judge answers to one small question, each member of a panel for itself.
+
+    A person is not asked, and a model is not loaded for it. Raises JudgeError, or ValueError for an answer that is none.
+    """
     from PIL import Image
 
     from ..arr_core.judging import Judge, Pair
-    from ..arr_core.judging.profiles import make_client
+    from ..arr_core.judging.profiles import load_profile, make_client
     from ..arr_core.rubrics import BUILT_IN as rubrics
 
-    if runs_here(choice.profile):
-        return f"{choice.profile}: in this process; its model is loaded when it is first asked"
+    profile = load_profile(choice.profile)
+    if profile.kind == "panel" and all(load_profile(member).kind != "panel" for member in profile.members):
+        return "; ".join(checked(replace(choice, profile=member), timeout) for member in profile.members)
+    if profile.kind == "human":
+        return f"{choice.profile}: not checked"
+    if profile.kind == "local":
+        if not (Path(profile.model).is_dir() or HUB_NAME.fullmatch(profile.model)):
+            raise ValueError(f"the judge {choice.profile!r}: expected a folder or a hub name (owner/name) as its model, came "
+                             f"{profile.model[:200]!r}; correct its profile")
+        return f"{choice.profile}: a model in this process, loaded when it is first asked"
     client = make_client(choice.profile, timeout_s=timeout, retries=0)
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     rubric = rubrics[choice.built_in_rubric("t2i")]
@@ -92,7 +106,8 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
         verdict = wait(judge.submit([Pair("a red circle" if choice.kind == "miniature" else "a plain red picture", red, blue)]))
     opinion = verdict[0].opinions[0]
     if opinion.failure and not opinion.reply:
-        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {opinion.failure}; try again, or raise the timeout")
+        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {opinion.failure}; raise the timeout, try "
+                         "again, or correct its profile")
     if verdict[0].failed:
         raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
                          "model in its profile, one that sees images")
@@ -104,14 +119,13 @@ def runs_here(profile: str) -> bool:
     from ..arr_core.judging.profiles import load_profile
 
     named = load_profile(profile)
-    return named.kind == "local" or any(map(runs_here, named.members or ()))
+    return "local" in (named.kind, *(load_profile(member).kind for member in named.members))
 
 
 def make_room(profile: str) -> None:
     """Let ComfyUI's models go before a judge's is loaded."""
     if runs_here(profile):
-        comfy.model_management.unload_all_models()
-        comfy.model_management.soft_empty_cache()
+        let_models_go()
 
 
 def profile_names() -> list[str]:

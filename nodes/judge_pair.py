@@ -101,8 +101,9 @@ def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
     rubric = rubric or BUILT_IN[choice.built_in_rubric(task)]
     make_room(choice.profile)
     client = make_client(choice.profile)
-    if address := getattr(client, "url", ""):
-        live.say(f"you are the judge: open {address}")
+    for one in (client, *getattr(client, "members", ())):
+        if address := getattr(one, "url", ""):
+            live.say(f"you are the judge: open {address}")
     store = folders.own_folder() / "verdicts.sqlite"
     with Judge(client, rubric, both_orders=choice.both_orders, store=store) as judge:
         return wait(judge.submit(pairs))

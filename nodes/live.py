@@ -38,7 +38,12 @@ class Live:
 def asked(chat, work: Coroutine, tell: Callable[[], Any] = lambda: None) -> Any:
     """What a coroutine that asks ``chat`` returns, on a loop of its own; Cancel is heard at once, whatever a server does."""
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="asking", daemon=True).start()
+
+    def run() -> None:
+        loop.run_forever()
+        loop.close()
+
+    threading.Thread(target=run, name="asking", daemon=True).start()
 
     async def all_of_it():
         try:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..arr_core.presets import PRESETS  # plain data
 from . import folders
-from .child import Child, still_running
+from .child import Child, let_models_go, still_running
 from .live import Live
 from .load_adapter import lora_model
 from .pictures import shown, to_pictures
@@ -105,11 +105,10 @@ def train(run: Run, updates: int, words: list[str], live: Live) -> None:
             return
     else:
         run.forget()
-    comfy.model_management.unload_all_models()
-    comfy.model_management.soft_empty_cache()
+    let_models_go()
     watcher = _Watcher(run, live)
     with Child("train", words, run.folder) as child:
-        cancelled = child.wait(watcher)
+        cancelled = child.wait(lambda stopping: watcher(stopping, child))
     status = child.process.returncode
     if cancelled:
         live.say(f"stopped at update {run.history().update}; Run goes on from there")
@@ -142,7 +141,7 @@ class _Watcher:
         self.seen, self.told, self.picture, self.drawn = -1, 0.0, None, None
         self.begun = time.monotonic()
 
-    def __call__(self, stopping: bool) -> None:
+    def __call__(self, stopping: bool, child: Child) -> None:
         size = _size(self.run.folder / "events.jsonl")
         if size == self.seen and time.monotonic() < self.told + AGAIN_S:
             return
@@ -151,7 +150,8 @@ class _Watcher:
         if self.drawn != (content := (len(history.validations), history.total)):
             self.drawn = content
             self.picture = training_picture(history, self.run.folder)
-        self.live.say(self._text(history, size > self.before, stopping))
+        words = self._text(history, size > self.before, stopping)
+        self.live.say(child.with_request(words))
         self.live.show(history.update, history.total or 1, self.picture)
 
     def _text(self, history, begun: bool, stopping: bool) -> str:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..arr_core.presets import PRESETS  # plain data
 from . import folders
-from .child import Child
+from .child import Child, let_models_go
 from .live import Live
 from .pictures import shown, to_image
 from .plot import contest_picture
@@ -130,18 +130,17 @@ def _follow(words: list[str], output: Path, live: Live) -> None:
     """Run the evaluation to its end. Raises the interruption, ValueError and RuntimeError."""
     from ..arr_core.training.events import read_events
 
-    comfy.model_management.unload_all_models()
-    comfy.model_management.soft_empty_cache()
+    let_models_go()
     events = output / "events.jsonl"
 
     def watch(stopping: bool) -> None:
         progress = [event for event in read_events(events) if event["event"] == "progress"] if events.is_file() else []
         if not progress:
-            live.say("loading ...")
+            live.say(child.with_request("loading ..."))
             return
         last = progress[-1]
         stages = ("first images", "second images", "verdicts")
-        live.say(f"{last['stage']}: {last['done']} of {last['total']}")
+        live.say(child.with_request(f"{last['stage']}: {last['done']} of {last['total']}"))
         live.show(stages.index(last["stage"]) * last["total"] + last["done"], len(stages) * last["total"])
 
     with Child("evaluate", words, output) as child:

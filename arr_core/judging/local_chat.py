@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -76,10 +77,10 @@ class LocalChat:
 
     async def close(self) -> None:
         """Let the model go; a batch in work may end after this returns, and takes the model with it then."""
-        if self._thread is not None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._waiting.put(None)
-            await asyncio.to_thread(self._thread.join, LONGEST_CLOSE_S)
-            self._thread = None
+            await asyncio.to_thread(thread.join, LONGEST_CLOSE_S)
 
     def _work(self) -> None:
         for batch in self._batches():
@@ -132,7 +133,8 @@ class LocalChat:
         if device == "cuda" and torch.cuda.is_available():  # a thread begins at the first card, whichever the process has
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
         if device.startswith("cuda:") and torch.cuda.is_available():
-            torch.cuda.set_device(device)
+            with self._getting_onto(device):
+                torch.cuda.set_device(device)
         dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
@@ -142,13 +144,18 @@ class LocalChat:
                              f"that transformers knows; {_one_line(error)}") from error
         if not (hasattr(processor, "image_processor") and getattr(processor, "tokenizer", None)):
             raise JudgeError(f"the local judge {self.name!r} cannot see images; choose a vision-language model")
-        try:
+        with self._getting_onto(device):
             self._model = model.to(device)
+        processor.tokenizer.padding_side = "left"  # the reply begins where every prompt ends
+        self._processor = processor
+
+    @contextmanager
+    def _getting_onto(self, device: str) -> Iterator[None]:
+        try:
+            yield
         except (RuntimeError, AssertionError) as error:
             raise JudgeError(f"the local judge {self.name!r} does not get onto the device {device!r}: {_one_line(error)}; "
                              "correct the profile's device, or choose a smaller model") from error
-        processor.tokenizer.padding_side = "left"  # the reply begins where every prompt ends
-        self._processor = processor
 
     def _answer(self, questions: Sequence[_Question]) -> None:
         """Sets every question's reply; a batch that is too large for the memory is halved."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .chat import Reply, together
 from .forms import Form, Wishes
@@ -57,9 +57,9 @@ class OpenAIChat:
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
         self._reached, self._fatal, self._gave_log_probs = False, None, False
-        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. It leaves
-        # time for one request that is before this one at its connection.
-        self._limit_s = (retries + 2) * timeout_s + retries * LONGEST_PAUSE_S
+        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. Waiting for
+        # a connection counts, too, so that it leaves every attempt the time of another's that is there before it.
+        self._limit_s = 2 * (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
         self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
 
     async def close(self) -> None:
@@ -216,12 +216,16 @@ class _Pool:
 
         newer = getattr(openai, "DefaultAsyncHttpx2Client", None)
         http, make = (import_module("httpx2"), newer) if newer else (import_module("httpx"), openai.DefaultAsyncHttpxClient)
-        # It tells every request's URL, with a password in it, at a level that ComfyUI's log shows.
-        logging.getLogger(http.__name__).setLevel(logging.WARNING)
+        # It tells every request's URL, with the query in it, at a level that ComfyUI's log shows.
+        log = logging.getLogger(http.__name__)
+        log.setLevel(max(log.level, logging.WARNING))
         self.connections, self.busy = connections, 0
+        parts = urlsplit(url)
+        user = (unquote(parts.username or ""), unquote(parts.password or ""))
         self.client = openai.AsyncOpenAI(
-            base_url=url, api_key=api_key, max_retries=retries, timeout=http.Timeout(timeout_s, pool=None),
-            http_client=make(follow_redirects=False, limits=http.Limits(
+            base_url=parts._replace(netloc=_host(parts)).geturl(), api_key=api_key, max_retries=retries,
+            timeout=http.Timeout(timeout_s, pool=None),
+            http_client=make(auth=user if any(user) else None, follow_redirects=False, limits=http.Limits(
                 max_connections=connections, max_keepalive_connections=connections)))
 
 
@@ -237,4 +241,9 @@ def first_token(log_probs: Any) -> dict[str, float]:
 def _without_secrets(url: str) -> str:
     """The URL as it may be shown: no user, password or query."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return parts._replace(netloc=_host(parts), query="", fragment="").geturl()
+
+
+def _host(parts: SplitResult) -> str:
+    """The host, with its port and without a user."""
+    return parts.netloc.rpartition("@")[2]

@@ -62,9 +62,9 @@ async def answer_all(answer: Callable[[Question], Awaitable[Opinion]], questions
     for error in errors:
         if not isinstance(error, JudgeError):
             raise error
-    if errors:
-        errors[0].answered = {at: found for at, found in enumerate(answers) if isinstance(found, Opinion)}
-        raise errors[0]
+    if errors:  # an error of this call's own: a chat may have raised its one to others, too
+        raise JudgeError(str(errors[0]), {at: found for at, found in enumerate(answers) if isinstance(found, Opinion)}
+                         ) from errors[0]
     return answers
 
 

@@ -26,6 +26,11 @@ class Comparison:
         return right(self.with_rubric) - wrong(self.with_rubric) > right(self.without) - wrong(self.without)
 
     @property
+    def sure(self) -> bool:
+        """Better, and more pairs changed for the better than chance explains. (``better`` counts wrong -> right twice.)"""
+        return self.better and self.gained > self.lost and self.p_value <= 0.05
+
+    @property
     def p_value(self) -> float:
         """Two-sided sign test over the pairs that changed: how often chance alone would be as uneven."""
         changed = self.gained + self.lost

@@ -58,8 +58,11 @@ def _headline(outcome: Outcome, name: str) -> str:
              told.get("model"), plural(len(outcome.pairs), "seed pair"), f"{figure(len(outcome.held_out))} held out",
              told.get("date")]
     shown = "".join(f"<span>{text(fact)}</span>" for fact in facts if fact)
-    if outcome.rubric and outcome.comparison.p_value <= 0.05:
+    if outcome.rubric and outcome.comparison.sure:
         tone, verdict = "good", "Kept: the rubric makes the judge better."
+    elif outcome.rubric and outcome.comparison.gained <= outcome.comparison.lost:
+        tone, verdict = "warn", ("Kept: right less wrong verdicts are more with the rubric, but no more pairs changed for the "
+                                 "better than for the worse.")
     elif outcome.rubric:
         tone, verdict = "warn", "Kept: the judge did better with the rubric, on too few pairs to be sure."
     elif outcome.candidate:

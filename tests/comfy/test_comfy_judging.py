@@ -3,13 +3,18 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import urllib.request
 from pathlib import Path
 
 import pytest
+from comfy_runs import listening, until
 from doubles.openai_server import OpenAIServer, Reply, brighter, error, verdict
 from PIL import Image
 
+from arr_core.judging import Judge, Pair
 from arr_core.judging.profiles import BUILT_IN as BUILT_IN_PROFILES
+from arr_core.judging.profiles import make_client
 from arr_core.miniature.world import parse_prompt, place, render
 from arr_core.rubrics import BUILT_IN, Rubric
 
@@ -146,14 +151,68 @@ def test_an_edit_is_judged_with_its_source(server, pictures):
     (brighter, {"url": "{url}", "model": "known", "key_variable": "NO_SUCH_KEY"}, "NO_SUCH_KEY, which is not set"),
     (brighter, {"url": "http://127.0.0.1:9/v1", "model": "known"}, "no judge answers at http://127.0.0.1:9/v1"),
     ([error(500)], {"url": "{url}", "model": "known"}, "gives no verdict: HTTP 500"),
+    ([error(429)], {"url": "{url}", "model": "known"}, "raise the timeout, try again"),
     ([Reply("I like both.")], {"url": "{url}", "model": "known"}, "answers, but gives no verdict"),
     (brighter, None, "expected one of"),
-], ids=["model", "key", "server", "broken", "unreadable", "name"])
+], ids=["model", "key", "server", "broken", "busy", "unreadable", "name"])
 def test_a_judge_that_cannot_answer_is_found_out_at_once(server, pictures, answer, profile, words):
     with OpenAIServer(answer, model="known") as judge:
         profiles = {} if profile is None else {"faulty": {**profile, "url": profile["url"].format(url=judge.url)}}
         write_profiles(server, **profiles)
         assert words in server.fail(comparison("black", "white", profile="faulty", check=True))
+
+
+def status(server, profile: str) -> str:
+    graph = {"judge": {"class_type": "ARRJudge", "inputs": {"profile": profile, "both_orders": True, "check": True,
+                                                            "timeout": 10.0}},
+             "show": {"class_type": "TestShow", "inputs": {"value": ["judge", 1]}}}
+    return server.run(graph)["show"]["text"][0]
+
+
+def test_a_check_asks_each_member_of_a_panel_but_no_person_and_no_model_that_is_not_loaded(server):
+    with OpenAIServer([verdict("first")]) as judge:
+        write_profiles(server, here={"kind": "local", "model": "owner/a-vlm"}, box={"url": judge.url, "model": "m"},
+                       all={"kind": "panel", "members": ["here", "box", "human"]})
+        said = status(server, "all").split("; ")
+        assert judge.calls == 1
+    assert said[0] == "here: a model in this process, loaded when it is first asked" and said[2] == "human: not checked"
+    assert re.fullmatch(r"box: answers in [\d.]+ s", said[1])
+
+
+def test_a_local_judge_whose_folder_is_not_there_is_found_out(server, pictures):
+    write_profiles(server, here={"kind": "local", "model": "/models/gone"})
+    assert "expected a folder or a hub name" in server.fail(comparison("black", "white", profile="here", check=True))
+
+
+def test_a_panel_of_panels_is_found_out(server, pictures):
+    write_profiles(server, all={"kind": "panel", "members": ["all", "miniature"]})
+    assert "all is a panel" in server.fail(comparison("black", "white", profile="all", check=True))
+
+
+def test_a_check_asks_whatever_other_runs_have_heard(server, tmp_path, monkeypatch):
+    """As the node's check does: what is shared would answer for a server that is gone."""
+    monkeypatch.setenv("ARR_VERDICTS", str(tmp_path / "shared.sqlite"))
+    pair = Pair(PROMPT, *(Image.new("RGB", (8, 8), name) for name in ("red", "blue")))
+    with OpenAIServer([verdict("first")]) as model:
+        write_profiles(server, box={"url": model.url, "model": "m"})
+        monkeypatch.setenv("ARR_JUDGES", str(server.base / "judges.yaml"))
+        for shared, calls in ((True, 1), (True, 1), (False, 2)):
+            with Judge(make_client("box"), BUILT_IN["t2i"], both_orders=False, shared=shared) as judge:
+                judge.submit([pair]).result()
+            assert model.calls == calls
+
+
+def test_a_person_who_is_to_judge_is_told_where_and_is_heard(server, pictures):
+    with listening(server) as heard:
+        prompt = server.queue(comparison("black", "white", profile="human", check=True))
+        url = heard(rb"you are the judge: open (http://127\.0\.0\.1:\d+/[\w-]+/)")[1].decode()
+    until(lambda: json.load(urllib.request.urlopen(f"{url}state"))["card"])
+    number = json.load(urllib.request.urlopen(f"{url}state"))["card"]["number"]
+    origin = re.match(r"http://[^/]+", url)[0]
+    urllib.request.urlopen(urllib.request.Request(f"{url}answer", json.dumps({"number": number, "choice": "0"}).encode(),
+                                                  {"Origin": origin})).close()
+    outputs = server.wait(prompt, 30)["outputs"]
+    assert values(outputs, "winner") == [0] and "a person finds neither better" in values(outputs, "reasons")[0]
 
 
 def test_no_key_leaves_the_server(server, pictures):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from comfy_runs import SMALL, node, until
+from comfy_runs import SMALL, listening, node, until
 from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
@@ -76,6 +76,15 @@ def test_the_stock_loader_and_ours_change_the_model_alike(server, trained):
     assert f"modules matched: {count} of {count}" in trained["info"]["text"][0]
 
 
+@pytest.mark.parametrize("name", ["(none)", "deleted.safetensors"])
+def test_a_connected_run_needs_no_file_that_is_named(server, trained, name):
+    graph = {"train": node(), "model": {"class_type": "TestTinyModel", "inputs": {"family": "embedded flux"}},
+             "load": {"class_type": "ARRLoadAdapter", "inputs": {
+                 "model": ["model", 0], "adapter": name, "strength": 1.0, "alpha": 0.0, "run": ["train", 3]}},
+             "info": {"class_type": "TestShow", "inputs": {"value": ["load", 2]}}}
+    assert server.run(graph)["info"]["text"] == trained["info"]["text"]
+
+
 def test_a_finished_run_is_not_started_again_but_can_be_trained_further(server, trained):
     graph = {"train": node(run_name="small "), "steps": {"class_type": "TestShow", "inputs": {"value": ["train", 2]}}}
     begun = sum(event["event"] == "started" for event in events(server, "small"))
@@ -119,6 +128,19 @@ def test_a_second_cancel_ends_it_at_once_and_the_last_checkpoint_is_kept(server)
     assert time.monotonic() - begun < 3
     assert history(events(server, "killed")).state == "open"  # it had no time for a last word
     assert (folder(server, "killed") / "checkpoints/1").is_dir()
+
+
+def test_a_person_who_is_to_judge_is_told_where(server):
+    graph = {"judge": {"class_type": "ARRJudge", "inputs": {"profile": "human", "both_orders": True, "check": True,
+                                                            "timeout": 10.0}},
+             "train": node(run_name="asked", judge=["judge", 0])}
+    with listening(server) as heard:
+        prompt = server.queue(graph)
+        heard(rb"you are the judge: open http://127\.0\.0\.1:\d+/[\w-]+/")
+        for _ in range(2):
+            server.http("/interrupt", {})
+            time.sleep(0.5)
+        assert error_of(server.wait(prompt, 30)) == "interrupted"
 
 
 def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
@@ -192,9 +214,9 @@ def test_a_killed_server_leaves_no_child_and_loses_nothing(tmp_path):
         server.stop(signal.SIGKILL)
         until(lambda: history(events(server, "orphan")).state == "stopped", 30)
     reached = history(events(server, "orphan")).update
-    fake = tmp_path / "python"
+    fake = tmp_path / "python"  # isolated, as ComfyUI's own is on Windows
     fake.write_text(f"#!/bin/sh\ncase \"$*\" in *hungry*) echo 'torch.OutOfMemoryError: CUDA out of memory.'; exit 1;; esac\n"
-                    f"echo ours >> {tmp_path}/interpreter\nexec {sys.executable} \"$@\"\n")
+                    f"echo ours >> {tmp_path}/interpreter\nexec {sys.executable} -I \"$@\"\n")
     fake.chmod(0o755)
     with serving(tmp_path, ARR_PYTHON=str(fake)) as server:
         graph["train"]["inputs"]["updates"] = reached + 1

@@ -60,6 +60,15 @@ def test_an_adapter_against_itself_is_undecided(adapters, tmp_path):
     assert "the judge decided none" in result["sentence"]
 
 
+def test_what_was_stopped_goes_on_in_its_folder_and_asks_nothing_twice(adapters, tmp_path):
+    words = (tmp_path / "out", "--adapter", adapters / "spoiled.safetensors")
+    whole = evaluate(*words)
+    (tmp_path / "out/result.json").unlink()  # as if it had ended just before
+    again = evaluate(*words)
+    assert whole.pop("judge_calls") > 0 and again.pop("judge_calls") == 0
+    assert again == whole
+
+
 def test_events_tell_how_far_it_is(adapters, tmp_path):
     evaluate(tmp_path / "out", "--adapter", adapters / "harmless.safetensors", "--micro-batch", "4")
     events = read_events(tmp_path / "out/events.jsonl")

@@ -167,6 +167,15 @@ def test_a_budget_ends_the_run_and_what_was_paid_is_kept(judge, tmp_path):
             assert server.calls == calls
 
 
+@pytest.mark.parametrize("limits", [{"max_tokens_total": 95}, {"max_cost": 0.00095, "price_per_million_tokens": 10.0}])
+def test_money_stops_all_but_what_is_in_flight(judge, limits):
+    with OpenAIServer(lambda request: Reply(brighter(request), tokens=10, delay_s=0.02)) as server:
+        with judge(server, concurrency=4, **limits) as it, pytest.raises(JudgeError, match=f"of its {next(iter(limits))}"):
+            it.submit(pairs(40)).result()
+    assert 10 <= server.calls < 10 + 4
+    assert server.most_in_flight == 4  # a limit costs no speed
+
+
 def test_prices_of_prompts_and_replies(judge):
     usage = b'"usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}'
     body = b'{"choices": [{"message": {"content": "[1, 2]"}}], ' + usage

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import threading
+import weakref
 
 import pytest
 from doubles import vision_models
@@ -171,6 +172,15 @@ def test_equal_seeds_draw_equal_replies_and_others_differ(chat):
     assert ask(model, question("which", A, B))[0].text == ask(model, question("which", A, B), temperature=0.0, seed=4)[0].text
 
 
+def test_a_reply_is_drawn_without_the_randomness_of_others(chat):
+    """The judge answers beside a training, whose noise must stay what its seed made it."""
+    import torch
+
+    before, model = torch.get_rng_state(), chat(max_tokens=12)
+    drawn = {ask(model, question("which", A, B), temperature=1.0)[0].text for _ in range(3)}
+    assert len(drawn) > 1 and torch.equal(torch.get_rng_state(), before)
+
+
 def test_drawn_tokens_are_as_frequent_as_they_are_likely(chat):
     model = chat(batch_size=64)
     expected, = ask(model, question("which", A), log_probs=True)
@@ -193,11 +203,13 @@ def test_what_waits_goes_through_the_model_together(chat, monkeypatch):
 def test_a_batch_too_large_for_the_memory_is_halved(chat, monkeypatch):
     import torch
 
-    model, sizes = chat(batch_size=8), []
+    model, held = chat(batch_size=8), []
     replies = LocalChat._replies
 
     def limited(self, asked):
-        sizes.append(len(asked))
+        assert all(made() is None for made in held)  # what did not fit is gone before the halves are tried
+        tensor = torch.zeros(len(asked))
+        held.append(weakref.ref(tensor))
         if len(asked) > 2 or any("huge" in each.messages[1]["content"][0]["text"] for each in asked):
             raise torch.OutOfMemoryError("out of memory")
         return replies(self, asked)
@@ -206,6 +218,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(chat, monkeypatch):
     said = ask(model, *[question(text, A) for text in ("one", "two", "huge", "four", "five")], max_tokens=2)
     assert [bool(reply.failure) for reply in said] == [False, False, True, False, False]
     assert "lower the profile's max_side" in said[2].failure
+    assert len(held) == 5  # batches of 5, 2, 3, the huge one alone, 2
 
 
 def test_a_reply_that_reaches_its_limit_is_cut_and_pictures_are_made_smaller(chat):
@@ -227,6 +240,32 @@ def test_what_cannot_be_loaded_says_so_once_in_one_line(saved, settings, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(JudgeError, match="the local judge"):
         ask(model, question("which", A))
+
+
+@pytest.mark.parametrize("device, rank, chosen", [
+    ("auto", None, "cuda:0"), ("auto", 1, "cuda:1"), ("cuda", 3, "cuda:1"), ("cuda:0", 1, "cuda:0"), ("cuda:2", 1, "cuda:2")])
+def test_each_process_has_its_judge_on_its_own_card(saved, monkeypatch, device, rank, chosen):
+    """Two cards that are only said to be there; loading onto them fails, and says where to."""
+    import torch
+
+    chosen_by = []
+
+    def set_device(card):
+        chosen_by.append((card, threading.current_thread().name))
+        raise RuntimeError("invalid device ordinal")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+    model = LocalChat(saved("qwen2_5_vl"), device=device)
+    with pytest.raises(JudgeError, match=f"does not get onto the device '{chosen}': invalid device ordinal"):
+        ask(model, question("which", A))
+    asyncio.run(model.close())
+    assert chosen_by == [(chosen, "local judge")]
 
 
 def test_a_model_that_only_reads_is_refused(tmp_path):
@@ -254,6 +293,19 @@ def test_a_profile_makes_the_judge_and_closing_it_ends_its_thread(saved, tmp_pat
         with pytest.raises(JudgeError, match="'here' has spent 2 of its max_calls"):
             judge.compare("a picture", B, veiled(B))
     assert _threads() == before
+
+
+def test_a_closed_chat_lets_its_model_go_and_loads_it_again_when_asked(saved):
+    model = LocalChat(saved("qwen2_5_vl"), device="cpu", max_tokens=2)
+    for _ in range(2):
+        ask(model, question("which", A))
+        loaded = weakref.ref(model._model)
+
+        async def close_twice():
+            await asyncio.gather(model.close(), model.close())  # as members of a panel with one chat do
+
+        asyncio.run(close_twice())
+        assert loaded() is None
 
 
 def _threads() -> int:

@@ -1,6 +1,8 @@
 """The client of OpenAI-compatible servers over real HTTP: what it sends, and that no failure becomes a reward."""
 from __future__ import annotations
 
+import base64
+import logging
 import random
 import sqlite3
 import time
@@ -287,6 +289,17 @@ def test_a_password_in_the_url_is_not_shown():
         with judge(server) as it, pytest.raises(JudgeError) as caught:
             it.compare("a cup", LIGHT, DARK)
     assert f"the judge at {plain} refuses" in str(caught.value)
+
+
+def test_a_password_in_the_url_is_sent_and_not_logged(caplog):
+    with OpenAIServer([error(500), verdict("first")]) as server:
+        plain = server.url
+        server.url = plain.replace("http://", "http://user:pass%40word@")
+        with caplog.at_level(logging.INFO), judge(server, retries=1, both_orders=False) as it:
+            assert it.compare("a cup", LIGHT, DARK).preferred == "a"
+    sent = base64.b64encode(b"user:pass@word").decode()
+    assert [request.headers["Authorization"] for request in server.requests] == [f"Basic {sent}"] * 2
+    assert not any(word in caplog.text for word in ("127.0.0.1", "pass%40word", "pass@word", sent))
 
 
 def test_no_more_questions_are_in_flight_than_allowed():

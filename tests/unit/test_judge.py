@@ -331,6 +331,21 @@ def test_closing_cancels_what_is_in_flight_and_may_be_done_twice():
     assert future.cancelled() or future.exception() is not None
 
 
+def test_a_client_that_cannot_be_closed_keeps_nothing_else_open(tmp_path):
+    class Stuck(Scripted):
+        async def close(self):
+            raise OSError("still in use")
+
+    it = Judge(Stuck(brighter), RUBRIC, store=tmp_path / "store")
+    it.submit(pairs(2)).result()
+    before = threading.active_count()
+    with pytest.raises(OSError, match="still in use"):
+        it.close()
+    assert threading.active_count() < before and not it._thread.is_alive()
+    with pytest.raises(JudgeError, match="closed database"):
+        len(it.store)
+
+
 # --- planted errors -----------------------------------------------------------------------------------------------
 
 def share(verdicts, side: str) -> float:

@@ -153,4 +153,11 @@ def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is
 
 def test_letters_that_nobody_would_have_said_are_no_verdict():
     opinion = ask(Reply("<think>", log_probs={"<think>": -1e-6, "A": -18.0, "B": -19.5}))
-    assert opinion.preferred is None and "something other than a letter" in opinion.failure
+    assert (opinion.preferred, opinion.log_odds) == (None, None)
+    assert "something other than a letter; turn its thinking off" in opinion.failure
+
+
+@pytest.mark.parametrize("a, b, preferred", [(0.15, 0.06, 0), (0.06, 0.15, 1), (0.12, 0.07, None)])
+def test_both_letters_together_are_a_fifth_of_the_probability_or_no_answer(a, b, preferred):
+    said = ask(Reply("The", log_probs={"The": math.log(0.7), " A": math.log(a), "B": math.log(b)}))
+    assert (said.preferred, bool(said.failure)) == (preferred, preferred is None)

@@ -147,6 +147,18 @@ def test_a_judge_that_gives_up_hands_over_what_it_had_answered():
     assert {at: opinion.preferred for at, opinion in caught.value.answered.items()} == {0: 0, 2: 0}
 
 
+def test_one_error_raised_to_two_askers_mixes_up_nothing():
+    error = JudgeError("no more")
+
+    async def both():
+        clients = [PairwiseClient(ScriptedChat(lambda asked, said=said: error if "the last" in asked.text else said))
+                   for said in (F, verdict("second"))]
+        asked = [question("one"), question("the last")]
+        return await asyncio.gather(*(client.ask(asked) for client in clients), return_exceptions=True)
+
+    assert [fault.answered[0].preferred for fault in asyncio.run(both())] == [0, 1]
+
+
 def test_an_error_of_the_program_is_not_taken_for_a_reply():
     with pytest.raises(ZeroDivisionError):
         ask(PairwiseClient(ScriptedChat([ZeroDivisionError()])))

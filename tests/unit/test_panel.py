@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from dataclasses import asdict
 
 import pytest
@@ -159,3 +160,26 @@ def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):
             verdicts = judge.submit(pairs).result()
     assert [found.preferred for found in verdicts] == ["b"] * 4
     assert [sum(opinion.cached for opinion in found.opinions) for found in verdicts] == [2, 1, 0, 0]  # what all had said
+
+
+class Closing(Member):
+    """Takes its time to close, and may fail to."""
+
+    def __init__(self, fault: Exception | None = None):
+        super().__init__(FAILED, FAILED)
+        self.fault, self.closed = fault, False
+
+    async def close(self):
+        await asyncio.sleep(0.3)
+        self.closed = True
+        if self.fault:
+            raise self.fault
+
+
+def test_members_close_side_by_side_and_all_of_them_where_one_cannot():
+    members = [Closing(OSError("still in use")), *(Closing() for _ in range(9)), LIKES_LIGHT]
+    start = time.monotonic()
+    with pytest.raises(OSError, match="still in use"):
+        asyncio.run(Panel(members).close())
+    assert time.monotonic() - start < 10 * 0.3 / 2
+    assert all(member.closed for member in members[:-1])

@@ -120,6 +120,19 @@ def test_few_held_out_pairs_are_not_called_proof(outcome, tmp_path):
     assert "on too few pairs to be sure" in page(outcome, tmp_path)
 
 
+@pytest.mark.parametrize("gained, lost, p_value, tone, words", [
+    (12, 2, 0.013, "good", "makes the judge better"),
+    (13, 24, 0.1, "warn", "no more pairs changed for the better"),
+    (14, 33, 0.0079, "warn", "no more pairs changed for the better"),  # uneven, to the other side
+    (5, 2, 0.45, "warn", "on too few pairs to be sure"),
+])
+def test_only_a_rubric_under_which_more_pairs_gained_is_praised(outcome, tmp_path, gained, lost, p_value, tone, words):
+    comparison = replace(outcome.comparison, gained=gained, lost=lost)
+    assert comparison.better and comparison.p_value == pytest.approx(p_value, rel=0.05)
+    (verdict,) = re.findall(r'<p class="verdict (.*?)</p>', page(replace(outcome, comparison=comparison), tmp_path))
+    assert verdict.startswith(f'{tone}">') and words in verdict
+
+
 def test_a_job_without_a_rubric_has_a_page_too(pairs, tmp_path):
     chat = ScriptedChat(lambda text, pictures: "no")
     outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "other")
