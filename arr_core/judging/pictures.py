@@ -67,4 +67,3 @@ class Pictures:
         while self._held > self.limit and len(self._made) > 1:
             self._held -= len(self._made.popitem(last=False)[1])
         return uri
-
