@@ -72,8 +72,7 @@ class ARRJudge(io.ComfyNode):
     def execute(cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0) -> io.NodeOutput:
         choice = JudgeChoice(profile, both_orders)
         with explained():
-            kind = choice.kind
-            status = checked(choice, timeout) if check and kind != "human" else f"{profile}: not checked"
+            status = checked(choice, timeout) if check else f"{profile}: a judge of kind {choice.kind}, not checked"
         Live(cls.hidden.unique_id).say(status)
         return io.NodeOutput(choice, status, ui={"text": [status]})
 
@@ -115,7 +114,7 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
 
 
 def runs_here(profile: str) -> bool:
-    """Whether a model of ComfyUI's size will be loaded beside ComfyUI's own: for a local judge, or a panel with one."""
+    """Whether a judge's model will be loaded beside ComfyUI's own: for a local judge, or a panel with one."""
     from ..arr_core.judging.profiles import load_profile
 
     named = load_profile(profile)

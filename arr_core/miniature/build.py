@@ -1,12 +1,13 @@
 """The script that trains the embedded world: ``python -m arr_core.miniature.build flux|edit|judge|data``.
 
-Both generators learn from pictures whose captions are wrong three or four times in ten, as captions of the wild are: they draw
-well and listen badly, which is what preference training is there to mend. The judge is a Qwen2.5-VL of 0.3 M parameters
-that describes pictures; it learns from drawings, never from the generators.
+Both generators learn from pictures whose captions are wrong three or four times in ten, as captions of the wild are: they
+draw well and listen badly, which is what preference training is there to mend. The judge is a Qwen2.5-VL of 0.3 M
+parameters that describes pictures; it learns from drawings, never from the generators.
 
 ``--start`` goes on from a folder. FLUX and the judge learned ``--relations "left of" above`` first: where what is named
 first always stands first, a relation is one word's affair. With ``right of`` order and relation make an exclusive-or,
-which neither learned from nothing in half an hour, and both learned in a quarter of one from there.
+which neither learned from nothing in half an hour, and both learned in a quarter of one from there; FLUX with ``right of``
+named twice, which draws it twice as often, for 5,500 steps, and for 800 more with all three alike.
 """
 from __future__ import annotations
 
@@ -161,8 +162,8 @@ def train_flux(folder: Path, relations: Sequence[str], steps: int, vae_steps: in
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     side = latents.shape[-1]
     latents = pipe._pack_latents(latents, len(latents), latents.shape[1], side, side)
-    index = {request.prompt: i for i, request in enumerate(requests)}
-    prompts = list(index)
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    index = {prompt: i for i, prompt in enumerate(prompts)}
     with torch.no_grad():
         pooled = pipe._get_clip_prompt_embeds(prompts, 1, "cpu")
     tokens = pipe.tokenizer_2(prompts, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
@@ -254,7 +255,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["flux", "edit", "judge", "data"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the part is written")
-    parser.add_argument("--relations", nargs="+", choices=list(OPPOSITE), default=PROMPTED, help="that prompts may name")
+    parser.add_argument("--relations", nargs="+", choices=list(OPPOSITE), default=PROMPTED, help=(
+        "that prompts may name; one that is named twice is drawn twice as often"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--vae-steps", type=int, default=1500)
     parser.add_argument("--pictures", type=int, default=24000)

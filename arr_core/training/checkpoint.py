@@ -55,7 +55,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         final.rename(replaced)
     partial.rename(final)
     _sync(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    for left_over in folder.glob(".replaced-*"):  # this one's, and that of a process that was killed in between
+        shutil.rmtree(left_over, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(folder / str(old))
     return final
