@@ -20,9 +20,10 @@ SMALL = "rollout.prompts_per_update = 4\nrollout.micro_batch = 8\nvalidation.eve
 SHOWN = """([text, width]) => { const node = app.graph._nodes.find(node => node.type === 'ARRTrainRPO');
     const said = node?.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? '';
     return new RegExp(text).test(said) && (node.imgs ?? []).some(image => image.naturalWidth === width); }"""
-# Of ComfyUI itself: files that a fresh user does not have, an extension's old way, the older page's own start.
+# Of ComfyUI itself: files that a fresh user does not have, an extension's old way, the older page's own start, and a
+# node's text that reaches the older page before its canvas is made (the next one is shown).
 NOISE = re.compile(r"Failed to load resource|accessed before initialization|net::ERR|api.comfy.org|Failed to fetch|"
-                   r"at onChange \(")
+                   r"at onChange \(|getCanvas: canvas is null")
 
 
 @pytest.fixture(scope="module", params=["0.30.0", "0.3.75"])
