@@ -28,7 +28,8 @@ __all__ = ["PRESETS", "Adapter", "ConfigError", "Data", "Judge", "Objective", "O
 # What changes how, where or how long a run computes, and not what it draws or asks.
 FREE_ON_RESUME = frozenset({
     "run.updates", "run.output_dir", "run.trackers", "run.save_every", "run.keep_checkpoints", "run.threads", "policy.device",
-    "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s", "judge.retries", "judge.concurrency"})
+    "policy.sharded", "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s", "judge.retries",
+    "judge.concurrency"})
 
 
 class ConfigError(ArrError, ValueError):

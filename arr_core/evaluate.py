@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words.remove(UNTIL_EOF)
         stop_at_eof()
     return run(lambda: _evaluate(_parser().parse_args(words)), stopped=(
-        "stopped; with the same --output the verdicts that came are not asked for again"))
+        "stopped; with the same --output it goes on where it was"))
 
 
 def make_contest(options: argparse.Namespace) -> Contest:

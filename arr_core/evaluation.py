@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from PIL import Image
 from . import __version__
 from .adapters import Adapter, base_id, inject
 from .data import open_image
-from .generation import Plan, scaled
+from .generation import Plan, describe, png_text, scaled
 from .judging import Judge, Pair, Verdict
 from .pages import fill
 from .pages.charts import interval
@@ -28,8 +27,10 @@ from .pages.words import percent, plural, section, text
 from .policies.loading import load_policy
 from .policies.policy import Policy
 from .training.events import EventLog
-from .training.validation import Score, sample_images
+from .training.rollout import sample_batches
+from .training.validation import Score
 
+NAMES = ("first", "second")
 SHOWN = 24  # pairs whose images the report shows
 
 
@@ -50,29 +51,72 @@ class Contest:
 
 def evaluate(contest: Contest, judge: Judge, log: EventLog) -> Score:
     """The score of the first against the second, after the folder has been written. Raises as ``generate`` does, and
-    JudgeError."""
-    plan, jobs = contest.plan, contest.jobs
+    JudgeError. A batch is judged while the next one is sampled, and images that an evaluation which was stopped left in the
+    folder are not made again."""
+    plan = contest.plan
     with contextlib.ExitStack() as stack:
         cache = plan.encodings or Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         policy = load_policy(plan.settings, cache)
-        keys = policy.encode(plan.examples)
+        keys = policy.encode(plan.examples, lambda done, total: log.emit("progress", stage="prompts", done=done, total=total))
+        sides = [Side(contest, policy, keys, name) for name in NAMES]
         inject(scaled(plan.adapter, plan.strength), policy.transformer, dtype=torch.float32)
-        first = _sample(policy, plan, keys, jobs, log, "first images")
+        for _ in sides[0].draw(log):
+            pass
         if contest.other is None:
-            with policy.reference():
-                second = _sample(policy, plan, keys, jobs, log, "second images")
+            stack.enter_context(policy.reference())
         else:
             policy.transformer.delete_adapters("default")
             inject(scaled(contest.other, plan.strength), policy.transformer, dtype=torch.float32)
-            second = _sample(policy, plan, keys, jobs, log, "second images")
-    sources = [open_image(example.source) if example.source else None for example in plan.examples]
-    pairs = [Pair(plan.examples[number].prompt, a, b, sources[number])
-             for (number, _), a, b in zip(jobs, first, second, strict=True)]
-    verdicts = _judge(judge, pairs, plan.micro_batch, log)
-    wins, losses = (sum(verdict.preferred == side for verdict in verdicts) for side in "ab")
-    score = Score(wins, losses, len(verdicts) - wins - losses)
-    _record(contest, score, pairs, verdicts, judge, log)
+        asked = [(places, judge.submit([_pair(contest, sides, at) for at in places])) for places in sides[1].draw(log)]
+    verdicts: dict[int, Verdict] = {}
+    for places, future in asked:
+        verdicts.update(zip(places, future.result(), strict=True))
+        log.emit("progress", stage="verdicts", done=len(verdicts), total=len(contest.jobs))
+    ordered = [verdicts[at] for at in range(len(contest.jobs))]
+    wins, losses = (sum(verdict.preferred == side for verdict in ordered) for side in "ab")
+    score = Score(wins, losses, len(ordered) - wins - losses)
+    _record(contest, score, sides, ordered, judge, log)
     return score
+
+
+class Side:
+    """The images of the first or of the second: a file for each job, which says what it was made of."""
+
+    def __init__(self, contest: Contest, policy: Policy, keys: Sequence[str], name: str):
+        self.plan, self.policy, self.name = contest.plan, policy, name
+        adapter = contest.plan.adapter if name == "first" else contest.other
+        plan = replace(contest.plan, adapter=adapter)
+        self.keys, self.seeds = [keys[number] for number, _ in contest.jobs], [seed for _, seed in contest.jobs]
+        self.files = [plan.output / "samples" / name / f"{at + 1:04d}.png" for at in range(len(contest.jobs))]
+        self.contents = [{**describe(plan, number, seed, "base" if adapter is None else "adapter"), "encoding": keys[number]}
+                         for number, seed in contest.jobs]
+
+    def draw(self, log: EventLog) -> Iterator[list[int]]:
+        """The places of the jobs whose images are there: those of earlier first, then batch by batch."""
+        width, stage, jobs = self.plan.micro_batch, f"{self.name} images", range(len(self.files))
+        there = [at for at in jobs if self._is_there(at)]
+        missing = [at for at in jobs if at not in set(there)]
+        log.emit("progress", stage=stage, done=len(there), total=len(jobs))
+        yield from (there[at:at + width] for at in range(0, len(there), width))
+        done = len(there)
+        for places, images in sample_batches(self.policy, [self.keys[at] for at in missing], [self.seeds[at] for at in missing],
+                                             steps=self.plan.steps, shift=self.plan.shift, micro_batch=width):
+            places = [missing[place] for place in places]
+            for at, image in zip(places, images, strict=True):
+                self._save(at, image)
+            log.emit("progress", stage=stage, done=(done := done + len(places)), total=len(jobs))
+            yield places
+
+    def _is_there(self, at: int) -> bool:
+        with contextlib.suppress(OSError), Image.open(self.files[at]) as image:  # none there, or no picture
+            return image.info == self.contents[at]
+        return False
+
+    def _save(self, at: int, image: Image.Image) -> None:
+        self.files[at].parent.mkdir(parents=True, exist_ok=True)
+        part = self.files[at].with_suffix(".part")
+        image.save(part, "PNG", pnginfo=png_text(self.contents[at]))
+        part.replace(self.files[at])
 
 
 def sentence(contest: Contest, score: Score) -> str:
@@ -85,34 +129,15 @@ def sentence(contest: Contest, score: Score) -> str:
             f"(95 % interval {low:.0%} to {high:.0%}; {score.undecided} of {pairs} undecided).")
 
 
-def _sample(policy: Policy, plan: Plan, keys: Sequence[str], jobs: Sequence[tuple[int, int]], log: EventLog,
-            stage: str) -> list[Image.Image]:
-    """One image a job, in order; equal sizes share batches."""
-    images: dict[int, Image.Image] = {}
-    places = sorted(range(len(jobs)), key=lambda at: policy.size(keys[jobs[at][0]]))
-    log.emit("progress", stage=stage, done=0, total=len(jobs))
-    for start in range(0, len(places), plan.micro_batch):
-        chosen = places[start:start + plan.micro_batch]
-        made = sample_images(policy, [keys[jobs[at][0]] for at in chosen], [jobs[at][1] for at in chosen], steps=plan.steps,
-                             shift=plan.shift, micro_batch=plan.micro_batch)
-        images.update(zip(chosen, made, strict=True))
-        log.emit("progress", stage=stage, done=len(images), total=len(jobs))
-    return [images[at] for at in range(len(jobs))]
+def _pair(contest: Contest, sides: Sequence[Side], at: int) -> Pair:
+    example = contest.plan.examples[contest.jobs[at][0]]
+    return Pair(example.prompt, *(open_image(side.files[at]) for side in sides), example.source and open_image(example.source))
 
 
-def _judge(judge: Judge, pairs: Sequence[Pair], width: int, log: EventLog) -> list[Verdict]:
-    groups: list[Future[list[Verdict]]] = [judge.submit(pairs[at:at + width]) for at in range(0, len(pairs), width)]
-    verdicts: list[Verdict] = []
-    for group in groups:
-        verdicts += group.result()
-        log.emit("progress", stage="verdicts", done=len(verdicts), total=len(pairs))
-    return verdicts
-
-
-def _record(contest: Contest, score: Score, pairs: Sequence[Pair], verdicts: Sequence[Verdict], judge: Judge,
+def _record(contest: Contest, score: Score, sides: Sequence[Side], verdicts: Sequence[Verdict], judge: Judge,
             log: EventLog) -> None:
     plan, folder = contest.plan, contest.plan.output
-    shown = [_save(folder, at, pair, verdict) for at, (pair, verdict) in enumerate(zip(pairs, verdicts, strict=True))]
+    shown = [_entry(contest, sides, at, verdict) for at, verdict in enumerate(verdicts)]
     low, high = score.interval
     counts = {"wins": score.wins, "losses": score.losses, "undecided": score.undecided, "win_rate": score.win_rate,
               "low": low, "high": high}
@@ -130,18 +155,17 @@ def _record(contest: Contest, score: Score, pairs: Sequence[Pair], verdicts: Seq
     log.emit("finished", sentence=result["sentence"], report="report.html", result="result.json")
 
 
-def _save(folder: Path, at: int, pair: Pair, verdict: Verdict) -> dict:
-    """The images of a pair, written, and its entry in the event of the validation."""
-    images = {"policy": pair.image_a, "base": pair.image_b, "source": pair.source}
-    entry = {"prompt": pair.prompt, "preferred": {"a": "policy", "b": "base", None: None}[verdict.preferred],
-             "reason": verdict.reason}
-    for name, image in images.items():
-        path = folder / "samples" / {"policy": "first", "base": "second", "source": "source"}[name] / f"{at + 1:04d}.png"
-        if image is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-        entry[name] = path.relative_to(folder).as_posix() if image is not None else None
-    return entry
+def _entry(contest: Contest, sides: Sequence[Side], at: int, verdict: Verdict) -> dict:
+    """A pair in the event of the validation. A source is written once."""
+    number, folder = contest.jobs[at][0], contest.plan.output
+    example, source = contest.plan.examples[number], folder / "samples" / "source" / f"{number + 1:04d}.png"
+    if example.source and not source.exists():
+        source.parent.mkdir(parents=True, exist_ok=True)
+        open_image(example.source).save(source)
+    policy, base = (side.files[at].relative_to(folder).as_posix() for side in sides)
+    return {"prompt": example.prompt, "preferred": {"a": "policy", "b": "base", None: None}[verdict.preferred],
+            "reason": verdict.reason, "policy": policy, "base": base,
+            "source": source.relative_to(folder).as_posix() if example.source else None}
 
 
 def _write_report(contest: Contest, result: dict, shown: Sequence[dict]) -> None:

@@ -23,7 +23,7 @@ from .grid import Row, draw_grid
 from .policies.loading import load_policy
 from .policies.policy import Policy
 from .settings import Policy as PolicySettings
-from .training.validation import sample_images
+from .training.rollout import sample_images
 
 ROWS = 32  # prompts in one grid picture
 
@@ -93,7 +93,7 @@ def generate(plan: Plan, watch: Callable[[int, int], object] = lambda done, tota
                 images = _sample(policy, plan, variant, [keys[number] for number, _ in chosen],
                                  [seed for _, seed in chosen])
                 for (number, seed), image in zip(chosen, images, strict=True):
-                    image.save(plan.file(number, seed, variant), pnginfo=_text(describe(plan, number, seed, variant)))
+                    image.save(plan.file(number, seed, variant), pnginfo=png_text(describe(plan, number, seed, variant)))
                 done += len(images)
                 watch(done, total)
     for file, numbers in plan.grid_pages():
@@ -145,7 +145,8 @@ def _sample(policy: Policy, plan: Plan, variant: str, keys: Sequence[str], seeds
         return sample_images(policy, keys, seeds, steps=plan.steps, shift=plan.shift, micro_batch=plan.micro_batch)
 
 
-def _text(content: dict[str, str]) -> PngInfo:
+def png_text(content: dict[str, str]) -> PngInfo:
+    """The content as text fields of a PNG file."""
     info = PngInfo()
     for name, value in content.items():
         info.add_itxt(name, value)

@@ -47,6 +47,8 @@ class Policy(Section):
     dtype: Literal["float32", "bfloat16"] = Field(description="Number type of the frozen base; the adapter is float32")
     quantization: Literal["nf4"] | None = Field(None, description=(
         "nf4: the frozen transformer and the large text encoder in 4 bits (extra 'nf4'), about a quarter of the memory"))
+    sharded: bool = Field(False, description=(
+        "Split the frozen base over the cards of all processes (FSDP2), for a base that one card does not hold"))
     device: str = Field("auto", description="'auto' (the best there is), 'cpu', 'mps', 'cuda', 'cuda:1', 'xpu'")
     height: int = Field(512, ge=16, le=4096, multiple_of=16, description="Height of sampled images in pixels")
     width: int = Field(512, ge=16, le=4096, multiple_of=16,
@@ -181,6 +183,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _fields_agree(self) -> TrainConfig:
         rollout, objective = self.rollout, self.objective
+        if self.policy.sharded and self.policy.quantization:
+            raise ValueError(f"policy.sharded: expected false with policy.quantization {self.policy.quantization}, whose parts "
+                             "cannot be split; choose one of them")
         images = 2 * rollout.prompts_per_update
         if self.adapter.start is not None and self.adapter.dropout:
             raise ValueError(f"adapter.dropout: expected 0 with adapter.start, which goes on without, came "

@@ -68,7 +68,7 @@ from arr_core.miniature.world import exact_image  # noqa: E402
 from arr_core.policies.loading import load_policy  # noqa: E402
 from arr_core.rubrics import BUILT_IN  # noqa: E402
 from arr_core.training.randomness import seed_of  # noqa: E402
-from arr_core.training.validation import sample_images  # noqa: E402
+from arr_core.training.rollout import sample_images  # noqa: E402
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
 VOTES, SURE = 5, 0.75

@@ -159,8 +159,10 @@ class _Watcher:
             return f"finishing update {history.update + 1}, then saving; Cancel again ends it at once"
         if not begun:
             return f"loading ... {time.monotonic() - self.begun:.0f} s"
+        doing = [f"{history.progress['stage']} {history.progress['done']} of {history.progress['total']}"
+                 ] if history.progress else []
         if not history.updates:
-            return "encoding prompts ..." if not history.encoded else "first update ..."
+            return " · ".join(["first update" if history.encoded else "encoding prompts", *(doing or ["..."])])
         last = history.updates[-1]
         recent = history.updates[-20:]
         undecided = sum(event["undecided"] for event in recent) / max(1, sum(event["pairs"] for event in recent))
@@ -173,7 +175,7 @@ class _Watcher:
             words.insert(1, f"win rate {score['win_rate']:.0%} ({score['low']:.0%} to {score['high']:.0%})")
         if history.update == history.total:
             words = [f"{last['update']} updates done", "measuring ..."]
-        return " · ".join(words)
+        return " · ".join([*words, *doing])
 
 
 def _words(run: Run, *, preset: str, prompts: list[str], prompts_file: str, judge, rubric, images, start, base: str,

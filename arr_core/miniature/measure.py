@@ -14,7 +14,7 @@ from ..data import Example, load_examples, open_image
 from ..intervals import wilson
 from ..training.randomness import seed_of
 from ..training.report import write_report
-from ..training.validation import sample_images
+from ..training.rollout import sample_images
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import ArrError
 from ..miniature import transformers_fault
+from ..training import distributed
 from .flux import FluxPolicy
 from .policy import DiffusersPolicy
 from .qwen_image_edit import QwenImageEditPolicy
@@ -37,6 +38,7 @@ class PipelineSource:
         self.device = _device(settings.device)
         self.dtype = getattr(torch, settings.dtype)
         self.quantization = settings.quantization
+        self.sharded = settings.sharded and distributed.world_size() > 1
         if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
             raise PolicyError(f"policy.quantization: {self.quantization} needs the package bitsandbytes; install it with "
                               "pip install bitsandbytes, or leave the field null")
@@ -101,7 +103,12 @@ class PipelineSource:
         pipeline = pipeline_class.from_pretrained(
             self.base, **{dtype: self.dtype}, **revision, **self._in_four_bits(without), **dict.fromkeys(without, None))
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(self.device)
+        if not self.sharded:
+            return pipeline.to(self.device)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module) and name != "transformer":  # which no device may hold whole
+                part.to(self.device)
+        return pipeline
 
     def _in_four_bits(self, without: tuple[str, ...]) -> dict:
         """Arguments that load the large parts in NF4 (QLoRA, arXiv 2305.14314) where the settings ask for it."""

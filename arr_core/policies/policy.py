@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,9 @@ import torch
 from PIL import Image
 
 from .cache import EncodingCache, content_key
+from .sharding import shard
+
+Watch = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Policy(Protocol):
     family: str
     transformer: torch.nn.Module
 
-    def encode(self, examples: Sequence) -> list[str]:
-        """Keys of the examples' conditionings, each encoded once and cached on disk; encoders leave memory."""
+    sharded: bool  # whether every call of the transformer must be one of all processes
+
+    def encode(self, examples: Sequence, watch: Watch = ...) -> list[str]:
+        """Keys of the examples' conditionings, each encoded once and cached on disk; encoders leave memory. ``watch`` hears
+        how many of how many are done."""
 
     def batch(self, keys: Sequence[str]) -> Batch:
         """The conditionings behind ``keys``, stacked; raises ValueError where their sizes differ."""
@@ -93,7 +99,7 @@ class DiffusersPolicy:
     def __init__(self, settings, source, cache_folder: Path):
         """``settings``: the configuration's policy section; ``source`` gives pipelines (``loading.PipelineSource``)."""
         self.settings, self.source = settings, source
-        self.device, self.dtype = source.device, source.dtype
+        self.device, self.dtype, self.sharded = source.device, source.dtype, source.sharded
         self.cache = EncodingCache(cache_folder)
         self._pipeline = None
         self._dropouts: list[torch.nn.Dropout] = []
@@ -113,14 +119,15 @@ class DiffusersPolicy:
     def transformer(self) -> torch.nn.Module:
         return self.pipeline.transformer
 
-    def encode(self, examples: Sequence) -> list[str]:
+    def encode(self, examples: Sequence, watch: Watch = lambda done, total: None) -> list[str]:
         keys = [content_key(self.source.identity, self.settings, example) for example in examples]
         missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in self.cache}
         if missing:
             pipeline = self.source.load(without=("transformer",))
             with torch.no_grad():
-                for key, example in missing.items():
+                for done, (key, example) in enumerate(missing.items(), 1):
                     self.cache.put(key, self._encode(pipeline, example))
+                    watch(done, len(missing))
             del pipeline
             self.source.free()
         return keys
@@ -195,6 +202,8 @@ class DiffusersPolicy:
         for parameter in parameters.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+        if self.sharded:
+            shard(self.transformer, parameters.values(), self.device)
         self._dropouts = [module for name, module in self.transformer.named_modules()
                           if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
         return parameters

@@ -1,12 +1,13 @@
 """The few words that processes exchange. With one process every function returns its argument."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -40,6 +41,17 @@ def gather(item):
     items = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def in_step(items: Sequence[Item], spare: Item, needed: bool) -> Iterator[tuple[Item, bool]]:
+    """Each item with True; then, where ``needed``, ``spare`` with False for as long as another process still has items.
+
+    Where every call of the model is a call of all processes, because each holds a part of it, one that has nothing left to do
+    must do something all the same.
+    """
+    rounds = max(gather(len(items))) if needed else len(items)
+    for at in range(rounds):
+        yield (items[at], True) if at < len(items) else (spare, False)
 
 
 def together(work: Callable[[], Result], fault: type[Exception]) -> Result:

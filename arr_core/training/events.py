@@ -10,6 +10,7 @@ read these and nothing else. ``null`` stands for what is unknown, and for number
 | encoded | examples, seconds |
 | update | update (from 1), seconds, sampling_s, waiting_s, training_s, pairs, decided, undecided, failures, first_pick_rate, loss, kl, ratio_mean, clip_high, clip_low, grad_norm, learning_rate, judge_calls, judge_tokens, judge_cost |
 | validation | update, wins, losses, undecided, win_rate, low, high, best, seconds, statistics {base, policy}, images [{prompt, base, policy, source, preferred, reason}] |
+| progress | stage, done, total: how far the first process is within something that takes more than a moment |
 | checkpoint | update, path |
 | measure | name, unit, base {value, low, high, count}, policy {value, low, high, count} |
 | warning | message |
@@ -103,6 +104,7 @@ class History:
     repeated: list[Event] = field(default_factory=list)
     stopped: Event | None = None
     finished: Event | None = None
+    progress: Event | None = None
     last_time: str = ""
 
     @property
@@ -131,6 +133,7 @@ def history(events: Iterable[Event]) -> History:
     result = History()
     for event in events:
         kind = event["event"]
+        result.progress = event if kind == "progress" else None
         result.last_time = str(event.get("time") or result.last_time)
         if kind == "started":
             result.started, result.stopped, result.finished = event, None, None

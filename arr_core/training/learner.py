@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,7 +15,7 @@ from ..policies.policy import Policy
 from . import distributed, nft, rpo
 from .checkpoint import Checkpoint
 from .objectives import Statistics, accumulate_nft, accumulate_rpo
-from .rollout import Candidate, Group
+from .rollout import Candidate, Group, batches
 from .weights import average_into, copy_into, snapshot, swapped
 
 Decided = tuple[Candidate, int]  # a candidate and the side, 0 or 1, that won its pair
@@ -53,12 +54,15 @@ class Learner:
 
     # ------------------------------------------------------------------ the update
 
-    def learn(self, update: int, candidates: Sequence[Decided]) -> tuple[dict[str, float], float]:
+    def learn(self, update: int, candidates: Sequence[Decided], *, spare: Candidate | None = None,
+              watch: Callable[[int], object] = lambda done: None) -> tuple[dict[str, float], float]:
         """Means over what was trained, and the gradient norm of the last optimizer step. Raises LearningError.
 
-        The divisor is what the update asked for, not what the judge decided, so fewer verdicts make smaller steps.
+        The divisor is what the update asked for, not what the judge decided, so fewer verdicts make smaller steps. Of a
+        sharded policy ``spare`` is computed with, and counts nothing, where another process has more to train. ``watch``
+        hears how many candidates have been trained.
         """
-        objective, statistics, norm = self.config.objective, Statistics(), 0.0
+        objective, statistics, norm, done = self.config.objective, Statistics(), 0.0, 0
         parts = objective.optimizer_steps
         divisor = 2 * self.config.rollout.prompts_per_update / parts
         self._set_learning_rate(update)
@@ -66,8 +70,14 @@ class Learner:
             for part in range(parts):
                 self.optimizer.zero_grad()
                 chosen = [item for item in candidates if item[0].pair % parts == part]
-                for chunk in self._chunks(chosen):
-                    self.accumulate(update, chunk, divisor, statistics)
+                places = batches(self.policy, [candidate.key for candidate, _ in chosen], self.config.rollout.micro_batch)
+                chunks = [[chosen[at] for at in chunk] for chunk in places]
+                for chunk, own in distributed.in_step(chunks, [(spare, 0)], needed=self.policy.sharded):
+                    if own:
+                        self.accumulate(update, chunk, divisor, statistics)
+                        watch(done := done + len(chunk))
+                    else:
+                        self.accumulate(update, chunk, math.inf, Statistics())
                 norm = self.step(bool(chosen))
         if self.average is not None:
             average_into(self.average, self.parameters, self.config.adapter.ema_decay)
@@ -85,15 +95,6 @@ class Learner:
         share = min(1.0, update / settings.warmup_updates) if settings.warmup_updates else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
-
-    def _chunks(self, candidates: Sequence[Decided]) -> Iterator[list[Decided]]:
-        """Candidates of one size, ``micro_batch`` at a time."""
-        by_size: dict[tuple[int, int], list[Decided]] = {}
-        for item in candidates:
-            by_size.setdefault(self.policy.size(item[0].key), []).append(item)
-        width = self.config.rollout.micro_batch
-        for items in by_size.values():
-            yield from (items[at:at + width] for at in range(0, len(items), width))
 
     def accumulate(self, update: int, chunk: Sequence[Decided], divisor: float, statistics: Statistics) -> None:
         """Add the gradient of one chunk: its share of the batch whose images ``divisor`` counts."""

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from .events import Event
 
 WINDOW = 20  # updates over which the undecided share and the pace are taken
-QUIET_S = 10.0  # least time between two plain lines
+QUIET_S = 10.0  # least time between two plain lines of updates
+WITHIN_S = 60.0  # and between two that say how far it is within one
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
@@ -31,7 +32,7 @@ class Progress:
         self.total, self.done, self.win_rate, self.bar = 0, 0, None, None
         self.recent: deque[Event] = deque(maxlen=WINDOW)
         self.times: deque[float] = deque(maxlen=WINDOW + 1)
-        self.next_line = 0.0
+        self.next_line = self.next_within = 0.0
 
     def __call__(self, event: Event) -> None:
         handle = getattr(self, f"on_{event['event']}", None)
@@ -75,6 +76,15 @@ class Progress:
         elif now >= self.next_line or self.done == self.total:
             self.next_line = now + QUIET_S
             self._say(f"update {self.done}/{self.total}  {status}")
+
+    def on_progress(self, event: Event) -> None:
+        words = f"{event['stage']} {event['done']}/{event['total']}"
+        self._open_bar()
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self._status()}  {words}" if self.recent else words)
+        elif (now := self.clock()) >= self.next_within:
+            self.next_within = now + WITHIN_S
+            self._say(words)
 
     def on_validation(self, event: Event) -> None:
         self.win_rate = event.get("win_rate")

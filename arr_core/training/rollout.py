@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..policies.policy import Batch, Policy
-from . import sde
+from . import distributed, sde
 from .randomness import normal, seed_of
 
 
@@ -77,23 +77,44 @@ def sample_pairs(policy: Policy, keys: Sequence[str], indices: Sequence[int], se
     seeds are made from them. Pairs of one size are sampled together.
     """
     sigmas = policy.sigmas(settings.steps, settings.shift)
-    width = max(1, settings.micro_batch // 2)
+    groups = batches(policy, keys, max(1, settings.micro_batch // 2))
+    for chosen, own in distributed.in_step(groups, groups[0], needed=policy.sharded):
+        both = [(indices[at], side, keys[at]) for at in chosen for side in (0, 1)]
+        batch = policy.batch([key for _, _, key in both])
+        noise_seeds = [seed_of(seed, "noise", update, pair, 0 if settings.shared_noise else side) for pair, side, _ in both]
+        step_seeds = [seed_of(seed, "steps", update, pair, side) for pair, side, _ in both] if with_noise else None
+        path = sample(policy, batch, noise_seeds, sigmas, sampler=settings.sampler, eta=settings.eta, step_seeds=step_seeds)
+        if not own:
+            continue
+        images = policy.decode(path.picture, batch)
+        candidates = [
+            Candidate(pair, side, key, *((step_seeds[at], path.latents[:, at], path.log_probs[:, at],
+                                          path.roundings[:, at]) if with_noise else [None] * 4), path.picture[at])
+            for at, (pair, side, key) in enumerate(both)]
+        yield Group([indices[at] for at in chosen], candidates, images)
+
+
+def sample_batches(policy: Policy, keys: Sequence[str], seeds: Sequence[int], *, steps: int, shift: float,
+                   micro_batch: int) -> Iterator[tuple[list[int], list[Image.Image]]]:
+    """Noise-free images, one a key, batch by batch: their places among the keys, and the images."""
+    sigmas = policy.sigmas(steps, shift)
+    for chosen, own in distributed.in_step(batches(policy, keys, micro_batch), [0], needed=policy.sharded):
+        batch = policy.batch([keys[at] for at in chosen])
+        path = sample(policy, batch, [seeds[at] for at in chosen], sigmas)
+        if own:
+            yield chosen, policy.decode(path.picture, batch)
+
+
+def sample_images(policy: Policy, keys: Sequence[str], seeds: Sequence[int], **settings) -> list[Image.Image]:
+    """The images of ``sample_batches``, in the order of the keys."""
+    images = {at: image for places, made in sample_batches(policy, keys, seeds, **settings)
+              for at, image in zip(places, made, strict=True)}
+    return [images[at] for at in range(len(keys))]
+
+
+def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
+    """The places of the keys in batches of at most ``width``, each of pictures of one size."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for at, key in enumerate(keys):
         by_size.setdefault(policy.size(key), []).append(at)
-    for places in by_size.values():
-        for start in range(0, len(places), width):
-            chosen = places[start:start + width]
-            both = [(indices[at], side, keys[at]) for at in chosen for side in (0, 1)]
-            batch = policy.batch([key for _, _, key in both])
-            noise_seeds = [seed_of(seed, "noise", update, pair, 0 if settings.shared_noise else side)
-                           for pair, side, _ in both]
-            step_seeds = [seed_of(seed, "steps", update, pair, side) for pair, side, _ in both] if with_noise else None
-            path = sample(policy, batch, noise_seeds, sigmas, sampler=settings.sampler, eta=settings.eta,
-                          step_seeds=step_seeds)
-            images = policy.decode(path.picture, batch)
-            candidates = [
-                Candidate(pair, side, key, *((step_seeds[at], path.latents[:, at], path.log_probs[:, at],
-                                              path.roundings[:, at]) if with_noise else [None] * 4), path.picture[at])
-                for at, (pair, side, key) in enumerate(both)]
-            yield Group([indices[at] for at in chosen], candidates, images)
+    return [places[start:start + width] for places in by_size.values() for start in range(0, len(places), width)]

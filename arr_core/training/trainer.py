@@ -29,6 +29,8 @@ from .report import write_report
 from .rollout import Group, sample_pairs
 from .validation import Score, Validation
 
+TOLD_S = 5.0  # least time between two events of progress
+
 
 class RunError(ArrError, ValueError):
     """A run that cannot start or go on: one line that says why and what to do."""
@@ -55,10 +57,16 @@ class Trainer:
         if config.rollout.prompts_per_update % self.world:
             raise RunError(f"rollout.prompts_per_update: expected a multiple of the {self.world} processes, "
                            f"came {config.rollout.prompts_per_update}")
+        if config.policy.sharded and self.world == 1:
+            raise RunError("policy.sharded: expected several processes that share the base (accelerate launch -m "
+                           "arr_core.train ...), came one; policy.quantization nf4 fits a large base on one card")
         self.checkpoint = self._find_checkpoint() if resume else self._check_folder()
         self.train_examples, self.held_out = load_split(
             config.data.train, config.data.validation, config.data.validation_count, config.task)
         self.held_out = self.held_out[:config.validation.count]
+        if config.policy.sharded and len(self.held_out) < self.world:
+            raise RunError(f"validation.count: expected at least one prompt for each of the {self.world} processes that share "
+                           f"the base, came {len(self.held_out)}")
         self.rubric = judge.rubric if judge else self._rubric(config.judge.profile)
         self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
         self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
@@ -76,6 +84,7 @@ class Trainer:
         self.best_margin = -2.0
         self.stop_requested = self.validation_due = False
         self.updates_without_judge = 0
+        self.told = time.monotonic()
 
     def close(self) -> None:
         """End the judges and the event log, with the bar and the trackers that follow it."""
@@ -123,7 +132,10 @@ class Trainer:
         """Encode every prompt, add the adapter, make the optimizer, and take up the checkpoint if there is one."""
         config, start = self.config, time.monotonic()
         examples = [*self.train_examples, *self.held_out]
-        keys = self.policy.encode(examples)
+        if self.world > 1:  # each its share; what is then missing lies on the disk of another machine
+            self.policy.encode(examples[self.rank::self.world], self._encoding)
+            distributed.gather(None)
+        keys = self.policy.encode(examples, self._encoding)
         self.emit("encoded", examples=len(examples), seconds=time.monotonic() - start)
         self.keys, held_out_keys = keys[:len(self.train_examples)], keys[len(self.train_examples):]
         self.learner = Learner(config, self.policy, self.start_adapter)
@@ -196,13 +208,17 @@ class Trainer:
         """One update: sample, judge, score, train, record. Chunks train in the order in which they were sampled."""
         begun = time.monotonic()
         indices, places = self._draw_prompts()
-        groups = [(group, self.judge.submit(self._pairs(group, dict(zip(indices, places, strict=True)))))
-                  for group in self._sample(update, indices, places)]
+        place_of, groups, done = dict(zip(indices, places, strict=True)), [], 0
+        for group in self._sample(update, indices, places):
+            groups.append((group, self.judge.submit(self._pairs(group, place_of))))
+            self.tell("sampling", done := done + len(group.images), 2 * len(indices))
         sampled = time.monotonic()
         judged = distributed.together(lambda: [(group, future.result()) for group, future in groups], JudgeError)
         waited = time.monotonic()
         chosen = [item for group, verdicts in judged for item in decided(group, verdicts)]
-        statistics, norm = self.learner.learn(update, chosen)
+        total = len(chosen) * self.config.objective.epochs
+        statistics, norm = self.learner.learn(update, chosen, spare=groups[0][0].candidates[0],
+                                              watch=lambda done: self.tell("training", done, total))
         verdicts = [verdict for part in distributed.gather([v for _, verdicts in judged for v in verdicts]) for verdict in part]
         opinions = [opinion for verdict in verdicts for opinion in verdict.opinions if opinion.preferred is not None]
         self._check_judge(verdicts)
@@ -243,13 +259,22 @@ class Trainer:
 
     def emit(self, kind: str, **fields) -> None:
         """Record an event; only the first process writes."""
+        self.told = time.monotonic()
         if self.events is not None:
             self.events.emit(kind, **fields)
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Say how far this process is within something long; what takes a moment is not told."""
+        if time.monotonic() > self.told + TOLD_S:
+            self.emit("progress", stage=stage, done=done, total=total)
+
+    def _encoding(self, done: int, total: int) -> None:
+        self.tell("encoding", done, total)
 
     def _validate(self, update: int) -> None:
         begun = time.monotonic()
         with self.learner.published():
-            self.score, fields = self.validation.run(update)
+            self.score, fields = self.validation.run(update, self.tell)
         best = self.score.margin > self.best_margin
         if best:
             self.best_margin = self.score.margin

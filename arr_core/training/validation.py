@@ -1,7 +1,8 @@
 """The policy against the frozen base on held-out prompts, same seeds: the one number that shows progress."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from ..policies.policy import Policy
 from . import distributed
 from .image_statistics import image_statistics
 from .randomness import seed_of
-from .rollout import sample
+from .rollout import sample_batches
+
+Tell = Callable[[str, int, int], object]  # hears a stage, how much of it is done, and how much there is
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,6 @@ class Score:
         return (self.wins - self.losses) / max(1, self.wins + self.losses + self.undecided)
 
 
-def sample_images(policy: Policy, keys: Sequence[str], seeds: Sequence[int], *, steps: int, shift: float,
-                  micro_batch: int) -> list[Image.Image]:
-    """One noise-free image a key, in order; equal sizes share batches."""
-    images: list[Image.Image | None] = [None] * len(keys)
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for at, key in enumerate(keys):
-        by_size.setdefault(policy.size(key), []).append(at)
-    for places in by_size.values():
-        for start in range(0, len(places), micro_batch):
-            chosen = places[start:start + micro_batch]
-            batch = policy.batch([keys[at] for at in chosen])
-            path = sample(policy, batch, [seeds[at] for at in chosen], policy.sigmas(steps, shift))
-            for at, image in zip(chosen, policy.decode(path.picture, batch), strict=True):
-                images[at] = image
-    return images
-
-
 class Validation:
     """Held-out prompts with their base images, made once; ``run`` compares the adapter with them."""
 
@@ -66,36 +52,51 @@ class Validation:
         self.examples, self.keys = list(examples)[share], list(keys)[share]
         self.policy, self.judge, self.config, self.folder = policy, judge, config, folder
         self.seeds = [seed_of(config.run.seed, "validation", number) for number in self.numbers]
-        self._base: list[Image.Image] = []
+        self._base: dict[int, Image.Image] = {}
 
-    def run(self, update: int) -> tuple[Score, dict]:
-        """The score over all processes, and the fields of its event. Writes sample images."""
+    def run(self, update: int, tell: Tell = lambda stage, done, total: None) -> tuple[Score, dict]:
+        """The score over all processes, and the fields of its event. Writes sample images; ``tell`` hears how far it is.
+
+        A batch is judged while the next one is sampled.
+        """
         if not self._base:
             with self.policy.reference():
-                self._base = self._sample()
-        images = self._sample()
-        pairs = [Pair(example.prompt, image, base, example.source and open_image(example.source))
-                 for example, image, base in zip(self.examples, images, self._base, strict=True)]
-        verdicts: list[Verdict] = distributed.together(self.judge.submit(pairs).result, JudgeError)
-        shown = [self._show(update, at, images[at], verdicts[at]) for at, number in enumerate(self.numbers)
+                self._base = dict(pair for batch in self._sample("base images", tell) for pair in batch)
+        images: dict[int, Image.Image] = {}
+        asked: list[tuple[list[int], Future[list[Verdict]]]] = []
+        for batch in self._sample("validation images", tell):
+            images.update(batch)
+            places = [at for at, _ in batch]
+            asked.append((places, self.judge.submit([self._pair(at, image) for at, image in batch])))
+        judged: dict[int, Verdict] = distributed.together(
+            lambda: {at: verdict for places, future in asked for at, verdict in zip(places, future.result(), strict=True)},
+            JudgeError)
+        shown = [self._show(update, at, images[at], judged[at]) for at, number in enumerate(self.numbers)
                  if number < self.config.validation.images]
-        parts = distributed.gather((verdicts, shown, images, self._base))
-        verdicts = [verdict for part in parts for verdict in part[0]]
+        everything = [(judged[at], images[at], self._base[at]) for at in range(len(self.numbers))]
+        parts = distributed.gather((everything, shown))
+        verdicts, policy, base = zip(*(item for part in parts for item in part[0]), strict=True)
         wins, losses = (sum(verdict.preferred == side for verdict in verdicts) for side in "ab")
         score = Score(wins, losses, len(verdicts) - wins - losses)
         low, high = score.interval
-        statistics = {"base": image_statistics([image for part in parts for image in part[3]]),
-                      "policy": image_statistics([image for part in parts for image in part[2]])}
         return score, {
             "update": update, "wins": wins, "losses": losses, "undecided": score.undecided, "win_rate": score.win_rate,
-            "low": low, "high": high, "statistics": statistics, "judge_calls": sum(v.calls for v in verdicts),
-            "judge_tokens": sum(v.tokens for v in verdicts), "judge_cost": sum(v.cost for v in verdicts),
+            "low": low, "high": high, "statistics": {"base": image_statistics(base), "policy": image_statistics(policy)},
+            "judge_calls": sum(v.calls for v in verdicts), "judge_tokens": sum(v.tokens for v in verdicts),
+            "judge_cost": sum(v.cost for v in verdicts),
             "images": sorted((item for part in parts for item in part[1]), key=lambda item: item.pop("number"))}
 
-    def _sample(self) -> list[Image.Image]:
-        settings, rollout = self.config.validation, self.config.rollout
-        return sample_images(self.policy, self.keys, self.seeds, steps=settings.steps or rollout.steps,
-                             shift=rollout.shift, micro_batch=rollout.micro_batch)
+    def _sample(self, stage: str, tell: Tell) -> Iterator[list[tuple[int, Image.Image]]]:
+        """Batches of places and their images."""
+        settings, rollout, done = self.config.validation, self.config.rollout, 0
+        for places, images in sample_batches(self.policy, self.keys, self.seeds, steps=settings.steps or rollout.steps,
+                                             shift=rollout.shift, micro_batch=rollout.micro_batch):
+            tell(stage, done := done + len(images), len(self.keys))
+            yield list(zip(places, images, strict=True))
+
+    def _pair(self, at: int, image: Image.Image) -> Pair:
+        example = self.examples[at]
+        return Pair(example.prompt, image, self._base[at], example.source and open_image(example.source))
 
     def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict) -> dict:
         number, source = self.numbers[at], self.examples[at].source

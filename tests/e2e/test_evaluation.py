@@ -64,9 +64,23 @@ def test_what_was_stopped_goes_on_in_its_folder_and_asks_nothing_twice(adapters,
     words = (tmp_path / "out", "--adapter", adapters / "spoiled.safetensors")
     whole = evaluate(*words)
     (tmp_path / "out/result.json").unlink()  # as if it had ended just before
+    files = sorted((tmp_path / "out/samples").rglob("*.png"))
+    files[0].write_bytes(b"half")
+    files[1].unlink()
+    made = {file: file.stat().st_mtime_ns for file in files[2:]}
     again = evaluate(*words)
     assert whole.pop("judge_calls") > 0 and again.pop("judge_calls") == 0
-    assert again == whole
+    assert again == whole and len(made) == 10 and all(file.stat().st_mtime_ns == time for file, time in made.items())
+
+
+def test_images_that_were_made_otherwise_are_made_again(adapters, tmp_path):
+    words = (tmp_path / "out", "--adapter", adapters / "spoiled.safetensors")
+    evaluate(*words)
+    (tmp_path / "out/result.json").unlink()
+    files = sorted((tmp_path / "out/samples").rglob("*.png"))
+    before = [file.read_bytes() for file in files]
+    evaluate(*words, "--steps", "5")
+    assert all(file.read_bytes() != old for file, old in zip(files, before, strict=True))
 
 
 def test_events_tell_how_far_it_is(adapters, tmp_path):

@@ -183,11 +183,7 @@ def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
                  "--rollout.sampler", "flow", "--rollout.eta", "0.7", "--run.updates", "2",
                  "--run.output_dir", str(tmp_path)]
         assert _plain([*words, "--run.name", f"one-{algorithm}"], tmp_path)[0] == 0
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-             "-m", "arr_core.train", *words, "--run.name", f"two-{algorithm}"],
-            cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        _two_processes(*words, "--run.name", f"two-{algorithm}")
         one, two = (load_file(tmp_path / f"{name}-{algorithm}/checkpoints/2/weights.safetensors") for name in ("one", "two"))
         moved = [name for name in one if name.startswith("adapter/") and "lora_B" in name]
         assert all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-6) for name in moved)
@@ -195,3 +191,29 @@ def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
         losses = [[event["loss"] for event in read_events(tmp_path / f"{name}-{algorithm}/events.jsonl")
                    if event["event"] == "update"] for name in ("one", "two")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-6)  # of all processes, not of the first
+
+
+@pytest.mark.parametrize("preset, algorithm", [("miniature", "rpo"), ("miniature-edit", "nft")])
+def test_a_base_split_over_two_processes_trains_bit_for_bit_as_a_whole_one(tmp_path, preset, algorithm):
+    """FSDP2 on two CPU ranks, which hold different numbers of decided pairs and so have different numbers of calls to make."""
+    words = [preset, *SMALL, "--rollout.micro_batch", "2", "--rollout.eta", "0.7", "--run.updates", "3", "--validation.count",
+             "5", "--objective.algorithm", algorithm, "--run.output_dir", str(tmp_path)]
+    for name, split in (("whole", "false"), ("split", "true")):
+        _two_processes(*words, "--run.name", name, "--policy.sharded", split, "--policy.gradient_checkpointing", split)
+    whole, split = (load_file(tmp_path / name / "checkpoints/3/weights.safetensors") for name in ("whole", "split"))
+    assert all(torch.equal(whole[name], split[name]) for name in whole)
+    assert any(whole[name].abs().max() > 1e-4 for name in whole if "lora_B" in name)
+    assert len(read_events(tmp_path / "split/events.jsonl")) == len(read_events(tmp_path / "whole/events.jsonl"))
+
+
+def test_one_process_cannot_split_a_base_and_is_told_what_can(tmp_path):
+    status, _, err = train("miniature", "--policy.sharded", "true", folder=tmp_path)
+    assert status == 2 and "accelerate launch" in one_line_error(err)
+
+
+def _two_processes(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "arr_core.train",
+         *words],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -130,6 +130,11 @@ class TestHistory:
         run = history([event("update", update=1), event("update", update=2), event("update", update=2, loss=1)])
         assert [update.get("loss") for update in run.updates] == [None, 1]
 
+    def test_progress_is_of_the_moment(self):
+        half = event("progress", stage="sampling", done=4, total=8)
+        assert history([event("started", updates=2), half]).progress == half
+        assert history([event("started", updates=2), half, event("update", update=1)]).progress is None
+
     def test_nothing_yet(self):
         assert (history([]).update, history([]).total, history([]).state) == (0, None, "open")
 
@@ -173,6 +178,15 @@ class TestProgress:
         show([event("started", updates=40), *UPDATES], stream)
         lines = [line.split("  ")[0] for line in stream.getvalue().splitlines() if line.startswith("update")]
         assert lines == ["update 1/40", "update 11/40", "update 21/40", "update 31/40", "update 40/40"]
+
+    def test_within_an_update_the_bar_says_how_far_it_is_and_elsewhere_a_line_a_minute(self):
+        part = event("progress", stage="sampling", done=4, total=8)
+        stream = Terminal()
+        show([event("started", updates=40), part, UPDATES[0], part], stream)
+        assert "0/40" in stream.getvalue() and "left 39 s  sampling 4/8" in stream.getvalue().split("\r")[-1]
+        lines = io.StringIO()
+        show([part] * 100, lines)
+        assert lines.getvalue().splitlines() == ["sampling 4/8"] * 2
 
     def test_every_validation_and_warning_gets_a_line(self):
         stream = io.StringIO()
