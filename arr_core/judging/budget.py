@@ -23,7 +23,8 @@ class Limits:
 class Budget:
     """A chat that stops with a JudgeError at its limits.
 
-    Calls are counted before they are made, so their limit is exact. Tokens and money are known afterwards: what is in
+    Calls are questions, counted before they are asked, so their limit is exact; a failed one may be tried several times, which
+    servers do not bill. Tokens and money are known afterwards: what is in
     flight when the limit is reached is still paid, and still used.
     """
 

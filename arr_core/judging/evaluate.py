@@ -80,6 +80,7 @@ class Measures:
     first_position_rate: Share
     symmetric_bias: float | None
     failures: int
+    commonest_failure: str | None
     calls: int
     tokens: int
     cost: float  # of the calls that were made now
@@ -142,6 +143,8 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         flip_rate=Share(sum(v.opinions[0].preferred == v.opinions[1].preferred for v in both), len(both)),
         first_position_rate=Share(sum(first for _, first in named), len(named)),
         symmetric_bias=_symmetric_bias(named), failures=sum(verdict.failed for verdict in verdicts),
+        commonest_failure=next((failure for failure, _ in Counter(
+            opinion.failure for opinion in opinions if opinion.failure).most_common(1)), None),
         calls=sum(verdict.calls for verdict in verdicts), tokens=sum(verdict.tokens for verdict in verdicts),
         cost=sum(verdict.cost for verdict in verdicts),
         cost_per_pair=sum(opinion.cost for opinion in opinions) / max(1, len(judged)),

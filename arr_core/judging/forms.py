@@ -57,8 +57,8 @@ class Form:
             fields |= {"logprobs": True, "top_logprobs": self.top}
         return fields
 
-    def weaker(self, wishes: Wishes, refusal: str) -> Form | None:
-        """The next form after a refusal: the one that its message calls for, else the next in line; None at the end."""
+    def weaker(self, wishes: Wishes, refusal: str) -> tuple[Form | None, bool]:
+        """The next form after a refusal, None at the end, and whether its message calls for it; else it is the next in line."""
         steps: dict[str, Form] = {}
         if wishes.schema and self.format != "none":
             steps["format"] = replace(self, format="json_object" if self.format == "json_schema" else "none")
@@ -71,4 +71,4 @@ class Form:
         if wishes.log_probs and self.top > 5:
             steps["top"] = replace(self, top=5)
         named = [name for name in steps if any(word in refusal.lower() for word in _NAMES[name])]
-        return steps[(named or list(steps))[0]] if steps else None
+        return (steps[(named or list(steps))[0]] if steps else None), bool(named)

@@ -125,6 +125,7 @@ class LocalChat:
 
     def _load(self) -> None:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         device = self.device
@@ -139,7 +140,7 @@ class LocalChat:
         try:
             processor = AutoProcessor.from_pretrained(self.name)
             model = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, dtype)).eval()
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             raise JudgeError(f"the local judge {self.name!r}: expected a folder or a hub name of a vision-language model "
                              f"that transformers knows; {_one_line(error)}") from error
         if not (hasattr(processor, "image_processor") and getattr(processor, "tokenizer", None)):

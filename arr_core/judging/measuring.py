@@ -15,6 +15,7 @@ from ..rubrics import BUILT_IN, load_rubric
 from .evaluate import NO_RUBRIC, Measures, Share, evaluate
 from .judge import Judge
 from .profiles import load_profile, make_client
+from .verdict import JudgeError
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
                 measured[name] = evaluate(judge, pairs, rubric=one, progress=bar.update)
         both_orders = judge.both_orders
     print(table(measured), tag_table(measured), sep="\n")
+    for one in measured.values():
+        if one.failures == one.pairs:
+            raise JudgeError(f"none of the {one.pairs} pairs was answered, most often because: {one.commonest_failure}")
     print(f"every verdict: python -m arr_core.judge show {options.store}")
     if options.output:
         parts = [{"name": one.name, "hash": one.content_hash, **measured[name].summary()} for name, one in asked.items()]

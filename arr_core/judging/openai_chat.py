@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,18 +16,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from .chat import Reply, together
 from .forms import Form, Wishes
 from .pictures import Pictures
+from .refusals import Refusal, advice
 from .verdict import JudgeError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
 CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at every connection of its own
 NO_KEY = "none"  # what is sent to a server that needs none
-
-# How servers say that a model is blind: vLLM, SGLang, OpenAI, OpenRouter, LM Studio, Ollama, llama.cpp.
-_BLIND = re.compile(
-    r"not a (multi-?modal|vision)|(not|n't) support (image|vision|multi-?modal|visual)|support image input|"
-    r"image_url is only supported|images? inputs? (is|are) not supported|mmproj|missing data required for image|"
-    r"at most 0 image", re.IGNORECASE)
-_TOO_FEW = re.compile(r"at most [1-9]\d* images?", re.IGNORECASE)
 
 
 class OpenAIChat:
@@ -39,16 +32,20 @@ class OpenAIChat:
     concurrency: requests in flight, one a connection. A quarter more are made ready to take the next free one, and as many
         again have their pictures encoded meanwhile. A reply's latency counts from when its request was made ready.
     extra: fields of the request's body beyond those of the protocol.
+    name: of the profile. Many servers call whatever they serve by one name ("default"), and their verdicts must not be mixed;
+        a server that moves keeps its profile, and its verdicts.
     """
 
     def __init__(self, *, url: str, model: str, api_key: str = NO_KEY, timeout_s: float = 60.0, retries: int = 3,
                  concurrency: int = 16, temperature: float = 0.0, max_tokens: int = 1024, max_side: int = 1024,
-                 price: float = 0.0, reply_price: float | None = None, extra: dict[str, Any] | None = None):
+                 price: float = 0.0, reply_price: float | None = None, extra: dict[str, Any] | None = None, name: str = ""):
         self.url, self.model = _without_secrets(url), model
         self.temperature, self.max_tokens, self.timeout_s = temperature, max_tokens, timeout_s
         self.price, self.reply_price = price, price if reply_price is None else reply_price
         self.extra = extra or {}
         self.identity = f"openai:{model}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
+        if name:
+            self.identity += f":profile={name}"
         if self.extra:
             self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
         count = math.ceil(concurrency / CONNECTIONS)
@@ -56,11 +53,12 @@ class OpenAIChat:
         self._key, self._pictures = api_key, Pictures(max_side)
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
-        self._reached, self._fatal, self._gave_log_probs = False, None, False
+        self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, None, False
         # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. Waiting for
         # a connection counts, too, so that it leaves every attempt the time of another's that is there before it.
         self._limit_s = 2 * (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
-        self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server took it
+        self._forms: dict[str, Form] = {}  # by kind of request: the form in which the server takes it
+        self._guesses: dict[str, Form] = {}  # and one that it took once, after refusals that did not say why
 
     async def close(self) -> None:
         for pool in self._pools:
@@ -107,13 +105,15 @@ class OpenAIChat:
                                  ) from error
             return Reply(failure="the connection was closed or refused")
         except openai.APIStatusError as error:
-            self._reached = True
-            self._advise(error, wishes)
-            return Reply(failure=self._safe(f"HTTP {error.status_code}: {error.message}")[:200])
+            self._reached, refusal = True, self._refusal(error)
+            if final := advice(refusal, url=self.url, model=self.model, answered=self._answered, log_probs=wishes.log_probs):
+                raise JudgeError(final) from None
+            return Reply(failure=f"HTTP {refusal.status}: {refusal.said}"[:200])
         except (openai.APIError, ValueError, RecursionError) as error:  # a body that is no JSON
             return Reply(failure=f"a reply that is no chat completion ({type(error).__name__})")
         self._reached = True
         reply = self._read(content, wishes)
+        self._answered |= not reply.failure
         if wishes.log_probs and not reply.failure and not reply.log_probs:
             if not self._gave_log_probs:
                 raise JudgeError(f"the judge at {self.url} gives no log-probabilities; set the profile's mode to reasons")
@@ -122,21 +122,27 @@ class OpenAIChat:
         return reply
 
     async def _ask(self, body: dict[str, Any], wishes: Wishes) -> Any:
-        """The completion in the first form that the server takes; it is asked in that form from then on."""
+        """The completion in the first form that the server takes; it is asked in that form from then on.
+
+        A refusal that names no field may be about this one question: what it led to is kept when it helped twice running, and
+        where a form is known, only a refusal that names a field leads to another.
+        """
         import openai
 
-        form = self._forms.get(wishes.kind, Form())
+        known = self._forms.get(wishes.kind)
+        form, guessed = known or Form(), False
         while True:
             try:
                 content = await asyncio.wait_for(self._post({**body, **form.fields(wishes)}), self._limit_s)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                final = _BLIND.search(error.message) or _TOO_FEW.search(error.message)
-                weaker = None if final else form.weaker(wishes, error.message)
-                if weaker is None:
+                weaker, named = form.weaker(wishes, error.message)
+                if weaker is None or self._refusal(error).of_images or (known and not named):
                     raise
-                form = weaker
+                form, guessed = weaker, guessed or not named
             else:
-                self._forms.setdefault(wishes.kind, form)  # one refused question must not weaken what others are asked in
+                if not guessed or self._guesses.get(wishes.kind) == form:
+                    self._forms.setdefault(wishes.kind, form)  # one refused question must not weaken what others are asked in
+                self._guesses[wishes.kind] = form
                 return content
 
     async def _post(self, body: dict[str, Any]) -> Any:
@@ -148,29 +154,9 @@ class OpenAIChat:
         finally:
             pool.busy -= 1
 
-    def _advise(self, error, wishes: Wishes) -> None:
-        """Raises JudgeError for what no later request can mend."""
-        status, said = error.status_code, self._safe(error.message)[:200]
-        if _BLIND.search(error.message):
-            raise JudgeError(f"the model {self.model!r} at {self.url} cannot see images ({said}); choose a "
-                             "vision-language model in the profile") from None
-        if _TOO_FEW.search(error.message):
-            raise JudgeError(f"the judge at {self.url} takes too few images ({said}); start vLLM with "
-                             "--limit-mm-per-prompt '{\"image\": 3}'") from None
-        if status in (401, 403):
-            raise JudgeError(f"the judge at {self.url} refuses the key (HTTP {status}); set the environment variable "
-                             "that the profile names") from None
-        if status == 404:
-            raise JudgeError(f"the judge at {self.url} knows no model {self.model!r} (HTTP 404); correct the profile's "
-                             "model or url") from None
-        if 300 <= status < 400:
-            target = urlsplit(error.response.headers.get("location", ""))
-            raise JudgeError(f"the judge at {self.url} sends us on to {_without_secrets(target.geturl())!r} (HTTP "
-                             f"{status}), where the profile allows only its own host; if you trust that address, write it "
-                             "into the profile's url") from None
-        if wishes.log_probs and re.search("log_?probs", error.message, re.IGNORECASE):
-            raise JudgeError(f"the judge at {self.url} gives no log-probabilities ({said}); set the profile's mode to "
-                             "reasons") from None
+    def _refusal(self, error) -> Refusal:
+        return Refusal(error.status_code, self._safe(error.message), str(error.code or error.type or ""),
+                       _without_secrets(error.response.headers.get("location", "")))
 
     def _read(self, content: Any, wishes: Wishes) -> Reply:
         content = content if isinstance(content, dict) else {}
@@ -187,8 +173,7 @@ class OpenAIChat:
             return Reply(failure=self._safe(f"refused: {message['refusal']}")[:200], tokens=tokens, cost=cost)
         if choice.get("finish_reason") == "content_filter":
             return Reply(failure="refused: the server's filter stopped the reply", tokens=tokens, cost=cost)
-        text = message.get("content")
-        return Reply(self._safe(text) if isinstance(text, str) else "", tokens=tokens, cost=cost,
+        return Reply(self._safe(_text(message, choice.get("finish_reason"))), tokens=tokens, cost=cost,
                      cut=choice.get("finish_reason") == "length",
                      log_probs=first_token(choice.get("logprobs")) if wishes.log_probs else {})
 
@@ -227,6 +212,22 @@ class _Pool:
             timeout=http.Timeout(timeout_s, pool=None),
             http_client=make(auth=user if any(user) else None, follow_redirects=False, limits=http.Limits(
                 max_connections=connections, max_keepalive_connections=connections)))
+        # The package takes these from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS: another account's business.
+        self.client.organization = self.client.project = None
+        self.client._custom_headers = {}
+
+
+def _text(message: dict[str, Any], finish_reason: Any) -> str:
+    """What a message says: a text, or its parts. vLLM's reasoning parsers may file a whole reply under thoughts: an object
+    that stands there alone is one."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+    if isinstance(content, str) and content:
+        return content
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    whole = isinstance(thoughts, str) and finish_reason == "stop" and thoughts.strip().startswith("{")
+    return thoughts if whole else ""
 
 
 def first_token(log_probs: Any) -> dict[str, float]:

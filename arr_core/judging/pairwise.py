@@ -76,7 +76,7 @@ def spent(reply: Reply) -> dict[str, Any]:
 def _read(reply: Reply) -> Opinion:
     if reply.failure:
         return Opinion(None, failure=reply.failure, **spent(reply))
-    opinion = replace(read_reply(reply.text), **spent(reply))
+    opinion = replace(read_reply(reply.text, cut=reply.cut), **spent(reply))
     if opinion.failure and reply.cut:
         return replace(opinion, failure=f"{opinion.failure}, cut off at the profile's max_tokens")
     return opinion

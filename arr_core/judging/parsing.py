@@ -19,24 +19,32 @@ LONGEST = 50_000  # characters from a reply's end that are read: the verdict com
 # cut off, or that goes on ("first" or "second", as in the form itself), is none.
 _LOOSE = re.compile(r"""(["']?)preferred\1\s*:\s*(?:(["'])([\w ]+)\2\s*(?=[,}\]]|\Z)|(\w+(?: +\w+)*)\s*[,}\]\n])""")
 
+# How models end and begin their thoughts: Qwen and DeepSeek, Claude's way, Kimi, Mistral, and others.
+_THOUGHTS_END = re.compile(r"</(?:think(?:ing)?|thoughts?|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>", re.I)
+_THOUGHTS_BEGIN = re.compile(r"<(?:think(?:ing)?|thoughts?|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>", re.I)
+
 _OBJECT = re.compile(r"""\{\s*["']?\w+["']?\s*:""")  # the beginning of an object, as a brace in prose is not
 
 
-def read_reply(reply: str | None) -> Opinion:
+def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     """The opinion in a reply: our JSON form, fenced or after a preamble or cut short, or the reference's rank list.
 
     A rank list [1, 2] puts the first image first and [2, 1] the second; every other list decides nothing. It must stand
-    alone or be the last line, since prose may hold lists of other things. Of several forms the last one counts.
+    alone or be the last line, since prose may hold lists of other things. Of several forms the last one counts. A reply that
+    was ``cut`` at a limit decides only by a form with which it ends: what it says on the way it may have taken back.
     """
     reply = reply or ""
-    answer = reply.rpartition("</think>")[2].strip()[-LONGEST:]
+    answer = after_thoughts(reply)
+    if answer is None:
+        return Opinion(None, failure="a reply that was cut off in its thoughts", reply=reply)
+    answer = answer.strip()[-LONGEST:]
     if not answer:
         return Opinion(None, failure="an empty reply", reply=reply)
-    if "<think>" in answer:
-        return Opinion(None, failure="a reply that was cut off in its thoughts", reply=reply)
-    form = _form(answer)
+    form = _form(answer, cut)
     if form is not None:
         return _from_form(form, reply)
+    if cut:
+        return Opinion(None, failure="a reply without a verdict", reply=reply)
     ranks = _rank_list(answer)
     if ranks is not None:
         preferred = {(1, 2): 0, (2, 1): 1}.get(_plain(ranks))
@@ -60,21 +68,38 @@ def _from_form(content: dict[str, Any], reply: str) -> Opinion:
     return Opinion(None, reason, findings, failure="a reply without a verdict", reply=reply)
 
 
-def _form(answer: str) -> dict[str, Any] | None:
+def after_thoughts(reply: str) -> str | None:
+    """What a reply says once it has thought; None where it ends in its thoughts."""
+    answer = _THOUGHTS_END.split(reply)[-1]
+    return None if _THOUGHTS_BEGIN.search(answer) else answer
+
+
+def repaired(text: str) -> Any:
+    """What a text that begins as JSON may have meant; None where that is not to be told."""
+    try:
+        return json_repair.loads(text)
+    except Exception:  # the library's own assertions and errors of all kinds: for a text that no one can have meant
+        return None
+
+
+def _form(answer: str, cut: bool) -> dict[str, Any] | None:
     """The last JSON object with a verdict; else what can be repaired, if its verdict stands there whole."""
-    for text in [*re.findall(r"```(?:json)?\s*(\{.*?)(?:```|\Z)", answer, re.DOTALL)[-1:], answer]:
-        forms = [value for value in _values(text) if "preferred" in value]
+    fenced = [] if cut else re.findall(r"```(?:json)?\s*(\{.*?)(?:```|\Z)", answer, re.DOTALL)[-1:]
+    for text in [*fenced, answer]:
+        forms = [(value, end) for value, end in _values(text) if "preferred" in value]
         if forms:
-            return forms[-1]
+            form, end = forms[-1]
+            return None if cut and text[end:].strip(" \n`") else form
         standing = {match[3] or match[4] for match in _LOOSE.finditer(text)}
-        repaired = _repaired(text) if standing else None
-        if isinstance(repaired, dict) and str(repaired.get("preferred")) in standing:
-            return repaired
+        meant = repaired(text[text.find("{"):]) if standing else None
+        if isinstance(meant, dict) and str(meant.get("preferred")) in standing:
+            return meant
     return None
 
 
-def _values(text: str) -> Iterator[dict]:
-    """Every whole JSON object in a text, in order, up to one that is not whole: what lies within that is a part."""
+def _values(text: str) -> Iterator[tuple[dict, int]]:
+    """Every whole JSON object in a text, in order, and where it ends, up to one that is not whole: what lies within that is
+    a part."""
     decoder, at = json.JSONDecoder(strict=False), 0
     while (at := text.find("{", at)) >= 0:
         try:
@@ -84,14 +109,7 @@ def _values(text: str) -> Iterator[dict]:
                 return
             at += 1
         else:
-            yield value
-
-
-def _repaired(text: str) -> Any:
-    try:
-        return json_repair.loads(text[text.find("{"):])
-    except (ValueError, RecursionError):
-        return None
+            yield value, at
 
 
 def _rank_list(answer: str) -> list | None:

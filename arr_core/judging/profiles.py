@@ -3,7 +3,7 @@
 The file is ``$ARR_JUDGES``, or ``judges.yaml`` in the user's configuration folder:
 
     vllm: {url: "http://gpu-box:8000/v1", model: "Qwen/Qwen3-VL-8B-Instruct", mode: logits, threshold: 0.6}
-    hosted: {url: "https://api.openai.com/v1", model: "gpt-5-mini", key_variable: OPENAI_API_KEY, max_calls: 5000}
+    hosted: {url: "https://api.openai.com/v1", model: "gpt-5-mini", key_variable: OPENAI_API_KEY, max_tokens: 8000}
     here: {kind: local, model: "Qwen/Qwen2.5-VL-3B-Instruct", device: cuda, batch_size: 8}
     all: {kind: panel, members: [vllm, hosted, here], rule: majority}
 
@@ -53,7 +53,8 @@ class Profile(BaseModel):
     extra: dict[str, Any] = Field(default_factory=dict, description="openai: more fields of the request's body")
     price_per_million_tokens: float = Field(0.0, ge=0, description="For the cost in reports, and for max_cost")
     price_per_million_reply_tokens: float | None = Field(None, ge=0, description="Where replies have another price")
-    max_calls: int | None = Field(None, ge=1, description="Stop after so many calls in one run of the program")
+    max_calls: int | None = Field(None, ge=1, description=(
+        "Stop after so many questions in one run of the program; further attempts at one that failed are not counted"))
     max_tokens_total: int | None = Field(None, ge=1, description="Stop when so many tokens were used, prompts included")
     max_cost: float | None = Field(None, gt=0, description="Stop when so much was spent, in the prices' currency")
     device: str = Field("auto", description="local: auto, cpu, cuda, cuda:1, mps")
@@ -132,7 +133,7 @@ def make_chat(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurren
                           retries=retries, concurrency=concurrency, temperature=profile.temperature,
                           max_tokens=profile.max_tokens, max_side=profile.max_side,
                           price=profile.price_per_million_tokens, reply_price=profile.price_per_million_reply_tokens,
-                          extra={**template, **profile.extra})
+                          extra={**template, **profile.extra}, name=name)
     elif profile.kind == "local":
         from .local_chat import LocalChat
 
@@ -163,6 +164,9 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
 
         if nested := [member for member in profile.members if load_profile(member).kind == "panel"]:
             raise JudgeError(f"{profiles_file()}: {name}: {nested[0]} is a panel; expected the names of single judges")
+        if any(load_profile(member).kind == "human" for member in profile.members):
+            raise JudgeError(f"{profiles_file()}: {name}: a person sees each pair once, and a panel's members see it in both "
+                             "orders; expected the names of models")
         return Panel([make_client(member, **settings) for member in profile.members], profile.rule)
     if profile.mode == "logits":
         from .logits import LogitsClient

@@ -43,11 +43,16 @@ def letter_messages(question) -> list[dict[str, Any]]:
 
 def repair_messages(asked: list[dict[str, Any]], reply: str, failure: str) -> list[dict[str, Any]]:
     """The one question after a reply that could not be read: what came, shortened, and the form once more."""
+    form = f", no thoughts before it and findings of a few words each, in this form:\n{FORM}"
+    return [*asked, *once_more(reply, failure, form)]
+
+
+def once_more(reply: str, failure: str, form: str = ", in the form that was asked for.") -> list[dict[str, Any]]:
+    """What follows a question whose reply cannot be used: the reply, shortened, why, and what is wanted."""
     half = QUOTED // 2
     quoted = reply if len(reply) <= QUOTED else f"{reply[:half]}\n[...]\n{reply[-half:]}"
-    return [*asked, {"role": "assistant", "content": quoted.strip() or "(an empty reply)"}, {"role": "user", "content": (
-        f"That could not be read: {failure}. Reply once more, with one JSON object and nothing else, no thoughts before "
-        f"it and findings of a few words each, in this form:\n{FORM}")}]
+    return [{"role": "assistant", "content": quoted.strip() or "(an empty reply)"}, {"role": "user", "content": (
+        f"That could not be read: {failure}. Reply once more, with one JSON object and nothing else{form}")}]
 
 
 def version(mode: str) -> str:

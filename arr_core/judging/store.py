@@ -69,7 +69,8 @@ class Record(_Judged):
     def name(self) -> bytes:
         """The same for the same verdict, so that it is kept once."""
         said = [said if isinstance(said, str) else said.failure for said in self.opinions]
-        return hashlib.sha256(repr((said, self.preferred)).encode("utf-8", "backslashreplace")).digest()[:16]
+        content = (said, self.preferred, self.prompt, self.image_a, self.image_b, self.source, self.rubric, self.judge)
+        return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).digest()[:16]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..judging.chat import Chat
+from ..judging.prompts import once_more
 
 Value = TypeVar("Value")
 TRIES = 2  # of a question whose reply cannot be read
@@ -41,9 +42,9 @@ class Asker:
         if key in self._replies:
             self.remembered += 1
             return read(self._replies[key])
-        reason = ""
+        reason, asked = "", list(messages)
         for attempt in range(TRIES):
-            reply = await self.chat.complete(messages, schema=schema, seed=seed + 1000 * attempt)
+            reply = await self.chat.complete(asked, schema=schema, seed=seed + 1000 * attempt)
             self.calls, self.tokens, self.cost = self.calls + 1, self.tokens + reply.tokens, self.cost + reply.cost
             if reply.failure:
                 raise NoAnswer(reply.failure)  # the chat itself has tried often enough
@@ -51,6 +52,7 @@ class Asker:
                 value = read(reply.text)
             except ValueError as error:
                 reason = f"{error}{', cut off at the token limit' if reply.cut else ''}"
+                asked = [*messages, *once_more(reply.text, reason)]
             else:
                 self._remember(key, reply.text)
                 return value

@@ -5,8 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import json_repair
-
+from ..judging.parsing import after_thoughts, repaired
 from .rubric import Rubric, Task, Theme
 
 CRITERIA = 5  # per labelled pair
@@ -40,10 +39,13 @@ AIMS = {
 
 # What gives a comparison away. A comparison with the BASE image of an edit is none: the BASE is no candidate.
 _COMPARISON = re.compile(r"""
-    \b(?:better|worse|superior|inferior)\b | \bPREFERRED\b | \bOTHER\b | \b(?:FIRST|SECOND)\b |
-    \b(?i:the\ other|another|first|second|preferred|chosen|rejected|both|two)\ (?i:images?|pictures?|candidates?)\b |
+    \b(?i:better|worse|superior|inferior|than\ the\ (?:other|alternative|rest))\b |
+    \b(?:PREFERRED|OTHER|FIRST|SECOND)\b |
+    \b(?i:the\ other|another|first|second|preferred|chosen|rejected|both|(?:the|of|between|these)\ two)\ (?i:
+        images?|pictures?|candidates?)\b |
     \b(?i:image|picture|candidate)\ (?:[12AB]|one|two)\b |
-    更好|更差|更优|另一张|另一幅|两张图|两幅图|第[一二12][张幅]|图(?:像|片)?[12AB一二] """, re.VERBOSE)
+    更好|更差|更优 | [比与和]另一[张幅] | (?:另一|[两二]|第[一二12])[张幅](?:图|照片|候选) |
+    图(?:像|片)?[12AB一二] """, re.VERBOSE)
 
 
 def comparison(criterion: str) -> str:
@@ -124,14 +126,11 @@ def read_themes(reply: str) -> tuple[Theme, ...]:
 
 def _object(reply: str, name: str) -> dict[str, Any]:
     """The JSON object in a reply that holds ``name``: fenced, after a preamble or thoughts, with a comma too many."""
-    answer = reply.rpartition("</think>")[2]
-    start = answer.find("{")
-    if start < 0 or "<think>" in answer:
+    answer = after_thoughts(reply)
+    start = -1 if answer is None else answer.find("{")
+    if start < 0:
         raise ValueError("no JSON in the reply")
-    try:
-        value = json_repair.loads(answer[start:])
-    except RecursionError:
-        value = None
+    value = repaired(answer[start:])
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict) and name in item:
             return item

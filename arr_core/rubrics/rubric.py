@@ -14,6 +14,9 @@ from ..errors import ArrError
 
 Task = Literal["t2i", "edit"]
 
+# What begins a theme where a text has headings, and a tip: "# Realism", "Theme: realism", "Tip 1: light falls one way".
+_HEADING = re.compile(r"^(?:#+\s+|(?:theme|主题)\s*\d*\s*[:：]\s*)", re.IGNORECASE)
+_TIP = re.compile(r"^(?:tips?|提示)\s*\d*\s*[:：]\s*", re.IGNORECASE)
 _MARK = re.compile(r"^(?:[-*•·]|\d+[.)、])(?:\s+|$)|^\d+、")  # of an item of a list, in English or Chinese
 
 
@@ -89,12 +92,17 @@ class Rubric(BaseModel):
 
 
 def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
-    """The rubric in a ``.json`` file, or in a text file: a criterion a line, or themes with their tips indented below.
+    """The rubric in a ``.json`` file, or in a text file: a criterion a line, or themes with their tips indented below; or the
+    built-in one of that name.
 
     A JSON file knows its task, and ``task`` is what it must be; a text file is about the ``task`` that is asked for.
     Raises RubricError.
     """
+    from .built_in import BUILT_IN
+
     path = Path(path)
+    if str(path) in BUILT_IN and not path.exists():
+        return _of_task(BUILT_IN[str(path)], path, task)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -113,6 +121,10 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
         field = ".".join(map(str, fault["loc"]))
         raise RubricError(f"{path}: expected a rubric with name, task, and criteria or themes; "
                           f"{f'{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}") from error
+    return _of_task(rubric, path, task)
+
+
+def _of_task(rubric: Rubric, path: Path, task: Task | None) -> Rubric:
     if task not in (None, rubric.task):
         raise RubricError(f"{path}: expected a rubric for the task {task!r}, came one for {rubric.task!r}")
     return rubric
@@ -123,16 +135,20 @@ def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
         raise RubricError(f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own")
     entries: list[tuple[str, list[str]]] = []
     margin = None
-    for line in text.expandtabs(4).splitlines():
-        words = _MARK.sub("", line.strip()).strip()
+    lines = [(len(line) - len(line.lstrip()), _MARK.sub("", line.strip()).strip()) for line in text.expandtabs(4).splitlines()]
+    headed = any(_HEADING.match(words) for _, words in lines)
+    for indent, words in lines:
+        heading = _HEADING.match(words)
+        words = words[heading.end():] if heading else _TIP.sub("", words)
         if not words:
             continue
-        indent = len(line) - len(line.lstrip())
         margin = indent if margin is None else min(margin, indent)
-        if indent > margin:
+        if entries and (not heading if headed else indent > margin):
             entries[-1][1].append(words)
         else:
             entries.append((words, []))
+    if headed and any(tips for _, tips in entries):
+        entries = [(theme, tips) for theme, tips in entries if tips]  # a title has none
     if not entries:
         raise RubricError(f"{path}: expected one criterion a line, came an empty file")
     common = {"name": path.stem, "task": task, "language": "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"}

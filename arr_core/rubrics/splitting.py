@@ -30,10 +30,10 @@ def split(pairs: Sequence[PreferencePair], share: float = HELD_OUT) -> tuple[lis
     """
     groups: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
-        groups.setdefault(_digest(repr((pair.prompt, pair.source and pair.source.name))), []).append(pair)
+        groups.setdefault(_digest(repr((pair.prompt, pair.source and str(pair.source)))), []).append(pair)
     if len(groups) < 2:
         raise RubricError(f"expected pairs for at least two different prompts, one to write from and one to check with, came "
-                          f"{len(groups)}; add pairs, or name others with --held-out")
+                          f"{len(groups)}; add pairs, or name others with --held-out-file")
     wanted, held = max(1, math.floor(share * len(pairs) + 0.5)), set()
     for name in sorted(groups)[:-1]:
         if sum(len(groups[name]) for name in held) >= wanted:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import random
 import sqlite3
@@ -90,7 +91,7 @@ def test_a_judge_that_always_says_first_decides_nothing_over_http():
 
 @pytest.mark.parametrize("reply", [
     "[1,1]", "[2,2]", "[]", "[1]", '["a","b"]', "[0,1]", "", "   ", None, verdict("first")[:-20], verdict("third"),
-    "null", "<think>First, surely: " + verdict("first"), [{"type": "text", "text": verdict("first")}], 7,
+    "null", "<think>First, surely: " + verdict("first"), [{"type": "image"}, 7], 7, "<thinking>" + verdict("first"),
     {"preferred": "first"},
 ], ids=lambda reply: repr(reply)[:25])
 def test_a_reply_that_says_nothing_credits_nobody(reply):
@@ -187,8 +188,9 @@ def test_a_server_that_does_not_come_to_an_end_is_left(fault):
 
 
 @pytest.mark.parametrize("server, said", [
-    (dict(key="another"), "refuses the key (HTTP 401); set the environment variable that the profile names"),
-    (dict(answer=[error(403)]), "refuses the key (HTTP 403)"),
+    (dict(key="another"), "refuses the key (HTTP 401)"),
+    (dict(answer=[error(403, "not in your country")]), "refuses the key (HTTP 403) (Error code: 403"),
+    (dict(answer=[error(402)]), "the account is out of credit"),
     (dict(model="another"), "knows no model 'm' (HTTP 404); correct the profile's model or url"),
 ])
 def test_what_no_retry_mends_stops_at_once_with_advice(server, said):
@@ -199,6 +201,12 @@ def test_what_no_retry_mends_stops_at_once_with_advice(server, said):
         assert time.monotonic() - start < 2
         assert server.calls <= 2  # the two orders, each once
         assert str(caught.value).startswith(f"the judge at {server.url} ") and said in str(caught.value)
+
+
+def test_a_spent_account_is_no_server_that_is_busy():
+    with OpenAIServer([error(429, "You exceeded your current quota")]) as server, judge(server) as it:
+        with pytest.raises(JudgeError, match="out of credit"):
+            it.compare("a cup", LIGHT, DARK)
 
 
 def test_no_server_at_all_stops_with_advice():
@@ -213,6 +221,57 @@ def test_a_server_that_goes_away_later_is_a_failure():
         with server:
             assert it.compare("a cup", LIGHT, DARK).preferred == "a"
         assert it.compare("a mug", LIGHT, DARK).failed
+
+
+def test_a_refusal_of_one_question_is_not_one_of_the_key_once_others_were_answered():
+    def answer(request):
+        return error(403, "your input was flagged") if "flagged" in request.text else brighter(request)
+
+    with OpenAIServer(answer) as server, judge(server) as it:
+        assert it.compare("a cup", LIGHT, DARK).preferred == "a"
+        assert it.compare("flagged", LIGHT, DARK).failed
+        assert it.compare("a mug", LIGHT, DARK).preferred == "a"
+
+
+@pytest.mark.parametrize("said", ["unknown variant `image_url`, expected `text`", "messages[1].content must be a string",
+                                  "invalid type: sequence, expected a string at line 1"])
+def test_a_model_that_cannot_see_stops_the_work_at_its_first_word(said):
+    with OpenAIServer([error(400, said)]) as server, judge(server, both_orders=False) as it:
+        with pytest.raises(JudgeError, match="cannot see images"):
+            it.compare("a cup", LIGHT, DARK)
+        assert server.calls == 1
+
+
+@pytest.mark.parametrize("message", [
+    {"content": [{"type": "text", "text": verdict("first")[:9]}, {"type": "text", "text": verdict("first")[9:]}]},
+    {"content": None, "reasoning_content": verdict("first")},
+], ids=["parts", "filed under thoughts"])
+def test_a_reply_is_found_where_servers_put_it(message):
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    with OpenAIServer([Reply(body=body)]) as server, judge(server, both_orders=False) as it:
+        assert it.compare("a cup", LIGHT, DARK).preferred == "a"
+
+
+def test_what_the_package_reads_from_the_environment_reaches_no_server(monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: mine")
+    with OpenAIServer(brighter) as server, judge(server) as it:
+        it.compare("a cup", LIGHT, DARK)
+        assert not any("mine" in value for request in server.requests for value in request.headers.values())
+
+
+def test_one_refusal_that_says_nothing_of_the_form_leaves_the_form_as_it_is():
+    refusals = [error(400, "failed to load image")]
+
+    def answer(request):
+        return refusals.pop() if refusals else brighter(request)
+
+    with OpenAIServer(answer) as server, judge(server, both_orders=False) as it:
+        for prompt in ("one", "two", "three"):
+            assert it.compare(prompt, LIGHT, DARK).preferred == "a"
+        kinds = [request.body["response_format"]["type"] for request in server.requests]
+    assert kinds == ["json_schema", "json_object", "json_schema", "json_schema"]
 
 
 def test_an_older_server_that_knows_no_schema_is_asked_without():

@@ -29,7 +29,7 @@ def test_the_best_form_first():
     ("bad request", {"format": "json_object"}),
 ])
 def test_a_refusal_changes_what_it_names(refusal, changed):
-    assert Form().weaker(WISHES, refusal) == Form(**changed)
+    assert Form().weaker(WISHES, refusal) == (Form(**changed), refusal != "bad request")
 
 
 def test_every_way_down_ends():
@@ -37,13 +37,13 @@ def test_every_way_down_ends():
         form, seen = Form(), []
         while form is not None:
             seen.append(form)
-            form = form.weaker(Wishes(0.7, 99, SCHEMA, 3, True), refusal)
+            form, _ = form.weaker(Wishes(0.7, 99, SCHEMA, 3, True), refusal)
         assert len(seen) == len(set(seen)) <= 8
         assert seen[-1] == Form("none", "max_completion_tokens", temperature=False, seed=False, top=5)
 
 
 def test_what_was_not_asked_for_is_not_given_up():
-    assert Form(limit="max_completion_tokens", temperature=False).weaker(Wishes(0.0, 9), "bad request") is None
+    assert Form(limit="max_completion_tokens", temperature=False).weaker(Wishes(0.0, 9), "bad request")[0] is None
 
 
 def test_kinds_differ_in_schema_and_log_probs_only():

@@ -86,7 +86,10 @@ def test_a_reply_that_was_cut_off_says_what_to_change():
     opinion, = ask(PairwiseClient(ScriptedChat([Reply("I see", cut=True)])))
     assert opinion.failure.startswith("a reply without a verdict, cut off at the profile's max_tokens; asked once more: ")
     whole, = ask(PairwiseClient(ScriptedChat([Reply(verdict("first"), cut=True)])))
-    assert whole.preferred == 0  # the verdict stands whole: what was cut off came after it
+    assert whole.preferred == 0  # the verdict stands whole at the end
+    thought = f'So for now {verdict("first")} but I should check the cups again, since'
+    taken_back, = ask(PairwiseClient(ScriptedChat([Reply(thought, cut=True), Reply(verdict("second"))])))
+    assert taken_back.preferred == 1
 
 
 # --- votes -----------------------------------------------------------------------------------------------------------

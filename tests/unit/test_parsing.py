@@ -29,6 +29,20 @@ def test_our_form_names_a_place(said, preferred):
     assert opinion.reply == form(said)
 
 
+@pytest.mark.parametrize("thoughts", ["<think>{}</think>", "<thinking>{}</thinking>", "◁think▷{}◁/think▷", "[THINK]{}[/THINK]",
+                                      "{}</think>"])
+def test_thoughts_are_no_verdict(thoughts):
+    assert read_reply(thoughts.format(form("first")) + form("second")).preferred == 1
+    if not thoughts.startswith("{"):
+        begun = thoughts.partition("{}")[0]
+        assert read_reply(begun + form("first")).failure == "a reply that was cut off in its thoughts"
+
+
+@pytest.mark.parametrize("reply", ['{"```json1```preferred:t,', '{"preferred": first, "```json{"```'])
+def test_what_the_repairing_library_trips_over_is_no_verdict(reply):
+    assert read_reply(reply).preferred is None
+
+
 @pytest.mark.parametrize("said", ["tie", "neither", "both", "Equal", "none", None])
 def test_a_tie_is_an_answer_that_prefers_nothing(said):
     opinion = read_reply(form(said))

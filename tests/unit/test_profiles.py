@@ -135,10 +135,21 @@ def test_what_may_change_an_answer_is_in_the_name_of_the_judge(judges, fields, n
 
 
 def test_what_changes_no_answer_is_not(judges):
-    judges("box: {url: 'http://box/v1', model: m, max_calls: 3, price_per_million_tokens: 2, max_cost: 1}\n"
-           "plain: {url: 'http://elsewhere/v1', model: m}")
-    assert make_client("box").identity == make_client("plain").identity
-    assert make_chat("box").identity == make_chat("plain").identity
+    judges("box: {url: 'http://box/v1', model: m, max_calls: 3, price_per_million_tokens: 2, max_cost: 1}")
+    before = make_client("box").identity, make_chat("box").identity
+    judges("box: {url: 'http://elsewhere/v1', model: m}")
+    assert before == (make_client("box").identity, make_chat("box").identity)
+
+
+def test_two_servers_that_call_what_they_serve_alike_are_two_judges(judges):
+    judges("one: {url: 'http://box:8080/v1', model: default}\ntwo: {url: 'http://box:1234/v1', model: default}")
+    assert make_client("one").identity != make_client("two").identity
+
+
+def test_a_person_is_no_member_of_a_panel(judges):
+    judges("one: {url: 'http://box/v1', model: m}\nboth: {kind: panel, members: [one, human]}")
+    with pytest.raises(JudgeError, match="a person sees each pair once"):
+        make_client("both")
 
 
 def test_settings_of_the_chat_template_and_more_fields_go_into_the_body(judges):

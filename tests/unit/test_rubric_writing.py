@@ -194,6 +194,10 @@ def test_a_reply_without_themes_or_with_too_many_is_refused(themes):
     ("比另一张更清晰。", True), ("图1没有水印。", True), ("画面更好看。", True),
     ("The second cup is blue.", False), ("The change is as in the BASE image.", False), ("Two cups stand side by side.", False),
     ("Another cup stands behind the first.", False), ("The picture shows the first snow.", False),
+    ("Better lighting than in most.", True), ("It is sharper than the alternative.", True),
+    ("Of the two images it is sharper.", True),
+    ("第二张图更暗。", True), ("另一张图没有手。", True), ("Exactly two pictures hang on the wall.", False),
+    ("另一张椅子是红色的。", False), ("画面中第一张桌子是圆的。", False),
     ("构图均衡，主体明确。", False), ("The sky is darker than in BASE.", False),
 ])
 def test_a_comparison_of_candidates_is_recognised(criterion, compares):

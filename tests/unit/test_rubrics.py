@@ -43,6 +43,23 @@ def test_a_text_file_holds_one_criterion_a_line(write):
     assert (rubric.name, rubric.task) == ("my cups", "t2i")
 
 
+@pytest.mark.parametrize("text", [
+    "# My rubric\n\n## Realism\n- Light falls one way.\n- Hands have five fingers.\n## Text\n- It is spelled right.\n",
+    "Theme: Realism\n- Tip 1: Light falls one way.\n- Tip 2: Hands have five fingers.\nTheme 2: Text\nTips:\n"
+    "It is spelled right.",
+    "Realism\n  - Light falls one way.\n  - Hands have five fingers.\nText\n  It is spelled right."])
+def test_a_text_file_may_have_themes_with_tips(write, text):
+    themes = load_rubric(write(text, "mine.txt"), "t2i").themes
+    assert [(theme.theme, theme.tips) for theme in themes] == [
+        ("Realism", ("Light falls one way.", "Hands have five fingers.")), ("Text", ("It is spelled right.",))]
+
+
+def test_a_built_in_rubric_goes_by_its_name():
+    assert load_rubric("t2i zh").language == "zh" and load_rubric("edit", "edit").task == "edit"
+    with pytest.raises(RubricError, match="expected a rubric for the task 'edit'"):
+        load_rubric("t2i zh", "edit")
+
+
 def test_the_judge_reads_a_numbered_list():
     assert Rubric(name="n", task="t2i", criteria=("Two cups.", "Blue.")).text == "1. Two cups.\n2. Blue."
 

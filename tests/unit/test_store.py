@@ -51,6 +51,13 @@ def test_an_opinion_comes_back_as_it_was_and_marked(store):
     assert store.get(["other", "key"]) == {"key": dataclasses.replace(OPINION, cached=True)}
 
 
+def test_failures_of_different_questions_are_different_verdicts(store):
+    failed = Opinion(None, failure="HTTP 500")
+    same = [record(failed, prompt=prompt) for prompt in ("a cup", "a mug", "a cup")]
+    store.put({}, [*same, record(failed, image_a=b"c"), record(failed, judge="another")])
+    assert len(list(store.entries())) == 4
+
+
 def test_the_first_opinion_stays(store):
     store.put({"key": ("a cup", OPINION)})
     store.put({"key": ("a cup", Opinion(0))})
