@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import run
+from .command import Parser, run
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -38,13 +38,13 @@ def _act(options: argparse.Namespace) -> int:
 
 def describe(adapter: Adapter) -> list[str]:
     """The lines of the table that ``inspect`` prints."""
-    from .adapters import raw_outcomes
+    from .adapters import families_with, raw_outcomes
 
     pairs = adapter.modules.values()
     tensors = [tensor for pair in pairs for tensor in (pair.A, pair.B)]
     kinds = Counter(re.sub(r"(_blocks)\.\d+\.", r"\1.*.", module) for module in adapter.modules)
     rows = {
-        "family": adapter.family,
+        "family": adapter.family if families_with(adapter.modules) else "none of ours: its modules are named otherwise",
         "base": adapter.base or "not recorded",
         "layout": adapter.layout,
         "rank": _values(pair.rank for pair in pairs),
@@ -64,8 +64,11 @@ def describe(adapter: Adapter) -> list[str]:
 
 def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
     """The lines that ``convert`` prints, after the universal file has been written."""
-    from .adapters import AdapterError
+    from .adapters import AdapterError, families_with
 
+    if not families_with(adapter.modules):
+        raise AdapterError(f"{options.path}: expected modules of FLUX.1's or Qwen-Image's transformer as diffusers names them, "
+                           f"found others such as {next(iter(adapter.modules))}; nothing could load the result")
     source = options.path.resolve()
     file = options.output or Path(f"{source.stem if source.is_file() else source.name}-universal.safetensors")
     if file.suffix != ".safetensors":
@@ -83,7 +86,7 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m arr_core.adapter", description="Look into a LoRA adapter of FLUX.1 or Qwen-Image-Edit, or "
         "convert it to one file that diffusers and ComfyUI load at full strength.")
     actions = parser.add_subparsers(dest="action", required=True)

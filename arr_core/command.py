@@ -1,14 +1,25 @@
 """How every command ends: its work's status, one line for what cannot be done, or a word when it was interrupted."""
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
 from .errors import ArrError
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and status 2, as every other fault of the input."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message}; see --help\n")
+
+
 def run(work: Callable[[], int], *, stopped: str, status: int = 130) -> int:
     """The exit status of ``work``; 2 where it refuses, with one line on stderr; ``status`` on Ctrl-C, after ``stopped``."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the console cannot write must not end the work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return work()
     except (ArrError, OSError) as error:

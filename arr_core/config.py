@@ -27,9 +27,9 @@ __all__ = ["PRESETS", "Adapter", "ConfigError", "Data", "Judge", "Objective", "O
 
 # What changes how, where or how long a run computes, and not what it draws or asks.
 FREE_ON_RESUME = frozenset({
-    "run.updates", "run.output_dir", "run.trackers", "run.save_every", "run.keep_checkpoints", "run.threads", "policy.device",
-    "policy.sharded", "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s", "judge.retries",
-    "judge.concurrency"})
+    "run.updates", "run.output_dir", "run.name", "run.trackers", "run.save_every", "run.keep_checkpoints", "run.threads",
+    "policy.device", "policy.sharded", "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s",
+    "judge.retries", "judge.concurrency"})
 
 
 class ConfigError(ArrError, ValueError):
@@ -97,6 +97,16 @@ def _fixed_values(config: TrainConfig) -> dict[str, Any]:
             for name, value in values.items() if f"{section}.{name}" not in FREE_ON_RESUME}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key may stand twice, as YAML itself demands: the second would silently take the first's place."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for at, (key, _) in enumerate(node.value) if key.value in keys[:at]), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value} stands there twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _preset(name: Any, where: str) -> dict:
     if not isinstance(name, str) or name not in PRESETS:
         near = _near(str(name), PRESETS)
@@ -107,7 +117,7 @@ def _preset(name: Any, where: str) -> dict:
 def _read_yaml(path: Path) -> dict:
     """The file's sections over those of the preset that it names."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a YAML file or one of the presets {', '.join(PRESETS)}; there is no such "
                           f"file{_near(str(path), PRESETS)}") from None
@@ -115,7 +125,7 @@ def _read_yaml(path: Path) -> dict:
         raise ConfigError(f"{path}: expected a YAML file that can be read, came {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected YAML in UTF-8, came other bytes") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{path}{line}: expected YAML: {problem}") from None

@@ -6,15 +6,18 @@ names below; a path is relative to the file that holds it. The first fault ends 
 """
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import random
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import ArrError
@@ -133,13 +136,28 @@ def load_exemplars(path: str | Path) -> list[Exemplar]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image as RGB, turned as its camera says, on white where it is transparent."""
+    """The image as RGB, turned as its camera says, on white where it is transparent, 16 bits as 8."""
     with Image.open(path, formats=FORMATS) as image:
-        upright = ImageOps.exif_transpose(image)
+        image.load()
+        upright = image
+        with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):  # what its camera says is damaged
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            levels = np.asarray(upright, dtype=np.int64)
+            upright = Image.fromarray((levels // 257 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
         return upright.convert("RGB")
+
+
+def content_hash(examples: Iterable[Example]) -> str:
+    """Sixteen hex digits that name prompts and the bytes of their sources, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        source = example.source and hashlib.sha256(example.source.read_bytes()).hexdigest()
+        digest.update(repr((example.prompt, source)).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()[:16]
 
 
 class PromptOrder:
@@ -200,7 +218,8 @@ class _Record:
     def required(self, aliases: tuple[str, ...]) -> tuple[str, Any]:
         name = self.name_of(aliases)
         if name is None:
-            raise self.error(aliases[0], f"one of {', '.join(aliases)}", f"only {', '.join(self.values) or 'nothing'}")
+            given = [key for key, value in self.values.items() if value is not None]
+            raise self.error(aliases[0], f"one of {', '.join(aliases)}", f"only {', '.join(given) or 'nothing'}")
         return name, self.values[name]
 
     def text(self, aliases: tuple[str, ...]) -> str:
@@ -247,6 +266,8 @@ def image_fault(path: Path) -> str | None:
         with Image.open(path, formats=FORMATS) as image:
             if min(image.size) < SMALLEST_SIDE:
                 return f"{image.width}x{image.height} pixels"
+            if image.mode == "F":
+                return "numbers with fractions, whose black and white it does not say"
             image.draft("RGB", (64, 64))
             image.load()
     except FileNotFoundError:
@@ -308,17 +329,18 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         if record.strip():
             try:
                 yield line, json.loads(record)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{line}: expected one JSON object a line: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{line}: expected one JSON object a line: {getattr(error, 'msg', error)}") from None
 
 
 def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The items of a JSON list, each with the line it starts on."""
     try:
         items = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
-        hint = "; name a file with one object a line .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno}: expected a JSON list: {error.msg}{hint}") from None
+    except (ValueError, RecursionError) as error:
+        said, line = getattr(error, "msg", error), getattr(error, "lineno", 1)
+        hint = "; name a file with one object a line .jsonl" if said == "Extra data" else ""
+        raise DataError(f"{path}:{line}: expected a JSON list: {said}{hint}") from None
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a JSON list of objects, came {_show(items)}")
     between, decoder = re.compile(r"[\s,]*"), json.JSONDecoder()

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import run
+from .command import Parser, run
 from .config import PRESETS, ConfigError, load_config
-from .generate import Parser, add_sampling, make_plan, number_from, quiet
+from .generate import add_sampling, make_plan, number_from, quiet
 from .parent import UNTIL_EOF, stop_at_eof
 
 if TYPE_CHECKING:
@@ -55,9 +55,15 @@ def make_contest(options: argparse.Namespace) -> Contest:
     if other is not None and other.family not in ("unknown", plan.settings.family):
         raise AdapterError(f"{options.against}: expected an adapter of {plan.settings.family} for {plan.settings.base}, found "
                            f"one of {other.family}")
-    name = options.adapter or Path(options.source)
-    return Contest(plan, other, name.stem if name.suffix == ".safetensors" else name.name,
-                   "the base" if other is None else options.against.stem)
+    return Contest(plan, other, _name(options.adapter or Path(options.source)),
+                   "the base" if other is None else _name(options.against))
+
+
+def _name(path: Path) -> str:
+    """What people call an adapter: the file's or folder's name, or the folder's above where that says nothing."""
+    path = path.resolve()
+    name = path.stem if path.suffix == ".safetensors" else path.name
+    return path.parent.name if name in ("adapter", "adapter-best", "adapter_model") else name
 
 
 def _evaluate(options: argparse.Namespace) -> int:

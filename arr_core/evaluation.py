@@ -67,7 +67,7 @@ def evaluate(contest: Contest, judge: Judge, log: EventLog) -> Score:
         else:
             policy.transformer.delete_adapters("default")
             inject(scaled(contest.other, plan.strength), policy.transformer, dtype=torch.float32)
-        asked = [(places, judge.submit([_pair(contest, sides, at) for at in places])) for places in sides[1].draw(log)]
+        asked = [(places, judge.submit([_pair(contest, policy, sides, at) for at in places])) for places in sides[1].draw(log)]
     verdicts: dict[int, Verdict] = {}
     for places, future in asked:
         verdicts.update(zip(places, future.result(), strict=True))
@@ -75,7 +75,7 @@ def evaluate(contest: Contest, judge: Judge, log: EventLog) -> Score:
     ordered = [verdicts[at] for at in range(len(contest.jobs))]
     wins, losses = (sum(verdict.preferred == side for verdict in ordered) for side in "ab")
     score = Score(wins, losses, len(ordered) - wins - losses)
-    _record(contest, score, sides, ordered, judge, log)
+    _record(contest, policy, score, sides, ordered, judge, log)
     return score
 
 
@@ -129,15 +129,15 @@ def sentence(contest: Contest, score: Score) -> str:
             f"(95 % interval {low:.0%} to {high:.0%}; {score.undecided} of {pairs} undecided).")
 
 
-def _pair(contest: Contest, sides: Sequence[Side], at: int) -> Pair:
+def _pair(contest: Contest, policy: Policy, sides: Sequence[Side], at: int) -> Pair:
     example = contest.plan.examples[contest.jobs[at][0]]
-    return Pair(example.prompt, *(open_image(side.files[at]) for side in sides), example.source and open_image(example.source))
+    return Pair(example.prompt, *(open_image(side.files[at]) for side in sides), policy.source_picture(example))
 
 
-def _record(contest: Contest, score: Score, sides: Sequence[Side], verdicts: Sequence[Verdict], judge: Judge,
+def _record(contest: Contest, policy: Policy, score: Score, sides: Sequence[Side], verdicts: Sequence[Verdict], judge: Judge,
             log: EventLog) -> None:
     plan, folder = contest.plan, contest.plan.output
-    shown = [_entry(contest, sides, at, verdict) for at, verdict in enumerate(verdicts)]
+    shown = [_entry(contest, policy, sides, at, verdict) for at, verdict in enumerate(verdicts)]
     low, high = score.interval
     counts = {"wins": score.wins, "losses": score.losses, "undecided": score.undecided, "win_rate": score.win_rate,
               "low": low, "high": high}
@@ -155,13 +155,13 @@ def _record(contest: Contest, score: Score, sides: Sequence[Side], verdicts: Seq
     log.emit("finished", sentence=result["sentence"], report="report.html", result="result.json")
 
 
-def _entry(contest: Contest, sides: Sequence[Side], at: int, verdict: Verdict) -> dict:
+def _entry(contest: Contest, policy: Policy, sides: Sequence[Side], at: int, verdict: Verdict) -> dict:
     """A pair in the event of the validation. A source is written once."""
     number, folder = contest.jobs[at][0], contest.plan.output
     example, source = contest.plan.examples[number], folder / "samples" / "source" / f"{number + 1:04d}.png"
     if example.source and not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
-        open_image(example.source).save(source)
+        policy.source_picture(example).save(source)
     policy, base = (side.files[at].relative_to(folder).as_posix() for side in sides)
     return {"prompt": example.prompt, "preferred": {"a": "policy", "b": "base", None: None}[verdict.preferred],
             "reason": verdict.reason, "policy": policy, "base": base,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from .command import run
+from .command import Parser, run
 from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
 from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
 
@@ -232,12 +232,6 @@ def _new_folder() -> Path:
     while (folder := Path("generated") / f"{number:03d}").exists():
         number += 1
     return folder
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        """One line and status 2, as every other fault of the input."""
-        self.exit(2, f"error: {message}; see --help\n")
 
 
 def number_from(least: float, kind: type = int, most: float = 2**31):

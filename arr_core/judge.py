@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import run
+from .command import Parser, run
 
 STORE = "verdicts.sqlite"
 OTHER_STORES = "verdicts-*.sqlite"  # of a run's further processes
@@ -56,7 +56,7 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m arr_core.judge", description=(
+    parser = Parser(prog="python -m arr_core.judge", description=(
         "Measure a judge on labelled pairs, look at what a judge said, or label pairs by hand."))
     actions = parser.add_subparsers(dest="action", required=True, metavar="evaluate|show|label")
 

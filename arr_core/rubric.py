@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import run
+from .command import Parser, run
 
 if TYPE_CHECKING:
     from .judging.chat import Chat
@@ -215,7 +215,7 @@ def _new_json(output: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m arr_core.rubric", description=DESCRIPTION)
+    parser = Parser(prog="python -m arr_core.rubric", description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
     pairs = actions.add_parser("pairs", description=PAIRS, help="write a rubric from labelled pairs; keep it if it helps")
     pairs.add_argument("pairs", type=Path, metavar="PAIRS", help="labelled pairs, .json or .jsonl; label_rank 1 is better")

@@ -5,20 +5,41 @@ What differs between families has no default and comes from a preset (``presets.
 """
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
+def _absolute(path: Path) -> Path:
+    """Where the path leads from here, so that a run finds its files from anywhere."""
+    return Path(os.path.abspath(path.expanduser()))
+
+
+def _absolute_data(path: str | Path) -> str | Path:
+    return path if str(path).startswith("miniature:") else _absolute(Path(path))
+
+
+def _absolute_rubric(path: Path) -> Path:
+    """A built-in rubric goes by its name."""
+    return path if not path.suffix and not path.exists() else _absolute(path)
+
+
+AdapterPath = Annotated[Path, AfterValidator(_absolute)]
+DataFile = Annotated[str | Path, AfterValidator(_absolute_data)]
+RubricFile = Annotated[Path, AfterValidator(_absolute_rubric)]
+
+
 class Run(Section):
     name: str = Field("run", description="Name of the run: its folder under output_dir and its adapter file")
-    output_dir: Path = Field(Path("runs"), description="Folder of run folders; this run writes to output_dir/name")
+    output_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        Path("runs"), description="Folder of run folders; this run writes to output_dir/name")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of prompt order, noise, adapter weights and validation")
     updates: int = Field(300, ge=1, description="Rollout-and-update rounds in all; may be raised when a run is resumed")
     save_every: int = Field(50, ge=1, description="Updates between two checkpoints")
@@ -30,8 +51,8 @@ class Run(Section):
     @field_validator("name")
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w .-]*", name) or name[-1] in " .":
-            raise ValueError("expected a file name of letters, digits, spaces, dots, '-' and '_', no path")
+        if not re.fullmatch(r"\w[\w .-]*", name) or name[-1] in " ." or len(name.encode()) > 180:
+            raise ValueError("expected a file name of letters, digits, spaces, dots, '-' and '_', no path, and not a long one")
         return name
 
     @property
@@ -64,6 +85,12 @@ class Policy(Section):
         "source as it is trained on, or 384*384 for the Plus pipeline"))
     gradient_checkpointing: bool = Field(True, description="Recompute activations going backward: slower, less memory")
 
+    @field_validator("base")
+    @classmethod
+    def _is_found_from_anywhere(cls, base: str) -> str:
+        folder = Path(base).expanduser()
+        return str(_absolute(folder)) if folder.is_dir() and base != "miniature" else base
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:
@@ -78,16 +105,16 @@ class Adapter(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout; must be 0 for rpo's ratio to start at exactly 1")
     targets: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1, description="Modules that get an adapter, matched as name suffixes")
-    start: Path | None = Field(None, description=(
+    start: AdapterPath | None = Field(None, description=(
         "Adapter to start from (PEFT folder or file), whose rank, alpha and targets are then kept; null starts from zero"))
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Decay of a moving average of the adapter, saved beside it; null keeps none")
 
 
 class Data(Section):
-    train: str | Path = Field(description=(
+    train: DataFile = Field(description=(
         "Prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json); 'miniature:train' is the embedded set"))
-    validation: str | Path | None = Field(
+    validation: DataFile | None = Field(
         None, description="Held-out prompts, never trained on; null takes them from the end of train")
     validation_count: int = Field(
         64, ge=1, description="Prompts held out from the end of train when validation is null")
@@ -143,7 +170,7 @@ class Judge(Section):
     profile: str = Field(min_length=1, description=(
         "Judge profile: 'miniature', or a name from your judges file ('local', 'openai', ...)"))
     both_orders: bool = Field(True, description="Ask twice with the images swapped; disagreement means undecided")
-    rubric: Path | None = Field(None, description="Rubric file (.json or .txt); null uses the built-in one of the task")
+    rubric: RubricFile | None = Field(None, description="Rubric file (.json or .txt); null uses the built-in one of the task")
     timeout_s: float = Field(60.0, gt=0, description="Seconds after which a request has failed")
     retries: int = Field(3, ge=0, description="Further attempts after a failed request")
     concurrency: int = Field(16, ge=1, description="Requests in flight at once")

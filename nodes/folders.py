@@ -5,15 +5,20 @@ folder it belongs to is refused.
 """
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 
 OWN = "ARR-RPO"  # our folder within ComfyUI's output
 RUN = "run: "  # before the name of a run, in a list of adapters
 NONE = "(none)"
+_listed = SimpleNamespace(folder=None, places={}, names=[])  # what data_names found, and when its folders had changed last
+LONGEST = 180  # bytes of a name; file systems take 255, and endings are added
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 DATA = (".txt", ".jsonl", ".json")
 
 
@@ -48,16 +53,16 @@ def rubrics_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / OWN / "rubrics"
 
 
-def rubric_file(name: str) -> Path:
+def rubric_file(name: str, what: str = "save_as") -> Path:
     """The file of the rubric called ``name``, whether or not it is there."""
-    return rubrics_folder() / f"{file_name(name, 'name')}.json"
+    return rubrics_folder() / f"{file_name(name, what)}.json"
 
 
 def file_name(name: str, what: str) -> str:
     """``name``, once it is known to be a plain file name. Raises ValueError."""
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " .":
-        raise ValueError(f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, "
-                         f"came {name[:80]!r}")
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " ." or len(name.encode()) > LONGEST or RESERVED.match(name):
+        raise ValueError(f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, not long and "
+                         f"none of Windows' own, came {name[:80]!r}")
     return name
 
 
@@ -88,11 +93,47 @@ def adapter_path(name: str) -> Path:
     return Path(path)
 
 
+def adapter_stamp(name: str | None) -> tuple[int, int] | None:
+    """What changes when the weights behind an entry of ``adapter_names`` do; None where there are none."""
+    def weights() -> Path:
+        path = adapter_path(name or "")
+        return path / "adapter_model.safetensors" if path.is_dir() else path
+
+    return stamp(weights)
+
+
+def data_stamp(name: str | None) -> tuple[int, int] | None:
+    """What changes when a file of ``data_names`` does; None where there is none."""
+    return stamp(lambda: data_path(name or "", ""))
+
+
+def stamp(find: Callable[[], Path | None]) -> tuple[int, int] | None:
+    """Time and size of the file that ``find`` gives; None where it gives or finds none."""
+    try:
+        path = find()
+        return path and (path.stat().st_mtime_ns, path.stat().st_size)
+    except (OSError, ValueError):
+        return None
+
+
 def data_names() -> list[str]:
-    """The text and JSON files in ComfyUI's input folder, with those of its subfolders."""
+    """The text and JSON files in ComfyUI's input folder, with those of its subfolders. Many inputs offer this list, and the
+    folder may hold very many files: it is walked again only when a folder in it has changed."""
     folder = Path(folder_paths.get_input_directory())
-    files = (path for suffix in DATA for path in folder.rglob(f"*{suffix}"))
-    return sorted(path.relative_to(folder).as_posix() for path in files)
+    if _listed.folder != folder or any(_changed(place) != then for place, then in _listed.places.items()):
+        places, names = {}, []
+        for place, _, files in os.walk(folder, followlinks=True):
+            places[place] = _changed(place)
+            names += [Path(place, name).relative_to(folder).as_posix() for name in files if Path(name).suffix in DATA]
+        _listed.folder, _listed.places, _listed.names = folder, places, sorted(names)
+    return list(_listed.names)
+
+
+def _changed(place: str) -> int | None:
+    try:
+        return os.stat(place).st_mtime_ns
+    except OSError:
+        return None
 
 
 def data_path(name: str, what: str) -> Path:

@@ -39,7 +39,7 @@ class ARRJudge(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRJudge", "Judge", description=(
+            "ARRJudge", "Judge", is_output_node=True, description=(
                 "A vision-language model that compares two images. Its address and key stand in your own judges file; "
                 "'miniature' is embedded and needs no server."),
             search_aliases=["vlm", "vision language model", "reward", "preference", "arr"],
@@ -71,9 +71,10 @@ class ARRJudge(io.ComfyNode):
     @classmethod
     def execute(cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0) -> io.NodeOutput:
         choice = JudgeChoice(profile, both_orders)
-        with explained():
+        live = Live(cls.hidden.unique_id)
+        with explained(live):
             status = checked(choice, timeout) if check else f"{profile}: a judge of kind {choice.kind}, not checked"
-        Live(cls.hidden.unique_id).say(status)
+        live.say(status)
         return io.NodeOutput(choice, status, ui={"text": [status]})
 
 

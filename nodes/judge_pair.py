@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from . import folders
 from .judge import JudgeChoice, make_room
 from .live import Live, wait
-from .pictures import shown, to_image, to_pictures, verdict_picture
+from .pictures import in_letters, shown, to_image, to_pictures, verdict_picture
 from .schema import JudgeSocket, RubricSocket, VerdictSocket, advanced, explained, schema
 
 BLOCK, PASS_A = "stop here", "pass A on"
@@ -53,7 +53,7 @@ class ARRJudgePair(io.ComfyNode):
         from comfy_execution.graph import ExecutionBlocker
 
         live = Live(cls.hidden.unique_id)
-        with explained():
+        with explained(live):
             pairs = make_pairs(prompt, image_a, image_b, source)
             verdicts = compare(pairs, judge, rubric, live)
         rows = []
@@ -112,7 +112,7 @@ def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
 def as_text(verdict) -> str:
     """Verdict, reason and findings, to be read."""
     head = {"a": "A is preferred", "b": "B is preferred", None: "undecided"}[verdict.preferred]
-    findings = [f"- {criterion}: {finding}" for criterion, finding in verdict.findings]
+    findings = [f"- {criterion}: {in_letters(finding)}" for criterion, finding in verdict.findings]
     return "\n".join([f"{head}. {verdict.reason}", *findings])
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from . import folders
+from .live import Live
 from .schema import LoraModel, RunSocket, advanced, explained, schema
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class ARRLoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRLoadAdapter", "Load Adapter (full strength)",
+            "ARRLoadAdapter", "Load Adapter (full strength)", is_output_node=True,
             description="Applies a LoRA adapter to a FLUX or Qwen-Image model at the strength it was trained with. PEFT "
                         "folders and files load as they are; nothing matched, or a wrong base, is an error.",
             search_aliases=["lora", "peft", "adapter", "arr", "rpo", "load lora"],
@@ -40,7 +41,8 @@ class ARRLoadAdapter(io.ComfyNode):
                 LoraModel.Output(display_name="lora", tooltip=(
                     "The adapter as a LoRA at full strength, for SaveLoRA or Load LoRA Model.")),
                 io.String.Output(display_name="info", tooltip="Family, rank, alpha, scale and how many modules matched."),
-            ])
+            ],
+            hidden=[io.Hidden.unique_id])
 
     @classmethod
     def validate_inputs(cls, adapter: str) -> bool | str:
@@ -48,18 +50,14 @@ class ARRLoadAdapter(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, run=None, **_) -> tuple | None:
+    def fingerprint_inputs(cls, adapter: str | None, run=None, **_) -> object:
         """Changes with the file, so that an adapter that was trained further is loaded again."""
-        try:
-            path = folders.adapter_path(adapter)
-            weights = path / "adapter_model.safetensors" if path.is_dir() else path
-            return weights.stat().st_mtime_ns, weights.stat().st_size
-        except (OSError, ValueError):
-            return None
+        return folders.adapter_stamp(adapter)
 
     @classmethod
     def execute(cls, model, adapter: str, strength: float, alpha: float = 0.0, run=None) -> io.NodeOutput:
-        with explained():
+        live = Live(cls.hidden.unique_id)
+        with explained(live):
             from ..arr_core.adapters import load_adapter
 
             if run is None and adapter == folders.NONE:
@@ -73,6 +71,7 @@ class ARRLoadAdapter(io.ComfyNode):
         tensors = lora_model(loaded)
         patched = comfy.sd.load_lora_for_models(model, None, tensors, strength, 0)[0]
         text = describe(loaded, matched, strength)
+        live.say(text)
         return io.NodeOutput(patched, tensors, text, ui={"text": [text]})
 
 

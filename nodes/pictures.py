@@ -1,6 +1,7 @@
 """Between ComfyUI's IMAGE tensors and pictures, and the picture of a verdict."""
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
     from ..arr_core.grid import font_for, wrapped
 
     images = [("source", pair.source), ("A", pair.image_a), ("B", pair.image_b)][pair.source is None:]
-    findings = [f"{criterion}: {finding}" for criterion, finding in verdict.findings]
+    findings = [f"{criterion}: {in_letters(finding)}" for criterion, finding in verdict.findings]
     font = font_for(" ".join([pair.prompt, verdict.reason, *findings]))
     width, line = len(images) * (SIDE + GAP) + GAP, sum(font.getmetrics()) + 3
     head = {"a": "A is preferred", "b": "B is preferred", None: "UNDECIDED"}[verdict.preferred]
@@ -68,6 +69,11 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
     for at, (part, colour) in enumerate(texts):
         draw.text((GAP, SIDE + 3 * GAP + line + at * line), part, colour, font)
     return sheet
+
+
+def in_letters(finding: str) -> str:
+    """A finding with the images called as the node calls them; in the judge's findings the first is always A."""
+    return re.sub(r"^first: (.*); second: ", r"A: \1; B: ", finding, flags=re.DOTALL)
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:

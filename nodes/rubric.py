@@ -22,7 +22,7 @@ class ARRRubric(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRRubric", "Rubric", description="The criteria under which a judge compares two images.",
+            "ARRRubric", "Rubric", is_output_node=True, description="The criteria under which a judge compares two images.",
             search_aliases=["criteria", "preference", "arr", "judge"],
             inputs=[
                 io.Combo.Input("source", options=options(), tooltip=(
@@ -40,9 +40,9 @@ class ARRRubric(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, source: str, **_) -> object:
-        path = path_of(source)
-        return (path.stat().st_mtime_ns, path.stat().st_size) if path else None
+    def fingerprint_inputs(cls, source: str | None, **_) -> object:
+        """Changes with the file; a source that comes by a link is not known yet."""
+        return folders.stamp(lambda: path_of(source or ""))
 
     @classmethod
     def execute(cls, source: str, task: str, text: str) -> io.NodeOutput:
@@ -92,5 +92,5 @@ def read(source: str, task: str, text: str) -> Rubric:
 def path_of(source: str) -> Path | None:
     """The file behind an entry of the list, if there is one."""
     if source.startswith(SAVED):
-        return folders.rubric_file(source.removeprefix(SAVED))
+        return folders.rubric_file(source.removeprefix(SAVED), "source")
     return folders.data_path(source.removeprefix(FILE), "source") if source.startswith(FILE) else None

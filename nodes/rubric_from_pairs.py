@@ -42,9 +42,14 @@ class ARRRubricFromPairs(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, pairs_file: str | None, **_) -> object:
+        """Changes with the file, so that pairs which were added are read."""
+        return folders.data_stamp(pairs_file)
+
+    @classmethod
     def execute(cls, pairs_file: str, judge, task: str, language: str, save_as: str, keep: str) -> io.NodeOutput:
         live = Live(cls.hidden.unique_id)
-        with explained():
+        with explained(live):
             path = folders.rubric_file(save_as.strip())
             outcome = _work(_pairs(pairs_file), judge, TASKS[task], LANGUAGES[language], path, live)
             rubric = outcome.rubric or (outcome.candidate if keep == ANYWAY else None)

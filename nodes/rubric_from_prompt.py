@@ -16,7 +16,7 @@ class ARRRubricFromPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRRubricFromPrompt", "Rubric from a Description", description=(
+            "ARRRubricFromPrompt", "Rubric from a Description", is_output_node=True, description=(
                 "A model writes criteria from a prompt or a description of the task. Nothing verifies them: read them, or "
                 "check them with labelled pairs."),
             search_aliases=["criteria", "write rubric", "auto rubric", "arr"],
@@ -32,18 +32,19 @@ class ARRRubricFromPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, description: str, judge, task: str, language: str, save_as: str) -> io.NodeOutput:
-        with explained():
+        live = Live(cls.hidden.unique_id)
+        with explained(live):
             from ..arr_core.judging.profiles import make_chat
             from ..arr_core.rubrics import from_description_async
 
             if save_as.strip():
                 folders.rubric_file(save_as.strip())  # a name that cannot be is found out before anything is paid
-            Live(cls.hidden.unique_id).say(f"{judge.profile} writes ...")
+            live.say(f"{judge.profile} writes ...")
             make_room(judge.profile)
             chat = make_chat(judge.profile)
             rubric = asked(chat, from_description_async(description, chat, task=TASKS[task], language=LANGUAGES[language]))
             where = save(rubric, save_as.strip()) if save_as.strip() else ""
-        Live(cls.hidden.unique_id).say(f"{len(rubric.statements)} criteria{where}")
+        live.say(f"{len(rubric.statements)} criteria{where}")
         return result(rubric)
 
 

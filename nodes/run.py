@@ -96,10 +96,12 @@ def write_prompts(folder: Path, prompts: Sequence[str]) -> Path:
 
 
 def write_edits(folder: Path, prompts: Sequence[str], sources: Sequence[Image.Image]) -> Path:
-    """A file of edits in the run's folder, and their sources beside it. Raises ValueError for counts that do not fit."""
-    if len(prompts) not in (1, len(sources)):
+    """A file of edits in the run's folder, and their sources beside it: one instruction for all images, all instructions for
+    one image, or one for each. Raises ValueError for counts that do not fit."""
+    if 1 not in (len(prompts), len(sources)) and len(prompts) != len(sources):
         raise ValueError(f"prompts: expected one instruction, or {len(sources)}, one for each image, came {len(prompts)}")
-    prompts = list(prompts) * len(sources) if len(prompts) == 1 else prompts
+    count = max(len(prompts), len(sources))
+    prompts, sources = (list(part) * count if len(part) == 1 else part for part in (prompts, sources))
     (folder / "sources").mkdir(parents=True, exist_ok=True)
     records = []
     for prompt, source in zip(prompts, sources, strict=True):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from comfy_api.latest import io
 
 from ..arr_core.errors import ArrError
+from .live import Live
 
 CATEGORY = "ARR-RPO"
 
@@ -33,8 +34,20 @@ def advanced() -> dict[str, bool]:
 
 
 @contextmanager
-def explained():
-    """A context whose errors are for people: ours as one plain line, a missing package as the command that installs it."""
+def explained(live: Live | None = None):
+    """A context whose errors are for people: ours as one plain line, a missing package as the command that installs it.
+    ``live`` says it on the node too, where else the last word of its work would stay."""
+    try:
+        with _in_plain_words():
+            yield
+    except (ValueError, RuntimeError) as error:
+        if live is not None:
+            live.say(f"error: {error}")
+        raise
+
+
+@contextmanager
+def _in_plain_words():
     try:
         yield
     except ArrError as error:

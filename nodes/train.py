@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import comfy.model_management
@@ -20,6 +21,8 @@ from .schema import JudgeSocket, LoraModel, LossMap, RubricSocket, RunSocket, ad
 
 AGAIN_S = 2.0  # between two messages of the same content: a page that was reloaded has heard none
 MOST_HELD_OUT = 64
+_finished: dict[str, Path] = {}  # the folders of runs that were finished here, by name
+_deleted: Counter[str] = Counter()  # how often one of them was found deleted
 
 
 class ARRTrainRPO(io.ComfyNode):
@@ -72,12 +75,21 @@ class ARRTrainRPO(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, run_name, prompts_file, start_adapter=None, **_) -> object:
+        """Changes with the files, and when a run that was finished here has been deleted since, to be trained anew."""
+        name = _one(run_name) or ""
+        if name in _finished and not _finished[name].exists():
+            del _finished[name]
+            _deleted[name] += 1
+        return _deleted[name], folders.data_stamp(_one(prompts_file)), folders.adapter_stamp(_one(start_adapter))
+
+    @classmethod
     def execute(cls, preset, run_name, updates, prompts, prompts_file, judge=None, rubric=None, images=None,
                 start_adapter=None, base=None, run_seed=None, settings=None) -> io.NodeOutput:
         from comfy_execution.graph import ExecutionBlocker
 
         live = Live(cls.hidden.unique_id[0] if isinstance(cls.hidden.unique_id, list) else cls.hidden.unique_id)
-        with explained():
+        with explained(live):
             run = Run(folders.run_folder(run_name[0].strip()))
             _wait_for_earlier(run, live)
             words = _words(run, preset=preset[0], prompts=prompts, prompts_file=prompts_file[0],
@@ -85,13 +97,16 @@ class ARRTrainRPO(io.ComfyNode):
                            base=_one(base) or "", seed=_one(run_seed) or 0, settings=_one(settings) or "")
             train(run, updates[0], words, live)
             adapter = _load(run)
+        _finished[run_name[0]] = run.folder
         history = run.history()
         losses = [event["loss"] for event in history.updates if event.get("loss") is not None]
         # Plot Loss Graph divides by the range of the losses.
         loss_map = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)
-        published = _publish(run)
-        summary = f"{history.finished['sentence']}\nLoRA: {published}\nReport: {run.folder / 'report.html'}"
-        live.say(history.finished["sentence"])
+        sentence = history.finished["sentence"]
+        if history.update > updates[0]:
+            sentence = f"The run has {history.update} updates already, more than the {updates[0]} asked for. {sentence}"
+        summary = f"{sentence}\nLoRA: {_publish(run)}\nReport: {run.folder / 'report.html'}"
+        live.say(sentence)
         return io.NodeOutput(lora_model(adapter), loss_map, history.update, run, summary,
                              ui={**shown([training_picture(history, run.folder)], cls), "text": [summary]})
 
@@ -128,7 +143,7 @@ def _is_done(run: Run, words: list[str]) -> bool:
     from ..arr_core.train import parse
 
     config, history = parse(words)[0], run.history()
-    return (history.finished is not None and history.update == config.run.updates
+    return (history.finished is not None and history.update >= config.run.updates
             and not changed_fields(load_config(str(run.folder / "config.yaml")), config))
 
 
@@ -191,6 +206,9 @@ def _words(run: Run, *, preset: str, prompts: list[str], prompts_file: str, judg
                          "a prompts_file")
     if data is not None:
         count = check_examples(data, task)
+        if count < 2:
+            what = "edits" if task == "edit" else "prompts"
+            raise ValueError(f"prompts: expected at least two {what}, as one is held out for the win rate, came {count}")
         words += [f"--data.train={data}", "--data.validation=null"]
         if not any(word.startswith("--data.validation_count=") for word in chosen):
             words.append(f"--data.validation_count={min(MOST_HELD_OUT, max(1, count // 5))}")
@@ -210,6 +228,9 @@ def _words(run: Run, *, preset: str, prompts: list[str], prompts_file: str, judg
 
 def _data(run: Run, task: str, prompts: list[str], prompts_file: str, images) -> Path | None:
     texts = prompts_of(prompts)
+    if prompts_file != folders.NONE and (texts or images is not None):
+        given = "images" if images is not None else "prompts"
+        raise ValueError(f"prompts_file: expected it or {given}, came both; clear the one that is not meant")
     if images is not None:
         if task != "edit":
             raise ValueError("images: expected a preset that edits images, such as qwen-image-edit; this one makes them from "

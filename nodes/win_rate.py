@@ -64,10 +64,15 @@ class ARRWinRate(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, adapter: str | None, against: str | None, prompts_file: str | None, **_) -> object:
+        """Changes with the files, so that an adapter which was trained further is measured again."""
+        return folders.adapter_stamp(adapter), folders.adapter_stamp(against), folders.data_stamp(prompts_file)
+
+    @classmethod
     def execute(cls, preset, adapter, against, prompts, prompts_file, limit, seeds, run=None, judge=None, rubric=None,
                 base="", first_seed=0, steps=0) -> io.NodeOutput:
         live = Live(cls.hidden.unique_id)
-        with explained():
+        with explained(live):
             output = folders.new_folder("win rates")
             words = [*_source(run, preset, base), *_adapters(run, adapter, against),
                      *_prompts(output, run, preset, prompts, prompts_file),
@@ -110,7 +115,10 @@ def _prompts(output: Path, run: Run | None, preset: str, prompts: str, prompts_f
 
         family = load_config(str(run.folder / "config.yaml")).policy.family
     task = "edit" if family == "qwen-image-edit" else "t2i"
-    if texts := prompts_of([prompts]):
+    texts = prompts_of([prompts])
+    if texts and prompts_file != folders.NONE:
+        raise ValueError("prompts: expected prompts or a prompts_file, came both; clear the one that is not meant")
+    if texts:
         if task == "edit":
             raise ValueError("prompts: expected a prompts_file of edits, each with its source image, came text")
         path = write_prompts(output, texts)
@@ -139,7 +147,7 @@ def _follow(words: list[str], output: Path, live: Live) -> None:
             live.say(child.with_request("loading ..."))
             return
         last = progress[-1]
-        stages = ("first images", "second images", "verdicts")
+        stages = ("prompts", "first images", "second images", "verdicts")
         live.say(child.with_request(f"{last['stage']}: {last['done']} of {last['total']}"))
         live.show(stages.index(last["stage"]) * last["total"] + last["done"], len(stages) * last["total"])
 

@@ -8,9 +8,9 @@ HUB = "https://huggingface.co"
 CARD = f"{HUB}/OpenEnvisionLab/Auto-Rubric-as-Reward/resolve/main"
 
 
-def model(url: str, directory: str) -> dict:
-    """A file that ComfyUI offers to download: its name, where it is, and the folder in models that it belongs to."""
-    return {"name": url.rsplit("/", 1)[-1], "url": url, "directory": directory}
+def model(url: str, directory: str, folder: str = "") -> dict:
+    """A file that ComfyUI offers to download: its name as a node's list has it, where it is, and its folder in models."""
+    return {"name": folder + url.rsplit("/", 1)[-1], "url": url, "directory": directory}
 
 
 FLUX = model(f"{HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors", "diffusion_models")
@@ -23,6 +23,26 @@ QWEN_TEXT = model(f"{HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/
                   "qwen_2.5_vl_7b_fp8_scaled.safetensors", "text_encoders")
 QWEN_VAE = model(f"{HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/vae/qwen_image_vae.safetensors", "vae")
 
+PROMPTS = """\
+A high-resolution product photo of two matte blue ceramic cups on a wooden table, the smaller one to the left of the larger one
+Three yellow lemons in a row on a white plate, the middle one cut in half, overhead view
+A red bicycle leaning against a green door, a black cat sitting on its saddle, overcast light
+A hand-painted wooden sign that says "FRESH BREAD" above a bakery window, early morning
+An elderly woman in a purple coat feeding exactly four pigeons on a park bench, watercolor
+A glass bottle to the right of a stack of five books, a single candle behind them, film photograph
+Two astronauts playing chess on a red desert, a blue planet low on the horizon, digital painting
+A bowl of ramen with two halves of an egg, chopsticks resting on the left rim, steam, close-up
+A white lighthouse below a full moon, three sailboats in front of it, linocut in two colours
+A child in a yellow raincoat holding a transparent umbrella above a small brown dog, rainy street at night"""
+EDITS = """\
+Change the background to a sunny beach while preserving the subject, its pose and its light from the left
+Turn the photo into a black-and-white picture while keeping everything where it is
+Make it look like a late autumn evening while preserving all objects and their positions
+Add a small red hot-air balloon to the upper right corner and leave everything else as it is
+Turn the photo into a watercolor painting while preserving the composition
+Add soft fog in the background and keep the subject sharp and unchanged
+Make the colours warmer, as at sunset, and preserve every object and its shape
+Put a thin white frame around the picture and change nothing inside it"""
 CUPS = ("A high-resolution product photo of two matte blue ceramic cups on a wooden table, with the smaller cup to the left "
         "of the larger cup, soft window lighting.")
 SHIRT = ("Change the shirt color to dark green while preserving the person's face, pose, background, lighting, and all other "
@@ -30,15 +50,16 @@ SHIRT = ("Change the shirt color to dark green while preserving the person's fac
 JUDGES = """\
 **Judge**: describe it once in `~/.config/arr-rpo/judges.yaml`:
 ```
-local: {url: "http://127.0.0.1:8000/v1", model: "Qwen/Qwen3-VL-8B-Instruct"}
+local:
+  url: "http://127.0.0.1:8000/v1"
+  model: "Qwen/Qwen3-VL-8B-Instruct"
 ```
 Workflows only name the profile; addresses and keys stay with you."""
 
 
 def adapter(folder: str) -> list[dict]:
-    """The files of a published adapter: a PEFT folder below loras."""
-    names = ("adapter_model.safetensors", "adapter_config.json")
-    return [model(f"{CARD}/{folder}/{name}", f"loras/{folder}") for name in names]
+    """The file of a published adapter, in a folder of its own below loras: its name says which it is, and how strong."""
+    return [model(f"{CARD}/{folder}/adapter_model.safetensors", "loras", f"{folder}/")]
 
 
 def workflows() -> list[Workflow]:
@@ -94,8 +115,8 @@ def apply_flux() -> Workflow:
     unet, clip, vae = flux_loaders(w)
     w.note(0, """\
 # The FLUX adapter, at full strength
-Put the two files of `ARR-FLUX.1-dev` (adapter_model.safetensors **and** adapter_config.json) into
-`models/loras/ARR-FLUX.1-dev`. Loaded raw by other nodes, this adapter does nothing or half of what it should.
+Put `adapter_model.safetensors` of `ARR-FLUX.1-dev` into `models/loras/ARR-FLUX.1-dev`. Loaded raw by other nodes, this adapter
+does nothing or half of what it should.
 
 **Prompts** that it likes name objects, attributes, counts, spatial relations, style, and what must not be ignored.""")
     loader = w.add("ARRLoadAdapter", 1, width=400, model=unet[0], adapter="ARR-FLUX.1-dev/adapter_model.safetensors",
@@ -115,9 +136,9 @@ def side_by_side() -> Workflow:
 The judge says which of the two answers the prompt better, and why. For a number over many prompts use **Win Rate**.
 
 {JUDGES}""", height=380)
+    positive, negative, latent = flux_prompt(w, clip)
     loader = w.add("ARRLoadAdapter", 1, width=400, model=unet[0], adapter="ARR-FLUX.1-dev/adapter_model.safetensors",
                    strength=1.0, models=adapter("ARR-FLUX.1-dev"))
-    positive, negative, latent = flux_prompt(w, clip)
     base = sample(w, 2, unet, positive, negative, latent, vae)
     adapted = sample(w, 2, loader, positive, negative, latent, vae)
     w.add("PreviewImage", 3, width=400, images=base[0], title="A: base")
@@ -136,8 +157,8 @@ def apply_qwen() -> Workflow:
     vae = w.add("VAELoader", 0, vae_name="qwen_image_vae.safetensors", models=[QWEN_VAE])
     w.note(0, """\
 # The Qwen-Image-Edit adapter on a photo
-Put the two files of `ARR-Qwen-Image-Edit` (adapter_model.safetensors **and** adapter_config.json) into
-`models/loras/ARR-Qwen-Image-Edit`. It was trained on Qwen-Image-Edit; other editions accept it, untested.
+Put `adapter_model.safetensors` of `ARR-Qwen-Image-Edit` into `models/loras/ARR-Qwen-Image-Edit`. It was trained on
+Qwen-Image-Edit; other editions accept it, untested.
 
 **Instructions** that it likes say what to change and what to preserve.""")
     photo = w.add("LoadImage", 1, width=400, image="example.png", title="Photo")
@@ -210,24 +231,25 @@ def train(name: str, note: str, preset: str, rubric_name: str, **fields) -> tupl
 def train_flux() -> Workflow:
     w, _ = train("arr_train_flux", """\
 # Train FLUX.1-dev on your prompts
-Choose a `prompts_file` of the input folder (one prompt a line), or type some; a fifth of them, at most 64, is held out for the
-win rate. The base is fetched from Hugging Face (accept its licence, set HF_TOKEN), or name a diffusers folder in
-`models/diffusers` as *base*.
+Ten prompts are typed here to begin with. Type your own, or clear them and choose a `prompts_file` of the input folder (one
+prompt a line); hundreds are better. A fifth of them, at most 64, is held out for the win rate. The base is fetched from
+Hugging Face (accept its licence, set HF_TOKEN), or name a diffusers folder in `models/diffusers` as *base*.
 
-`flux` is the published setting, `recommended` the same base with what learned from fewer verdicts in a first look. A card with
-little memory: *settings*, `rollout.micro_batch = 2`.""", "recommended", "built-in: t2i", run_name="my flux", prompts=CUPS)
+`flux` is the published setting, `recommended` the same base with what bears a judge's errors best. A card with little memory:
+*settings*, `rollout.micro_batch = 2`.""", "recommended", "built-in: t2i", run_name="my flux", prompts=PROMPTS)
     return w
 
 
 def train_qwen() -> Workflow:
     w, node = train("arr_train_qwen_image_edit", """\
 # Train Qwen-Image-Edit on your photos
-Connect images (a batch or a list) with one instruction for all or one for each, or choose a `prompts_file` of edits:
+Eight instructions for one photo are typed here to begin with. Connect your images (a batch or a list), with one instruction
+for all or one for each; or disconnect them, clear the instructions and choose a `prompts_file` of edits:
 ```
 {"source_image": "a.png", "instruction": "..."}
 ```
 one a line (`.jsonl`). The base is fetched from Hugging Face, or name a diffusers folder in `models/diffusers` as *base*.""",
-                    "recommended-edit", "built-in: edit", run_name="my edits", prompts=SHIRT)
+                    "recommended-edit", "built-in: edit", run_name="my edits", prompts=EDITS)
     photo = w.add("LoadImage", 1, image="example.png", title="Photos", width=360)
     node.values["images"] = photo[0]
     return w

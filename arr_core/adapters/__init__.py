@@ -6,9 +6,9 @@
 """
 from .adapter import Adapter, LoraPair, load_adapter
 from .errors import AdapterError
-from .family import base_id, base_warning, detect_family
+from .family import base_id, base_warning, detect_family, families_with
 from .matching import MatchReport, extract, inject, match
 from .outcomes import raw_outcomes
 
 __all__ = ["Adapter", "AdapterError", "LoraPair", "MatchReport", "base_id", "base_warning", "detect_family", "extract",
-           "inject", "load_adapter", "match", "raw_outcomes"]
+           "families_with", "inject", "load_adapter", "match", "raw_outcomes"]

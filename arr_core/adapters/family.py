@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 Family = Literal["flux", "qwen-image-edit", "unknown"]
@@ -32,13 +32,19 @@ def detect_family(input_widths: Mapping[str, int], base: str | None = None) -> F
     blocks at the published width, and otherwise is what its recorded ``base`` says. Qwen-Image, Qwen-Image-Edit and its
     later editions have one set of names: only the base tells them apart.
     """
-    admits = [family for family, names in _MODULES.items() if all(names.fullmatch(module) for module in input_widths)]
+    admits = families_with(input_widths)
     if len(admits) == 1 and any(_OWN.match(module) for module in input_widths):
         return admits[0]
     if admits == ["qwen-image-edit"] and _covers_qwen(input_widths):
         return "qwen-image-edit"
     told = _family_of_base(base)
     return told if told in admits else "unknown"
+
+
+def families_with(modules: Iterable[str]) -> list[str]:
+    """The families whose transformers have modules of all these names."""
+    modules = list(modules)
+    return [family for family, names in _MODULES.items() if all(names.fullmatch(module) for module in modules)]
 
 
 def family_of_transformer(transformer: object) -> Family:

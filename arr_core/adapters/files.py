@@ -22,6 +22,10 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# What the card says of the two published adapters, by the name of their folder: ComfyUI's download brings the weights alone.
+PUBLISHED = {
+    "ARR-FLUX.1-dev": {"r": 16, "lora_alpha": 32, "base_model_name_or_path": "black-forest-labs/FLUX.1-dev"},
+    "ARR-Qwen-Image-Edit": {"r": 32, "lora_alpha": 64, "base_model_name_or_path": "Qwen/Qwen-Image-Edit"}}
 MAX_FILE_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 4 * 2**20
 
@@ -55,6 +59,8 @@ def read_source(path: Path) -> Source:
         _check_inside(config_file)
         return Source(file, tensors, header, _parse_json(_read_text(config_file), config_file))
     config = _config_in(header, file)
+    if config is None and file.name == WEIGHTS_NAME and (config := PUBLISHED.get(file.parent.name)):
+        return Source(file, tensors, header, config)
     return Source(file, tensors, header, config, config is not None)
 
 
@@ -108,7 +114,7 @@ def _weights_in(folder: Path) -> Path:
     """The weights of a PEFT folder, else what diffusers saved there."""
     if (folder / WEIGHTS_NAME).exists():
         file = folder / WEIGHTS_NAME
-        if not (folder / CONFIG_NAME).exists():
+        if not (folder / CONFIG_NAME).exists() and folder.name not in PUBLISHED:
             raise AdapterError(f"{folder}: expected {CONFIG_NAME} beside {WEIGHTS_NAME}, found none: its strength is "
                                f"unknown; add it, or give {WEIGHTS_NAME} itself with the alpha it was trained with "
                                "(--alpha N)")
@@ -161,7 +167,7 @@ def _read_text(file: Path) -> str:
     if file.stat().st_size > MAX_JSON_BYTES:
         raise AdapterError(f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, found {file.stat().st_size:,}; "
                            "save the adapter again")
-    return file.read_bytes().decode("utf-8", errors="replace")
+    return file.read_bytes().decode("utf-8-sig", errors="replace")
 
 
 def _parse_json(text: str, file: Path) -> Any:

@@ -36,7 +36,12 @@ class EncodingCache:
         return self.folder / f"{key}.safetensors"
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).is_file()
+        """Whether the encoding is there, whole: one that a power cut left half is made again."""
+        try:
+            with safetensors.safe_open(self._path(key), "pt"):
+                return True
+        except (OSError, safetensors.SafetensorError):
+            return False
 
     def put(self, key: str, conditioning) -> None:
         """Write a conditioning under its key."""

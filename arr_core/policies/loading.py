@@ -49,6 +49,7 @@ class PipelineSource:
             raise PolicyError(f"policy.base: expected a {settings.family} pipeline "
                               f"({', '.join(name for name, f in PIPELINES.items() if f == settings.family)}), "
                               f"came {settings.base}, a {self.class_name}")
+        self._check_whole(index)
         self.identity = self._identity()
 
     def _index(self) -> dict:
@@ -63,7 +64,7 @@ class PipelineSource:
             path = folder / "model_index.json"
             if not path.is_file():
                 raise PolicyError(f"policy.base: expected a diffusers folder with model_index.json, came {folder}")
-        elif folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1:
+        elif folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1 or folder.parent.is_dir():
             raise PolicyError(f"policy.base: expected a diffusers folder or a Hugging Face id like "
                               f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder")
         else:
@@ -78,11 +79,21 @@ class PipelineSource:
                                   f"({type(error).__name__})") from error
         try:
             index = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PolicyError(f"{path}: expected JSON; {error}") from error
-        if not isinstance(index, dict) or "_class_name" not in index:
+        if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
             raise PolicyError(f"{path}: expected a diffusers index with _class_name")
         return index
+
+    def _check_whole(self, index: dict) -> None:
+        """Raises PolicyError for a local folder that lacks a part which its index names."""
+        folder = Path(self.base)
+        parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
+        missing = [name for name in ("transformer", "vae") if name not in parts]
+        missing += [name for name in parts if not (folder / name).is_dir()]
+        if folder.is_dir() and missing:
+            raise PolicyError(f"policy.base: expected a whole diffusers pipeline in {folder}, found no {', '.join(missing)}; "
+                              "download or save it again")
 
     def _identity(self) -> str:
         """What names the base in caches: id and revision, or a local folder's files with sizes and times."""

@@ -52,6 +52,9 @@ class Policy(Protocol):
         """Keys of the examples' conditionings, each encoded once and cached on disk; encoders leave memory. ``watch`` hears
         how many of how many are done."""
 
+    def source_picture(self, example) -> Image.Image | None:
+        """The picture that an edit starts from, at the size of what is made of it; None for what is made from text."""
+
     def batch(self, keys: Sequence[str]) -> Batch:
         """The conditionings behind ``keys``, stacked; raises ValueError where their sizes differ."""
 
@@ -131,6 +134,9 @@ class DiffusersPolicy:
             del pipeline
             self.source.free()
         return keys
+
+    def source_picture(self, example) -> Image.Image | None:
+        return None
 
     # ------------------------------------------------------------------ sampling
 

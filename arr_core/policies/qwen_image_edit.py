@@ -60,6 +60,14 @@ class QwenImageEditPolicy(DiffusersPolicy):
     family = "qwen-image-edit"
     encoder_parts = ("text_encoder", "tokenizer", "processor")
 
+    def source_picture(self, example) -> Image.Image:
+        image = open_image(example.source)
+        size = self._fitted(image.size)
+        return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fit_to_area(size, self.settings.height * self.settings.width, 2 * self.pipeline.vae_scale_factor)
+
     def _encode(self, pipeline, example) -> Conditioning:
         image = open_image(example.source)
         multiple = pipeline.vae_scale_factor * 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import __version__
 from ..adapters import load_adapter
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
-from ..data import PromptOrder, load_split, open_image
+from ..data import PromptOrder, content_hash, load_split
 from ..errors import ArrError
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..judging.profiles import load_profile, make_client
@@ -64,6 +64,10 @@ class Trainer:
         self.train_examples, self.held_out = load_split(
             config.data.train, config.data.validation, config.data.validation_count, config.task)
         self.held_out = self.held_out[:config.validation.count]
+        self.data_hash = content_hash([*self.train_examples, *self.held_out])
+        if self.checkpoint is not None and self.checkpoint.values["data_hash"] != self.data_hash:
+            raise RunError(f"{config.data.train}: expected the prompts and images that the run {self.folder} began with, found "
+                           "others; give it those, or start a new run")
         if config.policy.sharded and len(self.held_out) < self.world:
             raise RunError(f"validation.count: expected at least one prompt for each of the {self.world} processes that share "
                            f"the base, came {len(self.held_out)}")
@@ -252,8 +256,8 @@ class Trainer:
 
     def _pairs(self, group: Group, place_of: dict[int, int]) -> list[Pair]:
         examples = [self.train_examples[place_of[pair]] for pair in group.pairs]
-        return [Pair(example.prompt, group.images[2 * at], group.images[2 * at + 1],
-                     example.source and open_image(example.source)) for at, example in enumerate(examples)]
+        return [Pair(example.prompt, group.images[2 * at], group.images[2 * at + 1], self.policy.source_picture(example))
+                for at, example in enumerate(examples)]
 
     # ------------------------------------------------------------------ record
 
@@ -294,7 +298,8 @@ class Trainer:
             return
         score = self.score and [self.score.wins, self.score.losses, self.score.undecided]
         values = {"order": self.order.state(), "best_margin": self.best_margin, "verdicts": len(self.judge.store),
-                  "config_hash": config_hash(self.config), "score": score, "validation_due": self.validation_due}
+                  "config_hash": config_hash(self.config), "data_hash": self.data_hash, "score": score,
+                  "validation_due": self.validation_due}
         path = save_checkpoint(self.folder / "checkpoints", self.learner.checkpoint(update, values),
                                self.config.run.keep_checkpoints)
         self._write_adapter("adapter")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data import Example, open_image
+from ..data import Example
 from ..intervals import wilson
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.policy import Policy
@@ -96,14 +96,14 @@ class Validation:
 
     def _pair(self, at: int, image: Image.Image) -> Pair:
         example = self.examples[at]
-        return Pair(example.prompt, image, self._base[at], example.source and open_image(example.source))
+        return Pair(example.prompt, image, self._base[at], self.policy.source_picture(example))
 
     def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict) -> dict:
-        number, source = self.numbers[at], self.examples[at].source
+        number, source = self.numbers[at], self.policy.source_picture(self.examples[at])
         paths = {"policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
                  "base": self.folder / "base" / f"{number:03d}.png",
                  "source": self.folder / "source" / f"{number:03d}.png"}
-        pictures = {"policy": image, "base": self._base[at], "source": source and open_image(source)}
+        pictures = {"policy": image, "base": self._base[at], "source": source}
         for name, picture in pictures.items():
             if picture is not None and (name == "policy" or not paths[name].exists()):
                 paths[name].parent.mkdir(parents=True, exist_ok=True)

@@ -269,3 +269,11 @@ def test_a_rubric_that_is_not_there_is_an_error(server, inputs, words):
                                                               **inputs}},
              "show": {"class_type": "TestShow", "inputs": {"value": ["rubric", 1]}}}
     assert words in server.fail(graph)
+
+
+def test_a_judge_a_rubric_and_nothing_else_can_be_run(server):
+    graph = {"judge": {"class_type": "ARRJudge", "inputs": {"profile": "miniature", "both_orders": True, "check": True,
+                                                            "timeout": 60.0}},
+             "rubric": {"class_type": "ARRRubric", "inputs": {"source": "built-in: t2i", "task": "text to image", "text": ""}}}
+    outputs = server.run(graph)
+    assert "answers in" in outputs["judge"]["text"][0] and "1. Every object" in outputs["rubric"]["text"][0]

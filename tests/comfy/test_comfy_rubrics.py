@@ -55,6 +55,11 @@ def test_a_rubric_from_pairs_is_verified_saved_and_offered(server, pairs_file):
         outputs = server.run(from_pairs(pairs_file))
         assert "The picture is dark." in outputs["text"]["text"][0]
         calls = model.calls
+        more = json.loads((server.base / "input" / pairs_file).read_text())
+        (server.base / "input" / pairs_file).write_text(json.dumps([*more, {**more[0], "prompt": "a cup that came later"}]))
+        server.run(from_pairs(pairs_file))
+        assert model.calls > calls, "a pair that was added is read"
+        calls = model.calls
         (server.base / "output/ARR-RPO/rubrics/dark.json").unlink()
         server.run(from_pairs(pairs_file, save_as="dark "))
         assert model.calls == calls, "an answered question was paid twice"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -154,6 +155,30 @@ def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
         assert (started["prompts"], started["validation_prompts"]) == (2, 1)
     changed = node(run_name="text", updates=2, prompts="other prompts\nother prompts than before\nand more")
     assert "changed here: data.train" in server.fail({"text": changed})
+    (server.base / "input/prompts.txt").write_text("two red circles\ntwo green squares\none red circle\n")
+    file["inputs"]["updates"] = 2
+    assert "prompts.txt: expected the prompts and images that the run" in server.fail({"file": file})
+
+
+def test_a_run_that_was_deleted_is_trained_anew(server):
+    graph = {"train": node(run_name="gone", updates=1)}
+    server.run(graph)
+    server.run(graph)
+    assert sum(event["event"] == "started" for event in events(server, "gone")) == 1
+    shutil.rmtree(folder(server, "gone"))
+    server.run(graph)
+    assert history(events(server, "gone")).state == "finished"
+
+
+def test_one_photo_takes_many_instructions(server):
+    Image.linear_gradient("L").convert("RGB").save(server.base / "input/photo.png")
+    edits = ["make the red circle blue", "make the blue square red", "make the green circle red"]
+    graph = {"photo": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+             "train": node(preset="miniature-edit", run_name="photo", updates=1, images=["photo", 0], prompts="\n".join(edits))}
+    server.run(graph)
+    (file,) = folder(server, "photo").glob("edits-*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [record["instruction"] for record in records] == edits and len({record["source_image"] for record in records}) == 1
 
 
 @pytest.mark.parametrize("inputs, words", [
@@ -176,6 +201,10 @@ def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
     ({"settings": "rollout.steps = none"}, "--rollout.steps: expected"),
     ({"settings": "rollout.stepz = 3"}, "unknown field; did you mean rollout.steps?"),
     ({"preset": "flux"}, "prompts: expected prompts for the preset flux"),
+    ({"prompts": "one red circle"}, "prompts: expected at least two prompts, as one is held out"),
+    ({"prompts": "one red circle\ntwo red circles", "prompts_file": "any.txt"}, "expected it or prompts, came both"),
+    ({"run_name": "圆" * 80}, "run_name: expected a name of letters"),
+    ({"run_name": "con"}, "run_name: expected a name of letters"),
     ({"preset": "qwen-image-edit", "prompts": "make it red"}, "images: expected the images that the instructions"),
 ])
 def test_wrong_and_hostile_input_is_an_error_that_says_what_to_do(server, inputs, words):

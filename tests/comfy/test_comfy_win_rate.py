@@ -29,7 +29,18 @@ def test_a_run_is_compared_with_its_base_and_with_another_adapter(server):
     assert outputs["win_rate"]["text"] == [0.5] and "decided none" in outputs["summary"]["text"][0]
 
 
+def test_an_adapter_that_was_trained_further_is_measured_again(server):
+    train = {"train": node(run_name="measured", updates=1)}
+    server.run(train)
+    measured = graph(adapter="run: measured", limit=2)
+    first, same = (server.run(measured)["report"]["text"] for _ in range(2))
+    train["train"]["inputs"]["updates"] = 2
+    server.run(train)
+    assert first == same != server.run(measured)["report"]["text"]
+
+
 @pytest.mark.parametrize("inputs, words", [
+    ({"adapter": "run: compared", "prompts": "x", "prompts_file": "y.txt"}, "came both"),
     ({}, "adapter: expected an adapter to compare, came none"),
     ({"adapter": "../../x.safetensors"}, "file of ComfyUI's loras folders"),
     ({"adapter": "run: compared", "prompts_file": "../judges.yaml"}, "leads out of it"),

@@ -53,6 +53,15 @@ def test_of_two_adapters_the_better_one_wins_and_the_order_is_the_order_given(ad
     assert (turned["wins"], turned["losses"]) == (result["losses"], result["wins"])
 
 
+def test_contestants_are_called_as_people_call_them(adapters, tmp_path, monkeypatch):
+    good, bad = tmp_path / "ARR-FLUX.1-dev", tmp_path / "mine"
+    load_adapter(adapters / "harmless.safetensors").save(good)
+    load_adapter(adapters / "spoiled.safetensors").save(bad / "adapter")
+    monkeypatch.chdir(bad / "adapter")
+    result = evaluate(tmp_path / "out", "--adapter", ".", "--against", good, "--limit", "2")
+    assert (result["name"], result["against"]) == ("mine", "ARR-FLUX.1-dev")
+
+
 def test_an_adapter_against_itself_is_undecided(adapters, tmp_path):
     same = adapters / "spoiled.safetensors"
     result = evaluate(tmp_path / "out", "--adapter", same, "--against", same, "--count", "2")

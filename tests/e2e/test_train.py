@@ -176,6 +176,23 @@ def test_a_changed_setting_is_refused_on_resume_by_its_name_and_a_damaged_checkp
     assert status == 2 and "newest sound one is 2" in one_line_error(err)
 
 
+def test_a_run_finds_its_prompts_from_anywhere_and_goes_on_with_no_others(tmp_path):
+    prompts = "".join(f"a red circle left of a {colour} square\n" for colour in ("blue", "green", "red", "yellow", "purple"))
+    (tmp_path / "prompts.txt").write_text(prompts)
+    process = subprocess.run(
+        [sys.executable, "-m", "arr_core.train", "miniature", *SMALL, "--data.train", "prompts.txt", "--data.validation",
+         "null", "--data.validation_count", "2", "--run.updates", "2", "--run.name", "run"],
+        cwd=tmp_path, capture_output=True, text=True, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, timeout=300)
+    assert process.returncode == 0, process.stderr
+    run = tmp_path / "runs/run"
+    assert resume(run, "--run.updates", "3")[0] == 0
+    moved = run.rename(tmp_path / "runs/renamed")
+    assert resume(moved, "--run.updates", "4")[0] == 0
+    (tmp_path / "prompts.txt").write_text(prompts.replace("circle", "square"))
+    status, _, err = resume(moved, "--run.updates", "5")
+    assert status == 2 and "prompts.txt: expected the prompts" in one_line_error(err)
+
+
 def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
     """gloo on two CPU ranks: prompts are sharded, gradients summed, one rank writes."""
     for algorithm in ("rpo", "nft"):

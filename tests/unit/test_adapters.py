@@ -279,6 +279,30 @@ def test_a_repository_of_one_adapter_stands_for_it_and_of_two_is_refused_by_thei
         load_adapter(tmp_path)
 
 
+def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_card(tmp_path):
+    """ComfyUI's download brings the weights alone."""
+    folder = one_pair(tmp_path / "ARR-FLUX.1-dev", tensors={
+        f"{MODULE}.lora_A.weight": torch.ones(16, 32), f"{MODULE}.lora_B.weight": torch.ones(32, 16)})
+    (folder / files.CONFIG_NAME).unlink()
+    for path in (folder, folder / files.WEIGHTS_NAME):
+        adapter = load_adapter(path)
+        assert {pair.scale for pair in adapter.modules.values()} == {2.0} and adapter.base == "black-forest-labs/FLUX.1-dev"
+    folder = one_pair(tmp_path / "ARR-Qwen-Image-Edit")
+    (folder / files.CONFIG_NAME).unlink()
+    with pytest.raises(AdapterError, match="expected rank 32 .* found rank 4"):
+        load_adapter(folder)
+
+
+def test_what_neither_family_could_load_is_not_converted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pair = {"lora_A.weight": torch.ones(4, 8), "lora_B.weight": torch.ones(8, 4), "alpha": torch.tensor(4.0)}
+    module = "diffusion_model.double_blocks.0.img_attn.proj"
+    save_file({f"{module}.{name}": tensor for name, tensor in pair.items()}, "bfl.safetensors")
+    assert command.main(["convert", "bfl.safetensors"]) == 2
+    assert "nothing could load the result" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    assert command.main(["inspect", "bfl.safetensors"]) == 0 and "none of ours" in capsys.readouterr().out
+
+
 def test_a_snapshot_of_the_hub_cache_may_link_to_its_blobs(tmp_path):
     snapshot, blobs = tmp_path / "models--org--name/snapshots/0123/ARR", tmp_path / "models--org--name/blobs"
     one_pair(snapshot)

@@ -251,6 +251,11 @@ def test_a_syntax_error_is_named_with_its_line(yaml_file):
     assert fault(path).startswith(f"{path}:2: expected YAML")
 
 
+def test_a_section_that_stands_there_twice_is_refused(yaml_file):
+    path = yaml_file("preset: miniature\nrun: {seed: 1}\nrun: {updates: 3}\n")
+    assert fault(path) == f"{path}:3: expected YAML: run stands there twice"
+
+
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00run")
     assert fault(tmp_path / "run.yaml").endswith("expected YAML in UTF-8, came other bytes")
@@ -284,3 +289,15 @@ def test_help_tells_every_field_its_limits_and_its_default():
     assert "--data.train  (text or path, required)" in text
     assert "--run.threads  (int or null, at least 1, default null)" in text
     assert max(map(len, text.splitlines())) <= 130
+
+
+def test_files_are_found_from_anywhere_and_a_built_in_rubric_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config("flux", ["--data.train", "p.txt", "--data.validation", "~/held out.txt", "--adapter.start", "mine",
+                                  "--judge.rubric", "r.json", "--run.output_dir", "~/runs"])
+    assert (config.data.train, config.data.validation) == (tmp_path / "p.txt", tmp_path / "held out.txt")
+    assert (config.adapter.start, config.judge.rubric) == (tmp_path / "mine", tmp_path / "r.json")
+    assert config.run.output_dir == tmp_path / "runs"
+    named = load_config("miniature", ["--judge.rubric", "t2i zh"])
+    assert (str(named.judge.rubric), named.data.train) == ("t2i zh", "miniature:train")

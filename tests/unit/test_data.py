@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from arr_core.data import (
     Example,
     PreferencePair,
     PromptOrder,
+    image_fault,
     load_examples,
     load_pairs,
     load_split,
@@ -146,7 +148,7 @@ def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
     ({"images": ["a.png", "a.png"]}, 'images: expected a list of two different image paths, came ["a.png", "a.png"]'),
     ({"images": ["a.png", 3]}, "images: expected the path of an image, came 3"),
     ({"images": None}, "response: expected one of response, responses, images, image_paths, "
-                       "came only query, images, label_rank"),
+                       "came only query, label_rank"),
     ({"query": "  "}, 'query: expected a text that is not empty, came "  "'),
     ({"prompt": "another"}, "query: expected one of query, prompt, instruction, came query and prompt, which differ"),
 ])
@@ -201,6 +203,29 @@ def test_images_open_upright_on_white(tmp_path):
     Image.new("RGBA", (20, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert open_image(tmp_path / "turned.jpg").size == (40, 20)
     assert open_image(tmp_path / "clear.png").getcolors() == [(800, (255, 255, 255))]
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for name in ("ramp.png", "ramp.tiff"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        grey = np.asarray(open_image(tmp_path / name))[..., 0]
+        assert (grey.min(), grey.max()) == (0, 255) and abs(grey.mean() - 127.5) < 1
+
+
+def test_an_image_whose_camera_speaks_nonsense_is_opened_unturned_and_one_of_fractions_is_refused(tmp_path):
+    for name in ("odd.png", "odd.webp", "odd.jpg"):
+        Image.new("RGB", (20, 40)).save(tmp_path / name, exif=b"garbage")
+        assert image_fault(tmp_path / name) is None and open_image(tmp_path / name).size == (20, 40)
+    Image.fromarray(np.ones((32, 32), dtype=np.float32)).save(tmp_path / "fractions.tiff")
+    assert "fractions" in image_fault(tmp_path / "fractions.tiff")
+
+
+def test_examples_are_named_by_their_text_and_the_bytes_of_their_sources(folder):
+    first, same, turned = (Example("x", folder / name) for name in ("a.png", "a.png", "b.jpg"))
+    assert data.content_hash([first, Example("y")]) == data.content_hash([same, Example("y")])
+    others = ([first], [turned], [Example("x")], [Example("y"), first], [first, Example("y")])
+    assert len({data.content_hash(part) for part in others}) == 5
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -105,6 +105,27 @@ def test_a_deleted_encoding_is_made_again_the_same(run_config, folder):
         assert torch.equal(tensor, before.tensors[name])
 
 
+def test_an_encoding_that_is_not_whole_is_made_again(run_config, folder, encoded):
+    settings = run_config("flux").policy
+    [key] = load_policy(settings, folder).encode(PROMPTS[:1])
+    before, file = EncodingCache(folder).get(key), folder / f"{key}.safetensors"
+    half = file.read_bytes()[:300]
+    file.unlink()  # what was read of it is still mapped
+    file.write_bytes(half)
+    assert load_policy(settings, folder).encode(PROMPTS[:1]) == [key] and len(encoded) == 2
+    for name, tensor in EncodingCache(folder).get(key).tensors.items():
+        assert torch.equal(tensor, before.tensors[name])
+
+
+def test_the_source_of_an_edit_has_the_size_of_what_is_made_of_it(run_config, folder, source_image):
+    policy = load_policy(run_config("qwen", **{"policy.height": 64, "policy.width": 64}).policy, folder)
+    for size in ((512, 256), (64, 64), (96, 160)):
+        example = Example("make it blue", source_image(*size))
+        [key] = policy.encode([example])
+        assert policy.source_picture(example).size == policy.size(key)[::-1]
+    assert load_policy(run_config("flux").policy, folder).source_picture(Example("a cup")) is None
+
+
 # ---------------------------------------------------------------------- by content
 
 
