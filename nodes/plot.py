@@ -23,13 +23,18 @@ def training_picture(run: History, folder: Path) -> Image.Image:
 
     from ..arr_core.grid import font_for
 
-    images = (run.validations[-1].get("images") or [])[:ROWS] if run.validations else []
+    images = _telling(run.validations[-1].get("images") or []) if run.validations else []
     font = font_for(" ".join(image["prompt"] for image in images))
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
     _chart(draw, run, font)
     _examples(sheet, draw, images, folder, font, {"source": "source", "base": "before", "policy": "after"})
     return sheet
+
+
+def _telling(images: list[dict]) -> list[dict]:
+    """The images of a validation that are shown: those first that the judge told apart."""
+    return sorted(images, key=lambda image: image["preferred"] is None)[:ROWS]
 
 
 def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
@@ -90,7 +95,7 @@ def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image
 
     from ..arr_core.grid import font_for
 
-    images = sorted(outcome["images"], key=lambda image: image["preferred"] is None)[:ROWS]
+    images = _telling(outcome["images"])
     font = font_for(" ".join([name, other, *(image["prompt"] for image in images)]))
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)

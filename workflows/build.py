@@ -1,13 +1,15 @@
 """Writes the workflows of this folder: ``python workflows/build.py URL`` asks a running ComfyUI what its nodes look like.
 
 ``contents.py`` says what is in them. NAME.json is what the page opens, api/NAME.json is what ``POST /prompt`` takes. With
-``--thumbnails`` the page is opened in a browser, and NAME.jpg shows it; the files that the workflows name must be there
-then, if only empty ones, or the page marks them in red.
+``--thumbnails`` NAME.jpg shows what comes of it where a CPU is enough for that, and else its nodes on the page in a browser;
+the files that the workflows name must be there then, if only empty ones, or the page marks them in red.
 """
 from __future__ import annotations
 
 import json
 import sys
+import time
+import urllib.parse
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
@@ -17,6 +19,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 HERE = Path(__file__).parent
+DEMO, COMPARE = "arr_demo_miniature_training", "arr_compare_two_images"
+SHAPES = "a red circle left of a blue square"  # input/shapes-0.png and input/shapes-1.png: two pictures of it
+THUMBNAIL = (720, 407)
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GAP_X, GAP_Y, TITLE = 60, 70, 40
 
@@ -194,9 +199,47 @@ def photograph(url: str, names: list[str]) -> None:
             tab.evaluate(FIT, [1600, 1000])
             tab.wait_for_timeout(800)
             picture = Image.open(io.BytesIO(tab.screenshot())).convert("RGB").crop((70, 90, 1590, 950))
-            picture.thumbnail((720, 720), Image.Resampling.LANCZOS)
+            picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
             picture.save(HERE / f"{name}.jpg", quality=82)
         browser.close()
+
+
+def show_results(url: str) -> None:
+    """Thumbnails of what the demo and the comparison show on their nodes, run on the embedded world."""
+    import io
+
+    from PIL import Image
+
+    demo, compare = (json.loads((HERE / f"api/{name}.json").read_text()) for name in (DEMO, COMPARE))
+    rubric = next(node for node in demo.values() if node["class_type"] == "ARRRubric")
+    for node in compare.values():
+        if node["class_type"] in ("ARRJudge", "ARRRubric"):
+            node["inputs"].update(profile="miniature", source=rubric["inputs"]["source"])
+        elif node["class_type"] == "ARRJudgePair":
+            node["inputs"]["prompt"] = SHAPES
+    for at, node in enumerate(node for node in compare.values() if node["class_type"] == "LoadImage"):
+        node["inputs"]["image"] = f"shapes-{at}.png"
+    for name, graph, kind in ((DEMO, demo, "ARRTrainRPO"), (COMPARE, compare, "ARRJudgePair")):
+        shown = _run(url, graph)[next(number for number, node in graph.items() if node["class_type"] == kind)]["images"][0]
+        with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(shown)}") as reply:
+            picture = Image.open(io.BytesIO(reply.read())).convert("RGB")
+        picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+        card = Image.new("RGB", THUMBNAIL, picture.getpixel((1, 1)))
+        card.paste(picture, ((card.width - picture.width) // 2, (card.height - picture.height) // 2))
+        card.save(HERE / f"{name}.jpg", quality=88)
+
+
+def _run(url: str, graph: dict) -> dict:
+    """What the nodes of a graph show, once it has ended."""
+    body = json.dumps({"prompt": graph}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/prompt", body, {"Content-Type": "application/json"})) as reply:
+        number = json.load(reply)["prompt_id"]
+    while True:
+        with urllib.request.urlopen(f"{url}/history/{number}") as reply:
+            history = json.load(reply)
+        if number in history:
+            return history[number]["outputs"]
+        time.sleep(1)
 
 
 # The whole graph in the middle of the window, beside the page's own bars.
@@ -216,5 +259,6 @@ if __name__ == "__main__":
         sys.exit("usage: python workflows/build.py URL [--thumbnails]")
     written = write(words[0].rstrip("/"))
     if "--thumbnails" in sys.argv:
-        photograph(words[0].rstrip("/"), written)
+        photograph(words[0].rstrip("/"), [name for name in written if name not in (DEMO, COMPARE)])
+        show_results(words[0].rstrip("/"))
     print(f"wrote {', '.join(written)}")
