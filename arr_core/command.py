@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from .errors import ArrError
 
@@ -13,6 +14,26 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def number_from(least: float, kind: type = int, most: float = 2**31):
+    """A reader of numbers from ``least`` to ``most`` for argparse."""
+    def number(text: str):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, came {text}")
+        return value
+
+    number.__name__ = "whole number" if kind is int else "number"
+    return number
+
+
+def new_folder(parent: str) -> Path:
+    """The first of ``parent/001``, ``parent/002``, ... that is not there."""
+    number = 1
+    while (folder := Path(parent) / f"{number:03d}").exists():
+        number += 1
+    return folder
 
 
 def run(work: Callable[[], int], *, stopped: str, status: int = 130) -> int:

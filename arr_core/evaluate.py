@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Parser, run
-from .config import PRESETS, ConfigError, load_config
-from .generate import add_sampling, make_plan, number_from, quiet
+from .command import Parser, new_folder, number_from, run
+from .config import PRESETS, ConfigError
+from .generate import add_sampling, make_plan, source_of
+from .miniature import quiet
 from .parent import UNTIL_EOF, stop_at_eof
 
 if TYPE_CHECKING:
     from .evaluation import Contest
     from .judging import Judge
+    from .sources import Source
 
 EXAMPLES = """\
 examples:
@@ -39,16 +41,15 @@ def main(words: Sequence[str] | None = None) -> int:
         "stopped; with the same --output it goes on where it was"))
 
 
-def make_contest(options: argparse.Namespace) -> Contest:
+def make_contest(options: argparse.Namespace, source: Source) -> Contest:
     """What the options ask for, checked as far as it can be before a model loads."""
     from .adapters import AdapterError, load_adapter
     from .evaluation import Contest
 
-    options = argparse.Namespace(**{**vars(options), "prompt": None, "source_image": None, "compare": False,
-                                    "output": options.output or _new_folder(), "steps": options.steps or _steps(options)})
+    options.output = options.output or new_folder("evaluations")
     if (options.output / "result.json").exists():
         raise ConfigError(f"{options.output}: expected a new folder, found another evaluation; give another --output")
-    plan = make_plan(options)
+    plan = make_plan(options, source)
     if plan.adapter is None:
         raise ConfigError("--adapter: expected an adapter to compare, came none; only a run brings its own")
     other = load_adapter(options.against) if options.against else None
@@ -72,12 +73,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import evaluate
     from .training.events import EventLog
 
-    contest = make_contest(options)
+    source = source_of(options)
+    contest = make_contest(options, source)
     folder = contest.plan.output
     if contest.plan.settings.base == "miniature":
         quiet()
     with contextlib.ExitStack() as stack:
-        judge = stack.enter_context(_judge(options, contest))
+        judge = stack.enter_context(_judge(options, contest, source.judge))
         bars: dict[str, tqdm] = {}
 
         def watch(event: dict) -> None:
@@ -97,7 +99,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(options: argparse.Namespace, contest: Contest) -> Judge:
+def _judge(options: argparse.Namespace, contest: Contest, given: dict) -> Judge:
     """The judge of the options, else that of the run or the preset."""
     from .judging import Judge
     from .judging.profiles import load_profile, make_client
@@ -105,7 +107,6 @@ def _judge(options: argparse.Namespace, contest: Contest) -> Judge:
 
     plan = contest.plan
     task = "edit" if plan.settings.family == "qwen-image-edit" else "t2i"
-    given = _given(options)
     profile = options.judge or given.get("profile") or "local"
     rubric_file = options.rubric or given.get("rubric")
     if rubric_file:
@@ -115,27 +116,6 @@ def _judge(options: argparse.Namespace, contest: Contest) -> Judge:
     client = make_client(profile)
     plan.output.mkdir(parents=True, exist_ok=True)  # for the store
     return Judge(client, rubric, both_orders=options.both_orders, store=plan.output / "verdicts.sqlite")
-
-
-def _given(options: argparse.Namespace) -> dict:
-    """The section ``judge`` of the run or preset that SOURCE names."""
-    config = Path(options.source) / "config.yaml"
-    if config.is_file():
-        return load_config(str(config)).judge.model_dump()
-    return PRESETS.get(options.source, {}).get("judge", {})
-
-
-def _steps(options: argparse.Namespace) -> int:
-    """A run is evaluated as it was trained; anything else at 30 steps."""
-    config = Path(options.source) / "config.yaml"
-    return load_config(str(config)).rollout.steps if config.is_file() else 30
-
-
-def _new_folder() -> Path:
-    number = 1
-    while (folder := Path("evaluations") / f"{number:03d}").exists():
-        number += 1
-    return folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     on.add_argument("--both-orders", action=argparse.BooleanOptionalAction, default=True,
                     help="ask twice with the images swapped")
     add_sampling(parser, steps=None)
+    parser.set_defaults(prompt=None, source_image=None, compare=False)  # what a plan may ask for besides
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="a new folder for result, report and images (default: evaluations/001, 002, ...)")
     return parser

@@ -5,23 +5,21 @@ Exit status: 0 done; 2 bad input, with one line on stderr that says what was exp
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from .command import Parser, run
-from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
+from .command import Parser, new_folder, number_from, run
+from .config import PRESETS, ConfigError, Policy
 from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
+from .miniature import quiet
+from .sources import Run, Source, resolve
 
 if TYPE_CHECKING:
     from .adapters import Adapter
     from .generation import Plan
 
-PUBLISHED = ("flux", "qwen-image-edit")  # one preset a family, with its published settings
 OVERRIDES = ("revision", "dtype", "device", "height", "width", "guidance_scale", "true_cfg_scale", "negative_prompt")
 EXAMPLES = """\
 examples:
@@ -36,38 +34,36 @@ examples:
 """
 
 
-class Run(NamedTuple):
-    """A run that generates: its folder and its configuration."""
-
-    folder: Path
-    config: TrainConfig
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(words)
-    return run(lambda: _generate(make_plan(options)), stopped="stopped; the images that were finished are kept")
+    return run(lambda: _generate(make_plan(options, source_of(options))),
+               stopped="stopped; the images that were finished are kept")
 
 
-def make_plan(options: argparse.Namespace) -> Plan:
+def source_of(options: argparse.Namespace) -> Source:
+    """What the option SOURCE stands for, with the other options over it. Raises ConfigError and PolicyError."""
+    return resolve(options.source, {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None})
+
+
+def make_plan(options: argparse.Namespace, source: Source) -> Plan:
     """What the options ask for, checked as far as it can be before a model loads.
 
     Raises AdapterError, ConfigError, DataError and PolicyError.
     """
     from .generation import Plan
 
-    run = _run(Path(options.source))
-    settings, defaults = _base(options, run)
+    settings, run = source.settings, source.run
     _check_device(settings.device)
     if options.guidance_scale is not None and settings.family != "flux":
         raise ConfigError("--guidance-scale: expected a FLUX base, which alone has embedded guidance; "
                           f"came {settings.base}, give --true-cfg-scale instead")
     plan = Plan(
-        settings=settings, examples=_examples(options, settings, run), output=options.output or _new_folder(),
+        settings=settings, examples=_examples(options, settings, run), output=options.output or new_folder("generated"),
         seeds=range(options.seed, options.seed + options.count), adapter=_adapter(options, settings, run),
         strength=options.strength, compare=run is not None if options.compare is None else options.compare,
-        steps=options.steps, shift=options.shift or defaults["shift"],
-        micro_batch=options.micro_batch or defaults["micro_batch"], encodings=_encodings(run))
+        steps=options.steps or source.steps, shift=options.shift or source.shift,
+        micro_batch=options.micro_batch or source.micro_batch, encodings=_encodings(run))
     if options.compare and plan.adapter is None:
         raise ConfigError("--compare: expected an --adapter to compare with the base, came none")
     if plan.output.exists() and not plan.output.is_dir():
@@ -104,63 +100,6 @@ def _generate(plan: Plan) -> int:
     images = len(files) - len(grids)
     print(f"wrote {images} image{'s' * (images > 1)} and {', '.join(grids)} to {plan.output}")
     return 0
-
-
-def quiet() -> None:
-    """The embedded models load in a moment; their loading bars would only hide ours."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _run(folder: Path) -> Run | None:
-    """The run whose folder this is, or None."""
-    return Run(folder, load_config(str(folder / "config.yaml"))) if (folder / "config.yaml").is_file() else None
-
-
-def _base(options: argparse.Namespace, run: Run | None) -> tuple[Policy, dict[str, Any]]:
-    """The policy section that SOURCE stands for, with the options over it, and defaults of other options."""
-    given = {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None}
-    if run is not None:
-        rollout = run.config.rollout
-        return (_policy({**run.config.policy.model_dump(), **given}),
-                {"shift": rollout.shift, "micro_batch": rollout.micro_batch})
-    preset = PRESETS[options.source if options.source in PRESETS else _preset_of(options.source, given)]
-    base = {} if options.source in PRESETS else {"base": options.source}
-    defaults = {"shift": 3.0, "micro_batch": preset["rollout"]["micro_batch"]}
-    return _policy({**preset["policy"], **base, **given}), defaults
-
-
-def _preset_of(base: str, given: dict[str, Any]) -> str:
-    """The preset with the published settings of a folder's or a Hugging Face id's family, which its index tells."""
-    from .policies.loading import PipelineSource, PolicyError
-
-    if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
-        raise PolicyError(f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
-                          "(model_index.json), found neither in it")
-    faults = []
-    for name in PUBLISHED:
-        try:
-            PipelineSource(_policy({**PRESETS[name]["policy"], **given, "base": base, "device": "cpu"}))
-        except PolicyError as fault:
-            faults.append(str(fault))
-        else:
-            return name
-    told_apart = len(set(faults)) > 1  # by their families
-    expected = "a base of FLUX or Qwen-Image-Edit" if told_apart else f"a run, one of {', '.join(PRESETS)}, or a base"
-    raise PolicyError(f"SOURCE: expected {expected}; {faults[0]}")
-
-
-def _policy(values: dict[str, Any]) -> Policy:
-    try:
-        return Policy.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        message = re.sub(r"^(Value error, expected|Input should be) ", "", fault["msg"])
-        option = str(fault["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option}: expected {message}, came {fault['input']}") from None
 
 
 def _check_device(device: str) -> None:
@@ -225,25 +164,6 @@ def _encodings(run: Run | None) -> Path | None:
     """The run's own encodings, where they are still there: its prompts need no text encoder then."""
     folder = run.folder.resolve().parent / ".encodings" if run else None
     return folder if folder and folder.is_dir() else None
-
-
-def _new_folder() -> Path:
-    number = 1
-    while (folder := Path("generated") / f"{number:03d}").exists():
-        number += 1
-    return folder
-
-
-def number_from(least: float, kind: type = int, most: float = 2**31):
-    """A reader of numbers from ``least`` to ``most`` for argparse."""
-    def number(text: str):
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, came {text}")
-        return value
-
-    number.__name__ = "whole number" if kind is int else "number"
-    return number
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps: int | None = 30) -> None:

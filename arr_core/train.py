@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .command import run
 from .config import ConfigError, TrainConfig, field_help, load_config
+from .miniature import quiet
 from .parent import UNTIL_EOF, stop_at_eof
 
 USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
@@ -61,7 +62,7 @@ def _train(config: TrainConfig, resume: bool) -> int:
     _set_threads(config.run.threads)
     _start_processes()
     if config.policy.base == "miniature":
-        _quiet()
+        quiet()
     observers = [Progress(config.run.folder)]
     if config.run.trackers:
         observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
@@ -74,15 +75,6 @@ def _train(config: TrainConfig, resume: bool) -> int:
             with trainer.learner.published():
                 report_measure(trainer)
     return 3 if outcome.stopped else 0
-
-
-def _quiet() -> None:
-    """The embedded models load in a moment; their loading bars would only hide ours."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _set_threads(threads: int | None) -> None:

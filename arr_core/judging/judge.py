@@ -58,12 +58,14 @@ class Client(Protocol):
 
 @dataclass(frozen=True)
 class _Asked:
-    """Questions about pairs, one for each order, with their keys, and the images by their hashes."""
+    """A pair as it is asked about: the hashes of a, b and source, and a question with its key for each order."""
 
-    questions: list[Question]
-    keys: list[str]
-    hashes: list[tuple[bytes, bytes, bytes | None]]  # a, b and source of each pair
-    images: dict[bytes, Image.Image]
+    hashes: tuple[bytes, bytes, bytes | None]
+    orders: tuple[tuple[str, Question], ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for key, _ in self.orders)
 
 
 class Judge:
@@ -130,19 +132,19 @@ class Judge:
         return asyncio.run_coroutine_threadsafe(self._compare(list(pairs), rubric or self.rubric), self._loop)
 
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
-        asked = await self._work(self._prepare, pairs, rubric)
+        asked, images = await self._work(self._prepare, pairs, rubric)
         if self.store.keeps_trail:
-            self._photographer.submit(self._keep_thumbnails, asked.images)
+            self._photographer.submit(self._keep_thumbnails, images)
         claims: dict[str, asyncio.Future[Opinion | None]] = {}
         try:
-            answers = await self._answers(dict(zip(asked.keys, asked.questions, strict=True)), claims)
-            opinions, seen = [], set()
-            for key in asked.keys:
-                opinions.append(replace(answers[key], cached=True) if key in seen else answers[key])
-                seen.add(key)
-            width = len(asked.keys) // len(pairs) if pairs else 1
-            verdicts = [self._verdict(asked.keys[at:at + width], opinions[at:at + width])
-                        for at in range(0, len(asked.keys), width)]
+            answers = await self._answers({key: question for pair in asked for key, question in pair.orders}, claims)
+            verdicts, paid = [], set()  # an answer that serves twice, as of two equal images, was paid once
+            for pair in asked:
+                opinions = []
+                for key in pair.keys:
+                    opinions.append(replace(answers[key], cached=True) if key in paid else answers[key])
+                    paid.add(key)
+                verdicts.append(self._verdict(pair.keys, opinions))
             await self._work(self._record, asked, verdicts, answers, rubric)
             return verdicts
         finally:
@@ -191,7 +193,8 @@ class Judge:
         """What takes its time, on a thread beside the loop."""
         return self._loop.run_in_executor(self._workers, function, *arguments)
 
-    def _prepare(self, pairs: list[Pair], rubric: Rubric) -> _Asked:
+    def _prepare(self, pairs: list[Pair], rubric: Rubric) -> tuple[list[_Asked], dict[bytes, Image.Image]]:
+        """The pairs as they are asked about, and all images by their hashes."""
         known: dict[int, bytes] = {}
         images: dict[bytes, Image.Image] = {}
 
@@ -203,29 +206,28 @@ class Judge:
                 images[known[id(image)]] = image
             return known[id(image)]
 
-        questions, keys, hashes = [], [], []
+        asked = []
         for pair in pairs:
             a, b, source = named(pair.image_a), named(pair.image_b), named(pair.source)
-            hashes.append((a, b, source))
+            orders = []
             for swapped in (False, True) if self.both_orders else (False,):
                 shown = (pair.image_b, pair.image_a) if swapped else (pair.image_a, pair.image_b)
                 digests = (b, a) if swapped else (a, b)
-                questions.append(Question(pair.prompt, *shown, pair.source, rubric, (*digests, source)))
                 content = (self.client.identity, rubric.content_hash, pair.prompt, digests, source)
-                keys.append(hashlib.sha256(repr(content).encode()).hexdigest())
-        return _Asked(questions, keys, hashes, images)
+                key = hashlib.sha256(repr(content).encode()).hexdigest()
+                orders.append((key, Question(pair.prompt, *shown, pair.source, rubric, (*digests, source))))
+            asked.append(_Asked((a, b, source), tuple(orders)))
+        return asked, images
 
     def _keep_thumbnails(self, images: Mapping[bytes, Image.Image]) -> None:
         self.store.put({}, thumbnails={key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)})
 
-    def _record(self, asked: _Asked, verdicts: list[Verdict], answers: Mapping[str, Opinion], rubric: Rubric) -> None:
-        fresh = {key: (question.prompt, answers[key]) for key, question in zip(asked.keys, asked.questions, strict=True)
+    def _record(self, asked: list[_Asked], verdicts: list[Verdict], answers: Mapping[str, Opinion], rubric: Rubric) -> None:
+        fresh = {key: (question.prompt, answers[key]) for pair in asked for key, question in pair.orders
                  if not (answers[key].cached or answers[key].failure)}
-        records, width = [], len(asked.keys) // max(1, len(verdicts))
-        for at, (verdict, images) in enumerate(zip(verdicts, asked.hashes, strict=True)):
-            said = tuple(answers[key] if answers[key].failure else key for key in asked.keys[at * width:(at + 1) * width])
-            records.append(Record(asked.questions[at * width].prompt, *images, rubric.content_hash, self.client.identity,
-                                  verdict.preferred, verdict.reason, said))
+        records = [Record(pair.orders[0][1].prompt, *pair.hashes, rubric.content_hash, self.client.identity, verdict.preferred,
+                          verdict.reason, tuple(answers[key] if answers[key].failure else key for key in pair.keys))
+                   for pair, verdict in zip(asked, verdicts, strict=True)]
         self.store.put(fresh, records, rubric=(rubric.content_hash, rubric.name, rubric.text))
 
     def _verdict(self, keys: Sequence[str], opinions: Sequence[Opinion]) -> Verdict:

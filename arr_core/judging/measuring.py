@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data import DataError, PreferencePair, load_pairs
+from ..miniature import quiet
 from ..rubrics import BUILT_IN, load_rubric
 from .evaluate import NO_RUBRIC, Measures, Share, evaluate
 from .judge import Judge
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     small = load_profile(options.judge).kind == "miniature"
     rubric = load_rubric(options.rubric, task) if options.rubric else BUILT_IN[f"miniature {task}" if small else task]
     if small:
-        _quiet()
+        quiet("transformers")
     client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
     asked = {f"rubric: {rubric.name}": rubric, **({} if options.only_rubric else {"no rubric": NO_RUBRIC[task]})}
     measured: dict[str, Measures] = {}
@@ -111,13 +112,6 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
     shown = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines]
     return "\n".join([shown[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *shown[1:]])
-
-
-def _quiet() -> None:
-    """The embedded judge loads in a moment; its loading bar would only hide ours."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _signed(value: float | None) -> str:

@@ -64,7 +64,8 @@ class PipelineSource:
             path = folder / "model_index.json"
             if not path.is_file():
                 raise PolicyError(f"policy.base: expected a diffusers folder with model_index.json, came {folder}")
-        elif folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1 or folder.parent.is_dir():
+        elif (folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1
+              or any(folder.parent.glob("*/config.yaml"))):  # a folder of runs: this name is a mistyped one
             raise PolicyError(f"policy.base: expected a diffusers folder or a Hugging Face id like "
                               f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder")
         else:
