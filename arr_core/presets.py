@@ -57,7 +57,7 @@ PRESETS: dict[str, dict] = {
     "qwen-image-edit": QWEN_IMAGE_EDIT,
     "miniature": MINIATURE,
     "miniature-edit": _with(
-        MINIATURE, run={"name": "miniature-edit", "updates": 150}, optimizer={"learning_rate": 2e-3},
+        MINIATURE, run={"name": "miniature-edit", "updates": 250}, optimizer={"learning_rate": 2e-3},
         policy={"family": "qwen-image-edit", "condition_area": 32 * 32}, adapter={"targets": ATTENTION}),
     "recommended": _with(
         FLUX, run={"name": "recommended"}, rollout={"shared_noise": False},

@@ -62,12 +62,17 @@ def _main(task: str, preset: str) -> list[Row]:
 
 
 def _noise(task: str, preset: str) -> list[Row]:
-    rows = [(f"{task}: {name}, {share:.0%} of the verdicts flipped", preset, [*words, *flags(judge__flip_rate=share)])
+    length = flags(run__updates=150) if preset == EDIT else []  # less than the preset's, for the sake of time
+    rows = [(f"{task}: {name}, {share:.0%} of the verdicts flipped", preset, [*words, *flags(judge__flip_rate=share), *length])
             for name, words in (("nft", []), ("rpo", RPO_OF[preset])) for share in (0.2, 0.3)]
     rows.append((f"{task}: nft without its slow average, 20% flipped", preset,
-                 flags(judge__flip_rate=0.2, objective__nft_decay=0)))
+                 [*flags(judge__flip_rate=0.2, objective__nft_decay=0), *length]))
+    if preset == T2I:
+        rows += [(f"{task}: {name}, 4 optimizer steps, 20% flipped", preset,
+                  [*words, *flags(objective__optimizer_steps=4, judge__flip_rate=0.2)])
+                 for name, words in (("nft", []), ("rpo", RPO))]
     return rows + [(f"{task}: nft, position bias 40%, {'both orders' if both == 'true' else 'one order'}", preset,
-                    flags(judge__position_bias=0.4, judge__both_orders=both)) for both in ("true", "false")]
+                    [*flags(judge__position_bias=0.4, judge__both_orders=both), *length]) for both in ("true", "false")]
 
 
 def _ablation() -> list[Row]:
@@ -77,6 +82,7 @@ def _ablation() -> list[Row]:
     rows = [("nft, the preset", []), ("nft, 4 steps", flags(rollout__steps=4, validation__steps=8)),
             ("nft, no slow average", flags(objective__nft_decay=0)),
             ("nft, no abstention", flags(judge__profile="eager")),
+            ("nft, 4 optimizer steps", flags(objective__optimizer_steps=4)),
             ("rpo, flow 1.0", RPO), ("rpo, raw rewards", [*RPO, *flags(objective__advantage="raw")]),
             ("rpo, no abstention", [*RPO, *flags(judge__profile="eager")]),
             ("rpo, noise not shared", [*RPO, *flags(rollout__shared_noise="false")]),

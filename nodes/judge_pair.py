@@ -113,7 +113,7 @@ def as_text(verdict) -> str:
     """Verdict, reason and findings, to be read."""
     head = {"a": "A is preferred", "b": "B is preferred", None: "undecided"}[verdict.preferred]
     findings = [f"- {criterion}: {in_letters(finding)}" for criterion, finding in verdict.findings]
-    return "\n".join([f"{head}. {verdict.reason}", *findings])
+    return "\n".join([f"{head}. {verdict.reason.removeprefix('undecided: ')}", *findings])
 
 
 def summary(verdicts: list) -> str:

@@ -73,7 +73,7 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
 
 def in_letters(finding: str) -> str:
     """A finding with the images called as the node calls them; in the judge's findings the first is always A."""
-    return re.sub(r"^first: (.*); second: ", r"A: \1; B: ", finding, flags=re.DOTALL)
+    return re.sub(r"^first(:?) (.*)([;,]) second\1 ", r"A\1 \2\3 B\1 ", finding, flags=re.DOTALL)
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from . import folders
+from .live import Live
 from .schema import RubricSocket, explained, schema
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ARRRubric(io.ComfyNode):
                 io.String.Input("text", default="", multiline=True, tooltip=(
                     "For 'typed below': one criterion a line; lines that are indented are tips for the line above.")),
             ],
-            outputs=outputs())
+            outputs=outputs(), hidden=[io.Hidden.unique_id])
 
     @classmethod
     def validate_inputs(cls, source: str) -> bool | str:
@@ -46,8 +47,10 @@ class ARRRubric(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: str, task: str, text: str) -> io.NodeOutput:
-        with explained():
+        live = Live(cls.hidden.unique_id)
+        with explained(live):
             rubric = read(source, TASKS[task], text)
+        live.say(rubric.text)
         return result(rubric)
 
 
