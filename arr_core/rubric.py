@@ -131,15 +131,12 @@ def _describe(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from .rubrics import BUILT_IN, RubricError, load_rubric
 
-    if options.file in BUILT_IN and not Path(options.file).exists():
-        rubric = BUILT_IN[options.file]
-    else:
-        try:
-            rubric = load_rubric(options.file, options.task)
-        except RubricError as error:
-            if Path(options.file).exists():
-                raise
-            raise RubricError(f"{error}; the built-in ones are {', '.join(map(repr, BUILT_IN))}") from error
+    try:
+        rubric = load_rubric(options.file, options.task)
+    except RubricError as error:
+        if Path(options.file).exists():
+            raise
+        raise RubricError(f"{error}; the built-in ones are {', '.join(map(repr, BUILT_IN))}") from error
     print(*shown(rubric), sep="\n")
     if options.output:
         _new_json(options.output)

@@ -67,10 +67,9 @@ def _noise(task: str, preset: str) -> list[Row]:
             for name, words in (("nft", []), ("rpo", RPO_OF[preset])) for share in (0.2, 0.3)]
     rows.append((f"{task}: nft without its slow average, 20% flipped", preset,
                  [*flags(judge__flip_rate=0.2, objective__nft_decay=0), *length]))
-    if preset == T2I:
-        rows += [(f"{task}: {name}, 4 optimizer steps, 20% flipped", preset,
-                  [*words, *flags(objective__optimizer_steps=4, judge__flip_rate=0.2)])
-                 for name, words in (("nft", []), ("rpo", RPO))]
+    rows += [(f"{task}: {name}, 4 optimizer steps, 20% flipped", preset,
+              [*words, *flags(objective__optimizer_steps=4, judge__flip_rate=0.2), *length])
+             for name, words in (("nft", []), ("rpo", RPO_OF[preset]))]
     return rows + [(f"{task}: nft, position bias 40%, {'both orders' if both == 'true' else 'one order'}", preset,
                     [*flags(judge__position_bias=0.4, judge__both_orders=both), *length]) for both in ("true", "false")]
 

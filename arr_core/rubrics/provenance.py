@@ -58,4 +58,4 @@ def _common(rubric: Rubric, model: str, examples: int) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None else float(f"{value:.4g}")

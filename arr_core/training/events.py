@@ -8,8 +8,8 @@ read these and nothing else. ``null`` stands for what is unknown, and for number
 | started | run, config_hash, version, updates, prompts, validation_prompts, device, task, algorithm, rubric {name, hash} |
 | resumed | update: the checkpoint's; whatever was recorded after it happens again |
 | encoded | examples, seconds |
-| update | update (from 1), seconds, sampling_s, waiting_s, training_s, pairs, decided, undecided, failures, first_pick_rate, loss, kl, ratio_mean, clip_high, clip_low, grad_norm, learning_rate, judge_calls, judge_tokens, judge_cost |
-| validation | update, wins, losses, undecided, win_rate, low, high, best, seconds, statistics {base, policy}, images [{prompt, base, policy, source, preferred, reason}] |
+| update | update (from 1), seconds, sampling_s, waiting_s, training_s, pairs, decided, undecided, failures, first_pick_rate, loss, kl, ratio_mean, clip_high, clip_low (rpo) or shift (nft), grad_norm, learning_rate, judge_calls, judge_tokens, judge_cost |
+| validation | update, wins, losses, undecided, win_rate, low, high, best, seconds, judge_calls, judge_tokens, judge_cost, statistics {base, policy}, images [{prompt, base, policy, source, preferred, reason}] |
 | progress | stage, done, total: how far the first process is within something that takes more than a moment |
 | checkpoint | update, path |
 | measure | name, unit, base {value, low, high, count}, policy {value, low, high, count} |
