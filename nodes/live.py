@@ -23,10 +23,11 @@ class Live:
         self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
 
     def say(self, text: str) -> None:
-        """Show text below the node's widgets."""
+        """Show text below the node's widgets. A page may take it for HTML (0.3.75's does, unchecked), and judges, prompts and
+        workflows of strangers have their words in it: no tag can begin."""
         from server import PromptServer
 
-        self.text = text
+        self.text = text = text.replace("<", "‹")
         PromptServer.instance.send_progress_text(text, self.node_id)
 
     def show(self, done: int, total: int, picture=None) -> None:

@@ -124,6 +124,19 @@ def test_help_is_shown_beside_the_page(page):
     picture(page, "help")
 
 
+def test_words_of_strangers_run_nothing_on_the_page(page):
+    page.evaluate("""() => { app.graph.clear(); const node = LiteGraph.createNode('ARRRubric'); node.pos = [300, 200];
+        const set = (name, value) => { node.widgets.find(widget => widget.name === name).value = value; };
+        set('source', 'typed below'); set('text', 'It is <b>bright</b>. <img src=x onerror="window.ran = true">');
+        app.graph.add(node); app.queuePrompt(0, 1); }""")
+    page.wait_for_function("""() => app.graph._nodes[0].widgets.some(
+        widget => widget.name === '$$node-text-preview' && widget.value.includes('bright'))""", timeout=30000)
+    page.wait_for_timeout(1000)
+    picture(page, "strangers")
+    assert page.evaluate("() => window.ran ?? false") is False
+    assert page.get_by_text("1. It is ‹b>bright‹/b>.", exact=False).count() >= 1
+
+
 @pytest.mark.timeout(900)  # a page, a server and a trainer share what cores there are
 def test_a_training_is_watched_stopped_and_seen_again_after_a_reload(page, served):
     content = json.loads((ROOT / "workflows/arr_demo_miniature_training.json").read_text(encoding="utf-8"))
