@@ -49,8 +49,9 @@ Row = tuple[str, str, list[str]]  # label, preset, further flags
 def tables() -> dict[str, list[Row]]:
     """The rows of each table."""
     return {"main": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in _main(task, preset)],
-            "objectives": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in (
-                (f"{task}: nft", preset, []), (f"{task}: rpo, equal judge calls", preset, RPO_OF[preset]))],
+            "objectives": [(f"{task}: {name}", preset, [*words, *length]) for task, preset, length in (
+                ("T2I", T2I, []), ("edit", EDIT, flags(run__updates=150)), ("edit", EDIT, []))
+                for name, words in (("nft", []), ("rpo, equal judge calls", RPO_OF[preset]))],
             "noise": [row for task, preset in (("T2I", T2I), ("edit", EDIT)) for row in _noise(task, preset)],
             "ablation": _ablation()}
 
