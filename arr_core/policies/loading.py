@@ -16,6 +16,7 @@ from ..training import distributed
 from .flux import FluxPolicy
 from .policy import DiffusersPolicy
 from .qwen_image_edit import QwenImageEditPolicy
+from .sharding import sharding_fault
 
 MINIATURE = Path(__file__).parents[1] / "miniature"
 PIPELINES = {"FluxPipeline": "flux", "QwenImageEditPipeline": "qwen-image-edit",
@@ -39,6 +40,8 @@ class PipelineSource:
         self.dtype = getattr(torch, settings.dtype)
         self.quantization = settings.quantization
         self.sharded = settings.sharded and distributed.world_size() > 1
+        if self.sharded and (fault := sharding_fault()):
+            raise PolicyError(f"policy.sharded: {fault}")
         if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
             raise PolicyError(f"policy.quantization: {self.quantization} needs the package bitsandbytes; install it with "
                               "pip install bitsandbytes, or leave the field null")

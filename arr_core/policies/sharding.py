@@ -1,6 +1,7 @@
 """A frozen transformer that no single card holds, split over the cards of all processes."""
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable
 
@@ -8,6 +9,15 @@ import torch
 
 # FLUX's single blocks return views; nothing writes into them.
 VIEWS = "FSDP2-wrapped module .* returned a view tensor"
+
+
+def sharding_fault() -> str:
+    """Why the installed torch cannot split a base and leave the adapter whole, or nothing."""
+    from torch.distributed import fsdp
+
+    if "ignored_params" in inspect.signature(getattr(fsdp, "fully_shard", sharding_fault)).parameters:
+        return ""
+    return f"expected a torch whose fully_shard takes ignored_params, found torch {torch.__version__}; install a newer one"
 
 
 def shard(transformer: torch.nn.Module, adapter: Iterable[torch.nn.Parameter], device: torch.device) -> None:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from arr_core.judging import JudgeError
+from arr_core.policies.sharding import sharding_fault
 from arr_core.training import distributed
 
 
@@ -50,3 +51,9 @@ def test_in_step_all_processes_take_as_many_steps_as_the_one_with_the_most(tmp_p
     idle, busy = (json.loads((tmp_path / name).read_text()) for name in "01")
     assert idle == [[["spare", False], ["spare", False]], []]
     assert busy == [[["a", True], ["b", True]]] * 2
+
+
+def test_a_torch_that_cannot_leave_the_adapter_whole_is_named(monkeypatch):
+    assert sharding_fault() == ""
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda module, *, mesh=None: module)
+    assert "install a newer one" in sharding_fault()
