@@ -23,9 +23,8 @@ class Limits:
 class Budget:
     """A chat that stops with a JudgeError at its limits.
 
-    Calls are questions, counted before they are asked, so their limit is exact; a failed one may be tried several times, which
-    servers do not bill. Tokens and money are known afterwards: what is in
-    flight when the limit is reached is still paid, and still used.
+    Calls are questions, counted before they are asked, so their limit is exact; further attempts at one that failed are not
+    counted. Tokens and money are known afterwards: what is in flight when the limit is reached is still paid, and still used.
     """
 
     def __init__(self, chat: Chat, limits: Limits, name: str, at_once: int = 16):

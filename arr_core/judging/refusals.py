@@ -11,7 +11,8 @@ _BLIND = re.compile(
     r"at most 0 image|unknown variant .{0,3}image_url|content.{0,20} must be a string|"
     r"invalid type: sequence, expected a string|untagged enum ChatCompletionRequest\w*Content", re.IGNORECASE)
 _TOO_FEW = re.compile(r"at most [1-9]\d* images?", re.IGNORECASE)
-_NO_CREDIT = re.compile(r"insufficient_quota|insufficient (balance|credit|funds)|exceeded your current quota", re.IGNORECASE)
+# Not "exceeded your current quota": that is also said of a minute's limit, which passes.
+_NO_CREDIT = re.compile(r"insufficient_quota|insufficient (balance|credit|funds)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

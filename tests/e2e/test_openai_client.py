@@ -204,9 +204,11 @@ def test_what_no_retry_mends_stops_at_once_with_advice(server, said):
 
 
 def test_a_spent_account_is_no_server_that_is_busy():
-    with OpenAIServer([error(429, "You exceeded your current quota")]) as server, judge(server) as it:
+    with OpenAIServer([error(429, "insufficient_quota")]) as server, judge(server) as it:
         with pytest.raises(JudgeError, match="out of credit"):
             it.compare("a cup", LIGHT, DARK)
+    with OpenAIServer([error(429, "You exceeded your current quota of requests a minute")]) as server, judge(server) as it:
+        assert it.compare("a cup", LIGHT, DARK).failed
 
 
 def test_no_server_at_all_stops_with_advice():
