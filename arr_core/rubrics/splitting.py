@@ -23,14 +23,15 @@ def check(pairs: Sequence[PreferencePair], task: Task) -> None:
 
 
 def split(pairs: Sequence[PreferencePair], share: float = HELD_OUT) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Seed pairs and held-out pairs, about ``share`` of all. The same pairs are always split alike.
+    """Seed pairs and held-out pairs, about ``share`` of all. The same pairs are always split alike, wherever they lie.
 
     Pairs with the same prompt and source stay together, so that nothing is held out that the writer has seen. Which
     are held out is drawn by a hash of the prompt, whatever the order in the file. Raises RubricError.
     """
-    groups: dict[str, list[PreferencePair]] = {}
+    groups: dict[tuple[str, str], list[PreferencePair]] = {}
     for pair in pairs:
-        groups.setdefault(_digest(repr((pair.prompt, pair.source and str(pair.source)))), []).append(pair)
+        drawn = _digest(repr((pair.prompt, pair.source and pair.source.name)))
+        groups.setdefault((drawn, str(pair.source)), []).append(pair)
     if len(groups) < 2:
         raise RubricError(f"expected pairs for at least two different prompts, one to write from and one to check with, came "
                           f"{len(groups)}; add pairs, or name others with --held-out-file")

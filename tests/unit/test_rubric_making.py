@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from doubles.rubric_model import ScriptedChat, answer, light
@@ -57,6 +58,15 @@ def test_the_split_depends_on_the_prompts_and_not_on_their_order(make_pairs):
 def test_something_is_left_on_both_sides(make_pairs, share):
     seeds, held = split(make_pairs(["a", "b", "c"]), share)
     assert seeds and held
+
+
+def test_edits_of_sources_of_one_name_are_split_by_their_folders_and_alike_wherever_those_lie(tmp_path):
+    def edits(where):
+        images = (Path("a"), Path("b"))
+        return [PreferencePair("make it red", images, 0, where / str(number) / "source.png") for number in range(9)]
+
+    held = [[pair.source.parent.name for pair in split(edits(tmp_path / name))[1]] for name in ("here", "elsewhere")]
+    assert held[0] == held[1] and len(held[0]) == 3
 
 
 def test_one_prompt_cannot_be_split(make_pairs):
