@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from .. import distributed
 from ..errors import ArrError
 from ..miniature import transformers_fault
-from ..training import distributed
 from .flux import FluxPolicy
 from .policy import DiffusersPolicy
 from .qwen_image_edit import QwenImageEditPolicy

@@ -45,7 +45,6 @@ class Policy(Protocol):
 
     family: str
     transformer: torch.nn.Module
-
     sharded: bool  # whether every call of the transformer must be one of all processes
 
     def encode(self, examples: Sequence, watch: Watch = ...) -> list[str]:

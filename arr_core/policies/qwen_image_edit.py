@@ -62,16 +62,16 @@ class QwenImageEditPolicy(DiffusersPolicy):
 
     def source_picture(self, example) -> Image.Image:
         image = open_image(example.source)
-        size = self._fitted(image.size)
+        size = self._fitted(image.size, self.pipeline)
         return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
-    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
-        return fit_to_area(size, self.settings.height * self.settings.width, 2 * self.pipeline.vae_scale_factor)
+    def _fitted(self, size: tuple[int, int], pipeline) -> tuple[int, int]:
+        """Width and height of the edit of a picture."""
+        return fit_to_area(size, self.settings.height * self.settings.width, 2 * pipeline.vae_scale_factor)
 
     def _encode(self, pipeline, example) -> Conditioning:
         image = open_image(example.source)
-        multiple = pipeline.vae_scale_factor * 2
-        width, height = fit_to_area(image.size, self.settings.height * self.settings.width, multiple)
+        width, height = self._fitted(image.size, pipeline)
         source = pipeline.image_processor.resize(image, height, width)
         condition = source
         if self.settings.condition_area or is_plus(pipeline):

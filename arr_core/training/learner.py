@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .. import distributed
 from ..adapters import Adapter, extract, inject
 from ..config import TrainConfig
 from ..errors import ArrError
 from ..judging import Verdict
 from ..policies.policy import Policy
-from . import distributed, nft, rpo
+from . import nft, rpo
 from .checkpoint import Checkpoint
 from .objectives import Statistics, accumulate_nft, accumulate_rpo
 from .rollout import Candidate, Group, batches

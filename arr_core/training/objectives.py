@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .. import distributed
 from ..policies.policy import Policy
-from . import distributed, nft, rpo, sde
+from . import nft, rpo, sde
 from .randomness import normal, seed_of
 from .rollout import Candidate
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from .. import distributed
 from ..policies.policy import Batch, Policy
-from . import distributed, sde
+from . import sde
 from .randomness import normal, seed_of
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__
+from .. import __version__, distributed
 from ..adapters import load_adapter
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, content_hash, load_split
@@ -21,7 +21,6 @@ from ..judging import Judge, JudgeError, Pair, Verdict
 from ..judging.profiles import load_profile, make_client
 from ..policies.loading import load_policy
 from ..rubrics import BUILT_IN, Rubric, load_rubric
-from . import distributed
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .events import EventLog
 from .learner import Learner, decided

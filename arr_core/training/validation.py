@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from .. import distributed
 from ..data import Example
 from ..intervals import wilson
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.policy import Policy
-from . import distributed
 from .image_statistics import image_statistics
 from .randomness import seed_of
 from .rollout import sample_batches

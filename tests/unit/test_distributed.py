@@ -6,9 +6,9 @@ import json
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from arr_core import distributed
 from arr_core.judging import JudgeError
 from arr_core.policies.sharding import sharding_fault
-from arr_core.training import distributed
 
 
 def _ask(rank: int, address: str, folder: str) -> None:
