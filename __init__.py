@@ -1,4 +1,5 @@
 """ARR-RPO as a ComfyUI node pack. Importing it loads nothing heavy: the nodes come with ``comfy_entrypoint``."""
+
 import logging
 
 WEB_DIRECTORY = "./nodes/web"

@@ -2,6 +2,7 @@
 
 Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +31,9 @@ def _act(options: argparse.Namespace) -> int:
     adapter = load_adapter(options.path, options.alpha)
     if options.base:
         adapter = replace(adapter, base=base_id(options.base))
-    print(*describe(adapter) if options.action == "inspect" else convert(adapter, options), sep="\n")
+    print(
+        *describe(adapter) if options.action == "inspect" else convert(adapter, options), sep="\n"
+    )
     if warning := base_warning(adapter.family, adapter.base):
         print(f"warning: {warning}", file=sys.stderr)
     return 0
@@ -44,12 +47,15 @@ def describe(adapter: Adapter) -> list[str]:
     tensors = [tensor for pair in pairs for tensor in (pair.A, pair.B)]
     kinds = Counter(re.sub(r"(_blocks)\.\d+\.", r"\1.*.", module) for module in adapter.modules)
     rows = {
-        "family": adapter.family if families_with(adapter.modules) else "none of ours: its modules are named otherwise",
+        "family": adapter.family
+        if families_with(adapter.modules)
+        else "none of ours: its modules are named otherwise",
         "base": adapter.base or "not recorded",
         "layout": adapter.layout,
         "rank": _values(pair.rank for pair in pairs),
         "alpha": _values(pair.alpha for pair in pairs),
-        "scale": _values(pair.scale for pair in pairs) + " (rsLoRA: alpha / sqrt(rank))" * adapter.use_rslora,
+        "scale": _values(pair.scale for pair in pairs)
+        + " (rsLoRA: alpha / sqrt(rank))" * adapter.use_rslora,
         "dtype": _values(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
         "size": f"{_size(tensors)}, {sum(tensor.numel() for tensor in tensors):,} parameters",
         "hash": adapter.content_hash,
@@ -67,16 +73,26 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
     from .adapters import AdapterError, families_with
 
     if not families_with(adapter.modules):
-        raise AdapterError(f"{options.path}: expected modules of FLUX.1's or Qwen-Image's transformer as diffusers names them, "
-                           f"found others such as {next(iter(adapter.modules))}; nothing could load the result")
+        raise AdapterError(
+            f"{options.path}: expected modules of FLUX.1's or Qwen-Image's transformer as diffusers names them, "
+            f"found others such as {next(iter(adapter.modules))}; nothing could load the result"
+        )
     source = options.path.resolve()
-    file = options.output or Path(f"{source.stem if source.is_file() else source.name}-universal.safetensors")
+    file = options.output or Path(
+        f"{source.stem if source.is_file() else source.name}-universal.safetensors"
+    )
     if file.suffix != ".safetensors":
         raise AdapterError(f"{file}: expected an output that ends in .safetensors; change --output")
     if file.exists() and (file.samefile(source) or not options.output):
-        raise AdapterError(f"{file}: expected a new file, found one that is there already; give another --output")
+        raise AdapterError(
+            f"{file}: expected a new file, found one that is there already; give another --output"
+        )
     adapter.save_universal(file)
-    where, name, scale = str(file.parent), file.name, _values(pair.scale for pair in adapter.modules.values())
+    where, name, scale = (
+        str(file.parent),
+        file.name,
+        _values(pair.scale for pair in adapter.modules.values()),
+    )
     return [
         f"wrote {file}: {len(adapter.modules)} modules, scale {scale} baked in",
         "load it at strength 1.0:",
@@ -87,20 +103,39 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m arr_core.adapter", description="Look into a LoRA adapter of FLUX.1 or Qwen-Image-Edit, or "
-        "convert it to one file that diffusers and ComfyUI load at full strength.")
+        prog="python -m arr_core.adapter",
+        description="Look into a LoRA adapter of FLUX.1 or Qwen-Image-Edit, or "
+        "convert it to one file that diffusers and ComfyUI load at full strength.",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    inspect = actions.add_parser("inspect", help="print what the adapter is and what happens if it is loaded as it is")
+    inspect = actions.add_parser(
+        "inspect", help="print what the adapter is and what happens if it is loaded as it is"
+    )
     convert_ = actions.add_parser("convert", help="write the universal file")
     for action in (inspect, convert_):
-        action.add_argument("path", type=Path, metavar="PATH",
-                            help="PEFT folder, a folder that holds exactly one, or a .safetensors file")
-        action.add_argument("--alpha", type=float, metavar="N",
-                            help="lora_alpha it was trained with, for a file that does not record its strength")
-        action.add_argument("--base", metavar="ID",
-                            help="base model it was trained on, such as Qwen/Qwen-Image-Edit, where it is not recorded")
-    convert_.add_argument("--output", type=Path, metavar="FILE",
-                          help="the file to write (default: NAME-universal.safetensors in the current folder)")
+        action.add_argument(
+            "path",
+            type=Path,
+            metavar="PATH",
+            help="PEFT folder, a folder that holds exactly one, or a .safetensors file",
+        )
+        action.add_argument(
+            "--alpha",
+            type=float,
+            metavar="N",
+            help="lora_alpha it was trained with, for a file that does not record its strength",
+        )
+        action.add_argument(
+            "--base",
+            metavar="ID",
+            help="base model it was trained on, such as Qwen/Qwen-Image-Edit, where it is not recorded",
+        )
+    convert_.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: NAME-universal.safetensors in the current folder)",
+    )
     return parser
 
 

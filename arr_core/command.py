@@ -1,4 +1,5 @@
 """How every command ends: its work's status, one line for what cannot be done, or a word when it was interrupted."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,10 +19,13 @@ class Parser(argparse.ArgumentParser):
 
 def number_from(least: float, kind: type = int, most: float = 2**31):
     """A reader of numbers from ``least`` to ``most`` for argparse."""
+
     def number(text: str):
         value = kind(text)
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, came {text}")
+            raise argparse.ArgumentTypeError(
+                f"expected a number from {least:g} to {most:g}, came {text}"
+            )
         return value
 
     number.__name__ = "whole number" if kind is int else "number"
@@ -38,7 +42,10 @@ def new_folder(parent: str) -> Path:
 
 def run(work: Callable[[], int], *, stopped: str, status: int = 130) -> int:
     """The exit status of ``work``; 2 where it refuses, with one line on stderr; ``status`` on Ctrl-C, after ``stopped``."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the console cannot write must not end the work
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a name that the console cannot write must not end the work
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:

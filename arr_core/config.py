@@ -2,6 +2,7 @@
 
 The fields themselves, with their limits and descriptions, are in ``settings.py``.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -20,16 +21,58 @@ from pydantic.fields import FieldInfo
 
 from .errors import ArrError
 from .presets import PRESETS
-from .settings import Adapter, Data, Judge, Objective, Optimizer, Policy, Rollout, Run, TrainConfig, Validation
+from .settings import (
+    Adapter,
+    Data,
+    Judge,
+    Objective,
+    Optimizer,
+    Policy,
+    Rollout,
+    Run,
+    TrainConfig,
+    Validation,
+)
 
-__all__ = ["PRESETS", "Adapter", "ConfigError", "Data", "Judge", "Objective", "Optimizer", "Policy", "Rollout", "Run",
-           "TrainConfig", "Validation", "changed_fields", "config_hash", "field_help", "load_config", "save_config"]
+__all__ = [
+    "PRESETS",
+    "Adapter",
+    "ConfigError",
+    "Data",
+    "Judge",
+    "Objective",
+    "Optimizer",
+    "Policy",
+    "Rollout",
+    "Run",
+    "TrainConfig",
+    "Validation",
+    "changed_fields",
+    "config_hash",
+    "field_help",
+    "load_config",
+    "save_config",
+]
 
 # What changes how, where or how long a run computes, and not what it draws or asks.
-FREE_ON_RESUME = frozenset({
-    "run.updates", "run.output_dir", "run.name", "run.trackers", "run.save_every", "run.keep_checkpoints", "run.threads",
-    "policy.device", "policy.sharded", "policy.gradient_checkpointing", "rollout.micro_batch", "judge.timeout_s",
-    "judge.retries", "judge.concurrency"})
+FREE_ON_RESUME = frozenset(
+    {
+        "run.updates",
+        "run.output_dir",
+        "run.name",
+        "run.trackers",
+        "run.save_every",
+        "run.keep_checkpoints",
+        "run.threads",
+        "policy.device",
+        "policy.sharded",
+        "policy.gradient_checkpointing",
+        "rollout.micro_batch",
+        "judge.timeout_s",
+        "judge.retries",
+        "judge.concurrency",
+    }
+)
 
 
 class ConfigError(ArrError, ValueError):
@@ -58,13 +101,17 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
 
 def save_config(config: TrainConfig, path: str | Path) -> None:
     """Writes every field as YAML, so that ``load_config(path)`` gives an equal configuration."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(
+        config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
+    )
     Path(path).write_text(text, encoding="utf-8")
 
 
 def config_hash(config: TrainConfig) -> str:
     """16 hexadecimal digits, equal for two configurations exactly if ``changed_fields`` finds nothing."""
-    return hashlib.sha256(json.dumps(_fixed_values(config), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_fixed_values(config), sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
 def changed_fields(a: TrainConfig, b: TrainConfig) -> list[str]:
@@ -80,21 +127,34 @@ def field_help(preset: str = "flux") -> str:
         section, name = dotted.split(".")
         if section != current:
             lines, current = [*lines, "", section], section
-        value = PRESETS[preset].get(section, {}).get(name, ... if info.is_required() else info.default)
+        value = (
+            PRESETS[preset].get(section, {}).get(name, ... if info.is_required() else info.default)
+        )
         shown = "required" if value is ... else f"default {_show(value)}"
-        lines.append(f"  --{dotted}  ({', '.join([_type_name(info.annotation), *_limits(info), shown])})")
-        lines += textwrap.wrap(info.description, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append(
+            f"  --{dotted}  ({', '.join([_type_name(info.annotation), *_limits(info), shown])})"
+        )
+        lines += textwrap.wrap(
+            info.description, 110, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
     return "\n".join(lines[1:])
 
 
 def _fields() -> dict[str, FieldInfo]:
-    return {f"{section}.{name}": field for section, info in TrainConfig.model_fields.items()
-            for name, field in info.annotation.model_fields.items()}
+    return {
+        f"{section}.{name}": field
+        for section, info in TrainConfig.model_fields.items()
+        for name, field in info.annotation.model_fields.items()
+    }
 
 
 def _fixed_values(config: TrainConfig) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section, values in config.model_dump(mode="json").items()
-            for name, value in values.items() if f"{section}.{name}" not in FREE_ON_RESUME}
+    return {
+        f"{section}.{name}": value
+        for section, values in config.model_dump(mode="json").items()
+        for name, value in values.items()
+        if f"{section}.{name}" not in FREE_ON_RESUME
+    }
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,15 +162,21 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
-        if twice := next((key for at, (key, _) in enumerate(node.value) if key.value in keys[:at]), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice.value} stands there twice", twice.start_mark)
+        if twice := next(
+            (key for at, (key, _) in enumerate(node.value) if key.value in keys[:at]), None
+        ):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice.value} stands there twice", twice.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
 def _preset(name: Any, where: str) -> dict:
     if not isinstance(name, str) or name not in PRESETS:
         near = _near(str(name), PRESETS)
-        raise ConfigError(f"{where}preset: expected one of {', '.join(PRESETS)}, came {_show(name)}{near}")
+        raise ConfigError(
+            f"{where}preset: expected one of {', '.join(PRESETS)}, came {_show(name)}{near}"
+        )
     return PRESETS[name]
 
 
@@ -119,10 +185,14 @@ def _read_yaml(path: Path) -> dict:
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: expected a YAML file or one of the presets {', '.join(PRESETS)}; there is no such "
-                          f"file{_near(str(path), PRESETS)}") from None
+        raise ConfigError(
+            f"{path}: expected a YAML file or one of the presets {', '.join(PRESETS)}; there is no such "
+            f"file{_near(str(path), PRESETS)}"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: expected a YAML file that can be read, came {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: expected a YAML file that can be read, came {error.strerror}"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected YAML in UTF-8, came other bytes") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -130,14 +200,19 @@ def _read_yaml(path: Path) -> dict:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{path}{line}: expected YAML: {problem}") from None
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected sections such as 'policy:' and 'data:', came {_show(loaded)}")
+        raise ConfigError(
+            f"{path}: expected sections such as 'policy:' and 'data:', came {_show(loaded)}"
+        )
     values = dict(_preset(loaded.pop("preset"), f"{path}: ")) if "preset" in loaded else {}
     for section, fields in loaded.items():
         if section not in TrainConfig.model_fields:
             raise ConfigError(f"{path}: {section}: unknown section{_near_field(str(section))}")
         if not isinstance(fields, dict | None):
             raise ConfigError(f"{path}: {section}: expected fields below it, came {_show(fields)}")
-        values[section] = {**values.get(section, {}), **{str(name): value for name, value in (fields or {}).items()}}
+        values[section] = {
+            **values.get(section, {}),
+            **{str(name): value for name, value in (fields or {}).items()},
+        }
     return values
 
 
@@ -153,7 +228,9 @@ def _parse_overrides(overrides: list[str]) -> dict[str, Any]:
             raise ConfigError(f"{flag}: unknown field{_near_field(dotted)}")
         if not equals:
             if not words or words[0].startswith("--"):
-                raise ConfigError(f"{flag}: expected a value after it, came {_show(words[0]) if words else 'nothing'}")
+                raise ConfigError(
+                    f"{flag}: expected a value after it, came {_show(words[0]) if words else 'nothing'}"
+                )
             text = words.pop(0)
         values[dotted] = _parse_value(flag, fields[dotted].annotation, text)
     return values
@@ -177,7 +254,11 @@ def _describe(error: ValidationError, source: str, flags: dict[str, Any]) -> str
     for fault in error.errors():
         dotted = ".".join(str(part) for part in fault["loc"][:2])
         where = f"--{dotted}" if dotted in flags else f"{source}: {dotted}" if dotted else source
-        message = re.sub(r"^Value error, |^Input should be |,? (unable to|got|after validation)\b.*", "", fault["msg"])
+        message = re.sub(
+            r"^Value error, |^Input should be |,? (unable to|got|after validation)\b.*",
+            "",
+            fault["msg"],
+        )
         message = re.sub(r"^(List|String) should have", r"a \1 with", message)
         if fault["type"] == "extra_forbidden":
             message = f"unknown field{_near_field(dotted)}"
@@ -195,7 +276,9 @@ def _describe(error: ValidationError, source: str, flags: dict[str, Any]) -> str
 
 
 def _near(word: str, choices: Any) -> str:
-    matches = difflib.get_close_matches(word, list(choices), n=1) or [name for name in choices if name.startswith(word)]
+    matches = difflib.get_close_matches(word, list(choices), n=1) or [
+        name for name in choices if name.startswith(word)
+    ]
     return f"; did you mean {matches[0]}?" if word and matches else ""
 
 
@@ -204,8 +287,9 @@ def _near_field(dotted: str) -> str:
     fields = _fields()
     by_last = {name.split(".")[1]: name for name in reversed(fields)}
     matches = difflib.get_close_matches(dotted.split(".")[-1], by_last, n=1, cutoff=0.75)
-    return (_near(dotted, fields if "." in dotted else TrainConfig.model_fields)
-            or (f"; did you mean {by_last[matches[0]]}?" if matches else ""))
+    return _near(dotted, fields if "." in dotted else TrainConfig.model_fields) or (
+        f"; did you mean {by_last[matches[0]]}?" if matches else ""
+    )
 
 
 def _show(value: Any) -> str:
@@ -230,11 +314,23 @@ def _type_name(annotation: Any) -> str:
         elif origin is tuple:
             names.append(f"{len(arguments)} of {_type_name(arguments[0])}")
         else:
-            names.append({str: "text", Path: "path", type(None): "null"}.get(member, member.__name__))
+            names.append(
+                {str: "text", Path: "path", type(None): "null"}.get(member, member.__name__)
+            )
     return " or ".join(names)
 
 
 def _limits(info: FieldInfo) -> list[str]:
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
-    return [f"{word} {getattr(part, name)}" for part in info.metadata for name, word in words.items()
-            if getattr(part, name, None) is not None]
+    words = {
+        "ge": "at least",
+        "gt": "above",
+        "le": "at most",
+        "lt": "below",
+        "multiple_of": "a multiple of",
+    }
+    return [
+        f"{word} {getattr(part, name)}"
+        for part in info.metadata
+        for name, word in words.items()
+        if getattr(part, name, None) is not None
+    ]

@@ -4,6 +4,7 @@ The formats are the reference's, so that its data can be used as it is. A record
 names below; a path is relative to the file that holds it. The first fault ends the reading with one line:
 ``file:line: field: expected ..., came ...``.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -78,27 +79,40 @@ def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Exampl
     for record in _records(_resolve(path, task)):
         prompt, given = record.text(TEXT), record.name_of(SOURCE)
         if task == "t2i" and given:
-            raise record.error(given, "no source image, since this policy makes images from text",
-                               _show(record.values[given]))
+            raise record.error(
+                given,
+                "no source image, since this policy makes images from text",
+                _show(record.values[given]),
+            )
         source = record.image(*record.required(SOURCE)) if task == "edit" else None
-        tags = {name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)}
+        tags = {
+            name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)
+        }
         examples.append(Example(prompt, source, tags))
     return examples
 
 
-def load_split(train: str | Path, validation: str | Path | None, validation_count: int,
-               task: Literal["t2i", "edit"]) -> tuple[list[Example], list[Example]]:
+def load_split(
+    train: str | Path,
+    validation: str | Path | None,
+    validation_count: int,
+    task: Literal["t2i", "edit"],
+) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples, which share none: an example that is held out is left out of training.
 
     Without a validation file the last ``validation_count`` examples are held out. Raises DataError.
     """
     examples = load_examples(train, task)
-    held_out = examples[-validation_count:] if validation is None else load_examples(validation, task)
+    held_out = (
+        examples[-validation_count:] if validation is None else load_examples(validation, task)
+    )
     reserved = set(held_out)
     kept = [example for example in examples if example not in reserved]
     if not kept:
-        raise DataError(f"{train}: expected examples beside the {len(held_out)} that are held out, came none; "
-                        "add some, lower data.validation_count or name another data.validation")
+        raise DataError(
+            f"{train}: expected examples beside the {len(held_out)} that are held out, came none; "
+            "add some, lower data.validation_count or name another data.validation"
+        )
     return kept, held_out
 
 
@@ -113,10 +127,19 @@ def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePai
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
         if labelled and rank not in ([1, 2], [2, 1]):
-            raise record.error("label_rank", "[1, 2] or [2, 1], where 1 is the better image", _show(rank))
-        tags = {name: value for name, value in record.values.items()
-                if name not in (*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")}
-        pairs.append(PreferencePair(record.text(TEXT), images, rank.index(1) if labelled else None, source, tags))
+            raise record.error(
+                "label_rank", "[1, 2] or [2, 1], where 1 is the better image", _show(rank)
+            )
+        tags = {
+            name: value
+            for name, value in record.values.items()
+            if name not in (*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")
+        }
+        pairs.append(
+            PreferencePair(
+                record.text(TEXT), images, rank.index(1) if labelled else None, source, tags
+            )
+        )
     return pairs
 
 
@@ -128,10 +151,17 @@ def load_exemplars(path: str | Path) -> list[Exemplar]:
     exemplars = []
     for record in _records(Path(path)):
         criteria = record.values.get("criteria", [])
-        if not isinstance(criteria, list) or not all(isinstance(line, str) and line.strip() for line in criteria):
+        if not isinstance(criteria, list) or not all(
+            isinstance(line, str) and line.strip() for line in criteria
+        ):
             raise record.error("criteria", "a list of texts", _show(criteria))
-        exemplars.append(Exemplar(record.text(TEXT), record.text(("rationale",)),
-                                  tuple(" ".join(line.split()) for line in criteria)))
+        exemplars.append(
+            Exemplar(
+                record.text(TEXT),
+                record.text(("rationale",)),
+                tuple(" ".join(line.split()) for line in criteria),
+            )
+        )
     return exemplars
 
 
@@ -140,11 +170,17 @@ def open_image(path: str | Path) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         image.load()
         upright = image
-        with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):  # what its camera says is damaged
+        with contextlib.suppress(
+            SyntaxError, ValueError, TypeError, KeyError, struct.error
+        ):  # what its camera says is damaged
             upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):
             levels = np.asarray(upright, dtype=np.int64)
-            upright = Image.fromarray((levels // 257 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
+            upright = Image.fromarray(
+                (levels // 257 if levels.max(initial=0) > 255 else levels)
+                .clip(0, 255)
+                .astype(np.uint8)
+            )
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -185,7 +221,9 @@ class PromptOrder:
         """Continues after what was taken before ``state()``. Raises DataError if the count or the seed is another."""
         for name, now in (("count", self.count), ("seed", self.seed)):
             if state[name] != now:
-                raise DataError(f"prompt order: expected {name} {state[name]} as when the run was saved, came {now}")
+                raise DataError(
+                    f"prompt order: expected {name} {state[name]} as when the run was saved, came {now}"
+                )
         self.cursor = state["cursor"]
 
     def _at(self, position: int) -> int:
@@ -212,14 +250,18 @@ class _Record:
         """The alias that this record uses, if any."""
         used = [name for name in aliases if self.values.get(name) is not None]
         if len({json.dumps(self.values[name]) for name in used}) > 1:
-            raise self.error(used[0], f"one of {', '.join(aliases)}", f"{' and '.join(used)}, which differ")
+            raise self.error(
+                used[0], f"one of {', '.join(aliases)}", f"{' and '.join(used)}, which differ"
+            )
         return used[0] if used else None
 
     def required(self, aliases: tuple[str, ...]) -> tuple[str, Any]:
         name = self.name_of(aliases)
         if name is None:
             given = [key for key, value in self.values.items() if value is not None]
-            raise self.error(aliases[0], f"one of {', '.join(aliases)}", f"only {', '.join(given) or 'nothing'}")
+            raise self.error(
+                aliases[0], f"one of {', '.join(aliases)}", f"only {', '.join(given) or 'nothing'}"
+            )
         return name, self.values[name]
 
     def text(self, aliases: tuple[str, ...]) -> str:
@@ -227,7 +269,9 @@ class _Record:
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "a text that is not empty", _show(value))
         if half_a_letter(value):
-            raise self.error(name, "text that UTF-8 can write", "half of a surrogate pair (\\ud800 to \\udfff)")
+            raise self.error(
+                name, "text that UTF-8 can write", "half of a surrogate pair (\\ud800 to \\udfff)"
+            )
         return value.strip()
 
     def pair(self, aliases: tuple[str, ...]) -> tuple[Path, Path]:
@@ -244,8 +288,11 @@ class _Record:
         if path not in self.sound:
             fault = image_fault(path)
             if fault:
-                raise self.error(name, f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
-                                 f"{fault}: {path}")
+                raise self.error(
+                    name,
+                    f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
+                    f"{fault}: {path}",
+                )
             self.sound.add(path)
         return path
 
@@ -274,7 +321,14 @@ def image_fault(path: Path) -> str | None:
         return "no such file"
     except Image.UnidentifiedImageError:
         return "no image of these formats"
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return None
 
@@ -296,11 +350,17 @@ def _records(path: Path) -> Iterator[_Record]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: expected a data file, came nothing: there is no such file") from None
+        raise DataError(
+            f"{path}: expected a data file, came nothing: there is no such file"
+        ) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected text in UTF-8, came other bytes at offset {error.start}") from None
+        raise DataError(
+            f"{path}: expected text in UTF-8, came other bytes at offset {error.start}"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path}: expected a data file that can be read, came {error.strerror}") from None
+        raise DataError(
+            f"{path}: expected a data file that can be read, came {error.strerror}"
+        ) from None
     readers = {".txt": _text_lines, "": _text_lines, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: expected a .txt, .jsonl or .json file, came {path.suffix}")
@@ -319,7 +379,9 @@ def _records(path: Path) -> Iterator[_Record]:
 def _text_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
     for line, prompt in enumerate(text.split("\n"), 1):
         if re.match(r'\s*\{\s*"', prompt):
-            raise DataError(f"{path}:{line}: expected a prompt, came a JSON object; name the file .jsonl")
+            raise DataError(
+                f"{path}:{line}: expected a prompt, came a JSON object; name the file .jsonl"
+            )
         if prompt.strip():
             yield line, prompt
 
@@ -330,7 +392,9 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(record)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{line}: expected one JSON object a line: {getattr(error, 'msg', error)}") from None
+                raise DataError(
+                    f"{path}:{line}: expected one JSON object a line: {getattr(error, 'msg', error)}"
+                ) from None
 
 
 def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,5 @@
 """The few words that processes exchange. With one process every function returns its argument."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,9 +29,13 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if not _several():
         return
     parameters = list(parameters)
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    flat = torch.cat(
+        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters]
+    )
     dist.all_reduce(flat)
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, gradient in zip(
+        parameters, flat.split([p.numel() for p in parameters]), strict=True
+    ):
         parameter.grad = gradient.view_as(parameter).clone()
 
 

@@ -2,6 +2,7 @@
 
 Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,8 +38,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if UNTIL_EOF in words:
         words.remove(UNTIL_EOF)
         stop_at_eof()
-    return run(lambda: _evaluate(_parser().parse_args(words)), stopped=(
-        "stopped; with the same --output it goes on where it was"))
+    return run(
+        lambda: _evaluate(_parser().parse_args(words)),
+        stopped=("stopped; with the same --output it goes on where it was"),
+    )
 
 
 def make_contest(options: argparse.Namespace, source: Source) -> Contest:
@@ -48,16 +51,26 @@ def make_contest(options: argparse.Namespace, source: Source) -> Contest:
 
     options.output = options.output or new_folder("evaluations")
     if (options.output / "result.json").exists():
-        raise ConfigError(f"{options.output}: expected a new folder, found another evaluation; give another --output")
+        raise ConfigError(
+            f"{options.output}: expected a new folder, found another evaluation; give another --output"
+        )
     plan = make_plan(options, source)
     if plan.adapter is None:
-        raise ConfigError("--adapter: expected an adapter to compare, came none; only a run brings its own")
+        raise ConfigError(
+            "--adapter: expected an adapter to compare, came none; only a run brings its own"
+        )
     other = load_adapter(options.against) if options.against else None
     if other is not None and other.family not in ("unknown", plan.settings.family):
-        raise AdapterError(f"{options.against}: expected an adapter of {plan.settings.family} for {plan.settings.base}, found "
-                           f"one of {other.family}")
-    return Contest(plan, other, _name(options.adapter or Path(options.source)),
-                   "the base" if other is None else _name(options.against))
+        raise AdapterError(
+            f"{options.against}: expected an adapter of {plan.settings.family} for {plan.settings.base}, found "
+            f"one of {other.family}"
+        )
+    return Contest(
+        plan,
+        other,
+        _name(options.adapter or Path(options.source)),
+        "the base" if other is None else _name(options.against),
+    )
 
 
 def _name(path: Path) -> str:
@@ -86,7 +99,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             if event["event"] == "progress":
                 stage, done = event["stage"], event["done"]
                 bar = bars.get(stage) or bars.setdefault(
-                    stage, stack.enter_context(tqdm(total=event["total"], desc=stage, unit="pair")))
+                    stage, stack.enter_context(tqdm(total=event["total"], desc=stage, unit="pair"))
+                )
                 bar.update(done - bar.n)
 
         log = stack.enter_context(EventLog(folder / "events.jsonl", [watch]))
@@ -112,43 +126,108 @@ def _judge(options: argparse.Namespace, contest: Contest, given: dict) -> Judge:
     if rubric_file:
         rubric = load_rubric(rubric_file, task)
     else:
-        rubric = BUILT_IN[f"miniature {task}" if load_profile(profile).kind == "miniature" else task]
+        rubric = BUILT_IN[
+            f"miniature {task}" if load_profile(profile).kind == "miniature" else task
+        ]
     client = make_client(profile)
     plan.output.mkdir(parents=True, exist_ok=True)  # for the store
-    return Judge(client, rubric, both_orders=options.both_orders, store=plan.output / "verdicts.sqlite")
+    return Judge(
+        client, rubric, both_orders=options.both_orders, store=plan.output / "verdicts.sqlite"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m arr_core.evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
-        allow_abbrev=False, usage="python -m arr_core.evaluate SOURCE [--adapter A] [--against B] [--prompts FILE] [options]",
+        prog="python -m arr_core.evaluate",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        usage="python -m arr_core.evaluate SOURCE [--adapter A] [--against B] [--prompts FILE] [options]",
         description="Win rate of an adapter against its base or against another adapter: same prompts, same seeds, with a\n"
-                    "95 % interval, and a report that shows the pairs.")
-    parser.add_argument("source", metavar="SOURCE", help=(
-        f"a run's folder; a preset, whose base is taken ({', '.join(PRESETS)}); a folder of a diffusers pipeline; or a "
-        "Hugging Face id such as black-forest-labs/FLUX.1-dev"))
+        "95 % interval, and a report that shows the pairs.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=(
+            f"a run's folder; a preset, whose base is taken ({', '.join(PRESETS)}); a folder of a diffusers pipeline; or a "
+            "Hugging Face id such as black-forest-labs/FLUX.1-dev"
+        ),
+    )
     who = parser.add_argument_group("what is compared")
-    who.add_argument("--adapter", type=Path, metavar="PATH",
-                     help="PEFT folder or .safetensors file in any usual layout (default: that of the run)")
-    who.add_argument("--against", type=Path, metavar="PATH", help="another adapter of the same base (default: the base)")
-    who.add_argument("--alpha", type=float, metavar="N",
-                     help="lora_alpha the first was trained with, for a file that does not record its strength")
-    who.add_argument("--strength", type=number_from(-100, float, most=100), default=1.0, metavar="X",
-                     help="how much of the adapters (default: 1)")
+    who.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="PATH",
+        help="PEFT folder or .safetensors file in any usual layout (default: that of the run)",
+    )
+    who.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="another adapter of the same base (default: the base)",
+    )
+    who.add_argument(
+        "--alpha",
+        type=float,
+        metavar="N",
+        help="lora_alpha the first was trained with, for a file that does not record its strength",
+    )
+    who.add_argument(
+        "--strength",
+        type=number_from(-100, float, most=100),
+        default=1.0,
+        metavar="X",
+        help="how much of the adapters (default: 1)",
+    )
     on = parser.add_argument_group("on what, by whom")
-    on.add_argument("--prompts", metavar="FILE", help=(
-        "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json) (default: a run's held-out prompts)"))
+    on.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help=(
+            "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json) (default: a run's held-out prompts)"
+        ),
+    )
     on.add_argument("--limit", type=number_from(1), metavar="N", help="only the first N prompts")
-    on.add_argument("--seed", type=number_from(0, most=2**62), default=0, metavar="N", help="seed of the noise (default: 0)")
-    on.add_argument("--count", type=number_from(1), default=1, metavar="N", help="pairs for each prompt (default: 1)")
-    on.add_argument("--judge", metavar="NAME", help="judge profile (default: that of the run or preset)")
-    on.add_argument("--rubric", type=Path, metavar="FILE", help="rubric file (default: that of the run, else the built-in one)")
-    on.add_argument("--both-orders", action=argparse.BooleanOptionalAction, default=True,
-                    help="ask twice with the images swapped")
+    on.add_argument(
+        "--seed",
+        type=number_from(0, most=2**62),
+        default=0,
+        metavar="N",
+        help="seed of the noise (default: 0)",
+    )
+    on.add_argument(
+        "--count",
+        type=number_from(1),
+        default=1,
+        metavar="N",
+        help="pairs for each prompt (default: 1)",
+    )
+    on.add_argument(
+        "--judge", metavar="NAME", help="judge profile (default: that of the run or preset)"
+    )
+    on.add_argument(
+        "--rubric",
+        type=Path,
+        metavar="FILE",
+        help="rubric file (default: that of the run, else the built-in one)",
+    )
+    on.add_argument(
+        "--both-orders",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask twice with the images swapped",
+    )
     add_sampling(parser, steps=None)
-    parser.set_defaults(prompt=None, source_image=None, compare=False)  # what a plan may ask for besides
-    parser.add_argument("--output", type=Path, metavar="DIR",
-                        help="a new folder for result, report and images (default: evaluations/001, 002, ...)")
+    parser.set_defaults(
+        prompt=None, source_image=None, compare=False
+    )  # what a plan may ask for besides
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="a new folder for result, report and images (default: evaluations/001, 002, ...)",
+    )
     return parser
 
 

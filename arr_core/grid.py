@@ -1,4 +1,5 @@
 """A grid of pictures to look at: a row a prompt, a caption above each row, a title above each column."""
+
 from __future__ import annotations
 
 import math
@@ -11,8 +12,14 @@ SMALLEST, LARGEST = 160, 512  # pixels of a picture's shorter and longer side, a
 GAP, TEXT, LINES = 12, 15, 3
 INK, PALE, PAPER = "#1a1a1a", "#6b6b6b", "white"
 # Pillow's own font knows Latin letters; for others, whichever of these the system has.
-FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf",
-         "DejaVuSans.ttf")
+FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "msyh.ttc",
+    "PingFang.ttc",
+    "Arial Unicode.ttf",
+    "DejaVuSans.ttf",
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,13 @@ def draw_grid(rows: Sequence[Row], titles: Sequence[str], summary: str) -> Image
     line = sum(font.getmetrics())
     captions = [wrapped(row.caption, font, inner) for row in rows]
     header, footer = line + GAP, wrapped(summary, font, inner)
-    body = sum(len(caption) * line + size[1] + 2 * GAP for caption, size in zip(captions, sizes, strict=True))
-    sheet = Image.new("RGB", (inner + 2 * GAP, GAP + header + body + len(footer) * line + GAP), PAPER)
+    body = sum(
+        len(caption) * line + size[1] + 2 * GAP
+        for caption, size in zip(captions, sizes, strict=True)
+    )
+    sheet = Image.new(
+        "RGB", (inner + 2 * GAP, GAP + header + body + len(footer) * line + GAP), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     columns = [GAP + at * (cell + GAP) for at in range(len(titles))]
     for x, title in zip(columns, titles, strict=True):
@@ -62,7 +74,9 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shown(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    grows = picture.width <= size[0] and size[0] % picture.width == 0 and size[1] % picture.height == 0
+    grows = (
+        picture.width <= size[0] and size[0] % picture.width == 0 and size[1] % picture.height == 0
+    )
     return picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
 
 
@@ -83,7 +97,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = LI
         fits = min(len(text), width // 3)  # no letter in use is narrower
         while fits > 1 and font.getlength(text[:fits]) > width:
             fits -= 1
-        if fits < len(text) and " " in text[1:fits + 1]:
+        if fits < len(text) and " " in text[1 : fits + 1]:
             fits = text.rindex(" ", 1, fits + 1)
         broken.append(text[:fits])
         text = text[fits:].lstrip()

@@ -1,4 +1,5 @@
 """Where the user's own settings are. Light: ComfyUI reads it while it starts."""
+
 from __future__ import annotations
 
 import os

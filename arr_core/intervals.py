@@ -1,4 +1,5 @@
 """Intervals of counted shares."""
+
 from __future__ import annotations
 
 import math

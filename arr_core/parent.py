@@ -1,4 +1,5 @@
 """A process that was started by another one ends with it: its standard input is the thread that ties them together."""
+
 from __future__ import annotations
 
 import _thread
@@ -18,13 +19,16 @@ def stop_at_eof() -> None:
     Whoever started it holds the other end of a pipe. Closing it asks for a stop, on every system; and when that process is
     killed, the system closes it.
     """
+
     def watch() -> None:
         try:
             while os.read(0, 4096):
                 pass
         except OSError:  # there never was a standard input
             return
-        if hasattr(signal, "pthread_kill"):  # it ends waiting too, where interrupt_main only ends working
+        if hasattr(
+            signal, "pthread_kill"
+        ):  # it ends waiting too, where interrupt_main only ends working
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         else:
             _thread.interrupt_main()

@@ -7,8 +7,16 @@ give. ``miniature`` and ``miniature-edit`` run the embedded world on a CPU. ``re
 average, four optimizer steps to an update.
 """
 
-ATTENTION = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-             "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"]
+ATTENTION = [
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 
 
@@ -42,8 +50,15 @@ QWEN_IMAGE_EDIT = {
 # Updates and step sizes here are for minutes on two CPU cores, not for the published bases.
 MINIATURE = {
     "run": {"name": "miniature", "updates": 100, "save_every": 25},
-    "policy": {"family": "flux", "base": "miniature", "dtype": "float32", "height": 32, "width": 32,
-               "max_sequence_length": 12, "gradient_checkpointing": False},
+    "policy": {
+        "family": "flux",
+        "base": "miniature",
+        "dtype": "float32",
+        "height": 32,
+        "width": 32,
+        "max_sequence_length": 12,
+        "gradient_checkpointing": False,
+    },
     "adapter": {"rank": 16, "alpha": 32.0, "targets": ATTENTION + FEED_FORWARD},
     "data": {"train": "miniature:train", "validation": "miniature:heldout"},
     "rollout": {"steps": 8, "shared_noise": False, "prompts_per_update": 32, "micro_batch": 64},
@@ -58,12 +73,22 @@ PRESETS: dict[str, dict] = {
     "qwen-image-edit": QWEN_IMAGE_EDIT,
     "miniature": MINIATURE,
     "miniature-edit": _with(
-        MINIATURE, run={"name": "miniature-edit", "updates": 250}, optimizer={"learning_rate": 2e-3},
-        policy={"family": "qwen-image-edit", "condition_area": 32 * 32}, adapter={"targets": ATTENTION}),
+        MINIATURE,
+        run={"name": "miniature-edit", "updates": 250},
+        optimizer={"learning_rate": 2e-3},
+        policy={"family": "qwen-image-edit", "condition_area": 32 * 32},
+        adapter={"targets": ATTENTION},
+    ),
     "recommended": _with(
-        FLUX, run={"name": "recommended"}, rollout={"shared_noise": False},
-        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4}),
+        FLUX,
+        run={"name": "recommended"},
+        rollout={"shared_noise": False},
+        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4},
+    ),
     "recommended-edit": _with(
-        QWEN_IMAGE_EDIT, run={"name": "recommended-edit"}, rollout={"shared_noise": False},
-        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4}),
+        QWEN_IMAGE_EDIT,
+        run={"name": "recommended-edit"},
+        rollout={"shared_noise": False},
+        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4},
+    ),
 }

@@ -3,6 +3,7 @@
 Exit status: 0 done; 1 a rubric was made, but nothing shows that it helps, so it was not put where it was asked for;
 2 bad input or a judge that cannot answer; 3 interrupted. The same command goes on after 2 and 3 and pays nothing twice.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
     action = {"pairs": _pairs, "describe": _describe, "show": _show}[options.action]
-    return run(lambda: action(options), stopped="stopped; the same command goes on from here", status=3)
+    return run(
+        lambda: action(options), stopped="stopped; the same command goes on from here", status=3
+    )
 
 
 def _pairs(options: argparse.Namespace) -> int:
@@ -52,19 +55,42 @@ def _pairs(options: argparse.Namespace) -> int:
         others = options.held_out
         seeds, held_out = split(pairs, options.held_out)
     chat, profile = _chat(options)
-    text = sum(len(f"{example.prompt}{example.rationale}{example.criteria}") for example in examples)
-    expected = estimate(seeds, held_out, price=profile.price_per_million_tokens, side=profile.max_side,
-                        reply_price=profile.price_per_million_reply_tokens, example_characters=text)
-    print(f"{len(seeds)} pairs to write from, {len(held_out)} held out. To be expected: {expected.text}.", flush=True)
+    text = sum(
+        len(f"{example.prompt}{example.rationale}{example.criteria}") for example in examples
+    )
+    expected = estimate(
+        seeds,
+        held_out,
+        price=profile.price_per_million_tokens,
+        side=profile.max_side,
+        reply_price=profile.price_per_million_reply_tokens,
+        example_characters=text,
+    )
+    print(
+        f"{len(seeds)} pairs to write from, {len(held_out)} held out. To be expected: {expected.text}.",
+        flush=True,
+    )
     if len(seeds) < 20 or len(held_out) < 10:
         print("note: so few pairs say little; 50 to 100 are a good number", file=sys.stderr)
     if options.dry_run:
         return 0
     with _Bar() as bar, _goes_on(options.output):
-        outcome = from_pairs(pairs, chat, task=options.task, folder=_work(options.output), observer=bar,
-                             language=options.language, examples=examples, held_out=others, at_once=options.concurrency,
-                             most_criteria=options.most_criteria, name=options.name or options.output.stem)
-    report = write_report(outcome, options.output.with_suffix(".html"), options.name or options.output.stem)
+        outcome = from_pairs(
+            pairs,
+            chat,
+            task=options.task,
+            folder=_work(options.output),
+            observer=bar,
+            language=options.language,
+            examples=examples,
+            held_out=others,
+            at_once=options.concurrency,
+            most_criteria=options.most_criteria,
+            name=options.name or options.output.stem,
+        )
+    report = write_report(
+        outcome, options.output.with_suffix(".html"), options.name or options.output.stem
+    )
     return _told(outcome, options.output, report)
 
 
@@ -86,8 +112,10 @@ def _told(outcome: Outcome, output: Path, report: Path) -> int:
     counts = outcome.endings
     cost = f", cost {outcome.cost:.2f}" if outcome.cost else ""
     remembered = f"; {outcome.remembered} replies were there already" if outcome.remembered else ""
-    print(f"{counts['kept']} pairs gave criteria at once, {counts['refined']} after refinement; {counts['discarded']} "
-          f"discarded, {counts['failed']} failed. {outcome.calls} calls, {outcome.tokens:,} tokens{cost}{remembered}.")
+    print(
+        f"{counts['kept']} pairs gave criteria at once, {counts['refined']} after refinement; {counts['discarded']} "
+        f"discarded, {counts['failed']} failed. {outcome.calls} calls, {outcome.tokens:,} tokens{cost}{remembered}."
+    )
     print(outcome.sentence)
     if outcome.rubric:
         outcome.rubric.save(output)
@@ -116,15 +144,19 @@ def _describe(options: argparse.Namespace) -> int:
         raise RubricError("expected a task description or a prompt, came nothing")
     examples = load_exemplars(options.examples) if options.examples else []
     chat, _ = _chat(options)
-    rubric = from_description(text, chat, task=options.task, language=options.language, examples=examples)
+    rubric = from_description(
+        text, chat, task=options.task, language=options.language, examples=examples
+    )
     if options.name:
         rubric = rubric.model_copy(update={"name": options.name})
     print(rubric.text)
     if options.output:
         rubric.save(options.output)
-        print(f"\nrubric  {options.output}\nNothing has verified it; labelled pairs would: "
-              f"python -m arr_core.judge evaluate PAIRS --judge {shlex.quote(options.judge)} "
-              f"--rubric {shlex.quote(str(options.output))}")
+        print(
+            f"\nrubric  {options.output}\nNothing has verified it; labelled pairs would: "
+            f"python -m arr_core.judge evaluate PAIRS --judge {shlex.quote(options.judge)} "
+            f"--rubric {shlex.quote(str(options.output))}"
+        )
     return 0
 
 
@@ -136,7 +168,9 @@ def _show(options: argparse.Namespace) -> int:
     except RubricError as error:
         if Path(options.file).exists():
             raise
-        raise RubricError(f"{error}; the built-in ones are {', '.join(map(repr, BUILT_IN))}") from error
+        raise RubricError(
+            f"{error}; the built-in ones are {', '.join(map(repr, BUILT_IN))}"
+        ) from error
     print(*shown(rubric), sep="\n")
     if options.output:
         _new_json(options.output)
@@ -150,13 +184,22 @@ def shown(rubric: Rubric) -> list[str]:
     from .rubrics.provenance import edited
 
     task = {"t2i": "text to image", "edit": "image editing"}[rubric.task]
-    lines = [f"{rubric.name} ({task}, {rubric.language}, hash {rubric.content_hash})", "", *rubric.text.splitlines()]
+    lines = [
+        f"{rubric.name} ({task}, {rubric.language}, hash {rubric.content_hash})",
+        "",
+        *rubric.text.splitlines(),
+    ]
     if edited(rubric):
         lines += ["", "Edited since it was made: what follows is about the rubric as it was."]
     if rubric.provenance:
         width = max(map(len, rubric.provenance))
-        lines += ["", *(f"{name.replace('_', ' '):<{width}}  {'unknown' if value is None else value}"
-                        for name, value in rubric.provenance.items())]
+        lines += [
+            "",
+            *(
+                f"{name.replace('_', ' '):<{width}}  {'unknown' if value is None else value}"
+                for name, value in rubric.provenance.items()
+            ),
+        ]
     return lines
 
 
@@ -179,8 +222,13 @@ class _Bar:
         if step.stage != self.stage:
             self.__exit__()
             self.stage, self.counts = step.stage, {}
-            self.bar = tqdm(total=step.total, desc=step.stage, unit="pair" if step.total > 1 else "call",
-                            dynamic_ncols=True, disable=None)
+            self.bar = tqdm(
+                total=step.total,
+                desc=step.stage,
+                unit="pair" if step.total > 1 else "call",
+                dynamic_ncols=True,
+                disable=None,
+            )
             if self.bar.disable:
                 print(f"{step.stage}: {step.total} to do", file=sys.stderr, flush=True)
         if step.note:
@@ -206,38 +254,105 @@ def _new_json(output: Path) -> None:
     if output.suffix.lower() != ".json":
         raise RubricError(f"{output}: expected an output that ends in .json; change --output")
     if output.exists():
-        raise RubricError(f"{output}: expected a new file, found one that is there already; give another --output")
+        raise RubricError(
+            f"{output}: expected a new file, found one that is there already; give another --output"
+        )
     if not output.parent.is_dir():
-        raise RubricError(f"{output}: expected an output in a folder that exists; make {output.parent}, or change --output")
+        raise RubricError(
+            f"{output}: expected an output in a folder that exists; make {output.parent}, or change --output"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m arr_core.rubric", description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
-    pairs = actions.add_parser("pairs", description=PAIRS, help="write a rubric from labelled pairs; keep it if it helps")
-    pairs.add_argument("pairs", type=Path, metavar="PAIRS", help="labelled pairs, .json or .jsonl; label_rank 1 is better")
-    describe = actions.add_parser("describe", help="write a rubric from a task description, or from a prompt alone")
-    describe.add_argument("text", metavar="TEXT_OR_FILE", help="the description or prompt, or a .txt or .md file with it")
+    pairs = actions.add_parser(
+        "pairs", description=PAIRS, help="write a rubric from labelled pairs; keep it if it helps"
+    )
+    pairs.add_argument(
+        "pairs",
+        type=Path,
+        metavar="PAIRS",
+        help="labelled pairs, .json or .jsonl; label_rank 1 is better",
+    )
+    describe = actions.add_parser(
+        "describe", help="write a rubric from a task description, or from a prompt alone"
+    )
+    describe.add_argument(
+        "text",
+        metavar="TEXT_OR_FILE",
+        help="the description or prompt, or a .txt or .md file with it",
+    )
     for action in (pairs, describe):
-        action.add_argument("--task", choices=("t2i", "edit"), required=True, help="text to image, or image editing")
-        action.add_argument("--judge", required=True, metavar="PROFILE", help="profile of the model that writes and judges")
-        action.add_argument("--output", type=Path, required=action is pairs, metavar="FILE", help="the rubric's file, .json")
-        action.add_argument("--language", default="en", metavar="CODE", help="of the criteria: en, zh, ... (default: en)")
-        action.add_argument("--examples", type=Path, metavar="FILE",
-                            help="curated examples, .json or .jsonl: prompt, rationale, and perhaps criteria")
-        action.add_argument("--name", metavar="NAME", help="name of the rubric (default: made from the output or the text)")
-        action.add_argument("--concurrency", type=_count, default=16, metavar="N", help="requests at once (default: 16)")
+        action.add_argument(
+            "--task", choices=("t2i", "edit"), required=True, help="text to image, or image editing"
+        )
+        action.add_argument(
+            "--judge",
+            required=True,
+            metavar="PROFILE",
+            help="profile of the model that writes and judges",
+        )
+        action.add_argument(
+            "--output",
+            type=Path,
+            required=action is pairs,
+            metavar="FILE",
+            help="the rubric's file, .json",
+        )
+        action.add_argument(
+            "--language",
+            default="en",
+            metavar="CODE",
+            help="of the criteria: en, zh, ... (default: en)",
+        )
+        action.add_argument(
+            "--examples",
+            type=Path,
+            metavar="FILE",
+            help="curated examples, .json or .jsonl: prompt, rationale, and perhaps criteria",
+        )
+        action.add_argument(
+            "--name",
+            metavar="NAME",
+            help="name of the rubric (default: made from the output or the text)",
+        )
+        action.add_argument(
+            "--concurrency",
+            type=_count,
+            default=16,
+            metavar="N",
+            help="requests at once (default: 16)",
+        )
     held_out = pairs.add_mutually_exclusive_group()
-    held_out.add_argument("--held-out", type=_fraction, default=0.3, metavar="SHARE",
-                          help="share of the pairs that the rubric is checked with (default: 0.3)")
-    held_out.add_argument("--held-out-file", type=Path, metavar="PAIRS", help="other labelled pairs to check it with")
-    pairs.add_argument("--most-criteria", type=_count, default=60, metavar="N",
-                       help="verified criteria that are put in order; of more, those that speak for all (default: 60)")
+    held_out.add_argument(
+        "--held-out",
+        type=_fraction,
+        default=0.3,
+        metavar="SHARE",
+        help="share of the pairs that the rubric is checked with (default: 0.3)",
+    )
+    held_out.add_argument(
+        "--held-out-file", type=Path, metavar="PAIRS", help="other labelled pairs to check it with"
+    )
+    pairs.add_argument(
+        "--most-criteria",
+        type=_count,
+        default=60,
+        metavar="N",
+        help="verified criteria that are put in order; of more, those that speak for all (default: 60)",
+    )
     pairs.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
     show = actions.add_parser("show", help="print a rubric and where it comes from")
-    show.add_argument("file", metavar="FILE", help="a rubric, .json or .txt, or the name of a built-in one")
-    show.add_argument("--task", choices=("t2i", "edit"), help="of a .txt file, which does not know its own")
-    show.add_argument("--output", type=Path, metavar="FILE", help="write it as JSON too, to edit it by hand")
+    show.add_argument(
+        "file", metavar="FILE", help="a rubric, .json or .txt, or the name of a built-in one"
+    )
+    show.add_argument(
+        "--task", choices=("t2i", "edit"), help="of a .txt file, which does not know its own"
+    )
+    show.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it as JSON too, to edit it by hand"
+    )
     return parser
 
 

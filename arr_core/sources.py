@@ -1,4 +1,5 @@
 """What SOURCE stands for on a command line: a run, a preset, the folder of a pipeline, or a Hugging Face id."""
+
 from __future__ import annotations
 
 import re
@@ -36,12 +37,24 @@ def resolve(name: str, given: dict[str, Any]) -> Source:
     if (folder / "config.yaml").is_file():
         config = load_config(str(folder / "config.yaml"))
         settings, rollout = _policy({**config.policy.model_dump(), **given}), config.rollout
-        return Source(settings, rollout.shift, rollout.micro_batch, rollout.steps, config.judge.model_dump(),
-                      Run(folder, config))
+        return Source(
+            settings,
+            rollout.shift,
+            rollout.micro_batch,
+            rollout.steps,
+            config.judge.model_dump(),
+            Run(folder, config),
+        )
     preset = PRESETS[name if name in PRESETS else _preset_of(name, given)]
     base = {} if name in PRESETS else {"base": name}
-    return Source(_policy({**preset["policy"], **base, **given}), 3.0, preset["rollout"]["micro_batch"], 30,
-                  preset["judge"] if name in PRESETS else {}, None)
+    return Source(
+        _policy({**preset["policy"], **base, **given}),
+        3.0,
+        preset["rollout"]["micro_batch"],
+        30,
+        preset["judge"] if name in PRESETS else {},
+        None,
+    )
 
 
 def _preset_of(base: str, given: dict[str, Any]) -> str:
@@ -49,18 +62,26 @@ def _preset_of(base: str, given: dict[str, Any]) -> str:
     from .policies.loading import PipelineSource, PolicyError
 
     if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
-        raise PolicyError(f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
-                          "(model_index.json), found neither in it")
+        raise PolicyError(
+            f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
+            "(model_index.json), found neither in it"
+        )
     faults = []
     for name in PUBLISHED:
         try:
-            PipelineSource(_policy({**PRESETS[name]["policy"], **given, "base": base, "device": "cpu"}))
+            PipelineSource(
+                _policy({**PRESETS[name]["policy"], **given, "base": base, "device": "cpu"})
+            )
         except PolicyError as fault:
             faults.append(str(fault))
         else:
             return name
     told_apart = len(set(faults)) > 1  # by their families
-    expected = "a base of FLUX or Qwen-Image-Edit" if told_apart else f"a run, one of {', '.join(PRESETS)}, or a base"
+    expected = (
+        "a base of FLUX or Qwen-Image-Edit"
+        if told_apart
+        else f"a run, one of {', '.join(PRESETS)}, or a base"
+    )
     raise PolicyError(f"SOURCE: expected {expected}; {faults[0]}")
 
 

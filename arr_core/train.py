@@ -5,6 +5,7 @@ flux, qwen-image-edit (the published settings), recommended, recommended-edit. E
 on request, to be continued with --resume. With --until-eof it stops, as with Ctrl-C, when its standard input ends: for a
 program that starts it, whose end then ends it too.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -30,14 +31,21 @@ def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
         if at + 1 >= len(words):
             raise ConfigError("--resume: expected the folder of a run after it")
         resume = Path(words[at + 1])
-        del words[at:at + 2]
+        del words[at : at + 2]
     source = words.pop(0) if words and not words[0].startswith("--") else None
     if source is None and resume is None:
         raise ConfigError(f"expected a preset or a YAML file; {USAGE}")
     if resume is not None:
         if not (resume / "config.yaml").is_file():
-            raise ConfigError(f"--resume: expected the folder of a run, found no {resume / 'config.yaml'}")
-        words += ["--run.output_dir", str(resume.resolve().parent), "--run.name", resume.resolve().name]
+            raise ConfigError(
+                f"--resume: expected the folder of a run, found no {resume / 'config.yaml'}"
+            )
+        words += [
+            "--run.output_dir",
+            str(resume.resolve().parent),
+            "--run.name",
+            resume.resolve().name,
+        ]
         source = source or str(resume / "config.yaml")
     return load_config(source, words), resume is not None
 
@@ -51,7 +59,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if "--help" in words or "-h" in words:
         print(__doc__, "Fields, with the values of the preset flux:", field_help(), sep="\n")
         return 0
-    return run(lambda: _train(*parse(words)), stopped="stopped at once; go on with --resume from the last checkpoint")
+    return run(
+        lambda: _train(*parse(words)),
+        stopped="stopped at once; go on with --resume from the last checkpoint",
+    )
 
 
 def _train(config: TrainConfig, resume: bool) -> int:

@@ -32,6 +32,7 @@ Measure your own judge, with and without a rubric: ``python -m arr_core.judge ev
 
 Intervals are Wilson's 95 %. They take pairs for independent; pairs of one prompt are less so.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -86,19 +87,38 @@ class PlantedChat:
         self.identity = f"planted:bias={bias}:temperature={temperature}:grain={grain}"
         self._scores: dict[tuple, list[float]] = {}
 
-    async def complete(self, messages, *, schema=None, temperature=None, seed=None, max_tokens=None,
-                       log_probs: bool = False) -> Reply:
+    async def complete(
+        self,
+        messages,
+        *,
+        schema=None,
+        temperature=None,
+        seed=None,
+        max_tokens=None,
+        log_probs: bool = False,
+    ) -> Reply:
         prompt, criteria, pictures = read(messages)
         first, second = (self.scores(prompt, criteria, picture) for picture in pictures)
         log_odds = mean_difference(first, second) / self.temperature + self.bias
         if log_probs:
-            known = {"A": -float(np.logaddexp(0, -log_odds)), "B": -float(np.logaddexp(0, log_odds))}
+            known = {
+                "A": -float(np.logaddexp(0, -log_odds)),
+                "B": -float(np.logaddexp(0, log_odds)),
+            }
             return Reply(max(known, key=known.get), log_probs=known)
-        drawn = random.Random(seed_of("words", prompt, criteria, *map(image_hash, pictures), seed)).random()
-        findings = [{"criterion": number, "first": f"fits {a:.0%}", "second": f"fits {b:.0%}"}
-                    for number, (a, b) in enumerate(zip(first, second, strict=True), 1)]
+        drawn = random.Random(
+            seed_of("words", prompt, criteria, *map(image_hash, pictures), seed)
+        ).random()
+        findings = [
+            {"criterion": number, "first": f"fits {a:.0%}", "second": f"fits {b:.0%}"}
+            for number, (a, b) in enumerate(zip(first, second, strict=True), 1)
+        ]
         said = "first" if math.log(drawn) < -np.logaddexp(0, -log_odds) else "second"
-        return Reply(json.dumps({"findings": findings, "reason": f"the {said} fits better", "preferred": said}))
+        return Reply(
+            json.dumps(
+                {"findings": findings, "reason": f"the {said} fits better", "preferred": said}
+            )
+        )
 
     async def close(self) -> None:
         pass
@@ -107,8 +127,12 @@ class PlantedChat:
         """How well a picture, seen through the grain, fits each criterion (0..1)."""
         key = prompt, criteria, image_hash(picture)
         if key not in self._scores:
-            noise = np.random.default_rng(seed_of("grain", key[2])).normal(0, self.grain, (picture.height, picture.width, 3))
-            seen = Image.fromarray((np.asarray(picture.convert("RGB")) + noise).clip(0, 255).astype(np.uint8))
+            noise = np.random.default_rng(seed_of("grain", key[2])).normal(
+                0, self.grain, (picture.height, picture.width, 3)
+            )
+            seen = Image.fromarray(
+                (np.asarray(picture.convert("RGB")) + noise).clip(0, 255).astype(np.uint8)
+            )
             self._scores[key] = self.vlm.criterion_scores([[seen]], [prompt], criteria)[0]
         return self._scores[key]
 
@@ -120,8 +144,12 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> float:
 
 def read(messages) -> tuple[str, tuple[str, ...], list[Image.Image]]:
     """Prompt, criteria and the two pictures of a question, in the order shown, from its messages."""
-    parts = next(message["content"] for message in messages if not isinstance(message["content"], str))
-    prompt, listed = re.fullmatch(r"The prompt:\n(.*)\n\nThe criteria:\n(.*)", parts[0]["text"], re.DOTALL).groups()
+    parts = next(
+        message["content"] for message in messages if not isinstance(message["content"], str)
+    )
+    prompt, listed = re.fullmatch(
+        r"The prompt:\n(.*)\n\nThe criteria:\n(.*)", parts[0]["text"], re.DOTALL
+    ).groups()
     criteria = tuple(line.partition(". ")[2] for line in listed.splitlines())
     first, second = (part["image"] for part in parts if part["type"] == "image")
     return prompt, criteria, [first, second]
@@ -132,10 +160,17 @@ def labelled_pairs(folder: Path, images: int) -> list[PreferencePair]:
     config, pairs = load_config("miniature"), []
     examples = load_examples("miniature:heldout", "t2i")
     policy = load_policy(config.policy, folder / "encodings")
-    for number, (example, key) in enumerate(zip(tqdm(examples, "pictures", unit="prompt"), policy.encode(examples),
-                                                strict=True)):
-        made = sample_images(policy, [key] * images, [seed_of("judges", number, at) for at in range(images)],
-                             steps=config.rollout.steps, shift=config.rollout.shift, micro_batch=images)
+    for number, (example, key) in enumerate(
+        zip(tqdm(examples, "pictures", unit="prompt"), policy.encode(examples), strict=True)
+    ):
+        made = sample_images(
+            policy,
+            [key] * images,
+            [seed_of("judges", number, at) for at in range(images)],
+            steps=config.rollout.steps,
+            shift=config.rollout.shift,
+            micro_batch=images,
+        )
         paths = {True: [], False: []}
         for at, image in enumerate(made):
             path = folder / f"{number}-{at}.png"
@@ -143,25 +178,45 @@ def labelled_pairs(folder: Path, images: int) -> list[PreferencePair]:
             paths[exact_image(image, example.prompt)].append(path)
         for better, worse in zip(paths[True], paths[False], strict=False):
             preferred = len(pairs) % 2
-            pairs.append(PreferencePair(example.prompt, (worse, better) if preferred else (better, worse), preferred))
+            pairs.append(
+                PreferencePair(
+                    example.prompt, (worse, better) if preferred else (better, worse), preferred
+                )
+            )
     return pairs
 
 
 def ways(chat: PlantedChat) -> dict[str, tuple]:
     """Each row's client, and whether it is asked in both orders."""
     words, voting = PairwiseClient(chat), PairwiseClient(chat, votes=VOTES)
-    return {"words, one order": (words, False), "words, both orders": (words, True),
-            f"{VOTES} votes, one order": (voting, False), f"{VOTES} votes, both orders": (voting, True),
-            "logits, one order": (LogitsClient(chat), False), "logits, both orders": (LogitsClient(chat, threshold=0.5), True),
-            f"logits, both orders, {SURE:.0%} sure": (LogitsClient(chat, threshold=SURE), True)}
+    return {
+        "words, one order": (words, False),
+        "words, both orders": (words, True),
+        f"{VOTES} votes, one order": (voting, False),
+        f"{VOTES} votes, both orders": (voting, True),
+        "logits, one order": (LogitsClient(chat), False),
+        "logits, both orders": (LogitsClient(chat, threshold=0.5), True),
+        f"logits, both orders, {SURE:.0%} sure": (LogitsClient(chat, threshold=SURE), True),
+    }
 
 
-def unplanted(chat: PlantedChat, pairs: Sequence[PreferencePair], criteria: tuple[str, ...]) -> tuple[Share, float]:
+def unplanted(
+    chat: PlantedChat, pairs: Sequence[PreferencePair], criteria: tuple[str, ...]
+) -> tuple[Share, float]:
     """What the scores alone say: the share of pairs that they order rightly, and how sure they are on average (1/2..1)."""
-    differences = [mean_difference(*(chat.scores(pair.prompt, criteria, open_image(pair.images[at]))
-                                     for at in (pair.preferred, 1 - pair.preferred))) for pair in pairs]
+    differences = [
+        mean_difference(
+            *(
+                chat.scores(pair.prompt, criteria, open_image(pair.images[at]))
+                for at in (pair.preferred, 1 - pair.preferred)
+            )
+        )
+        for pair in pairs
+    ]
     sure = [1 / (1 + math.exp(-abs(difference) / chat.temperature)) for difference in differences]
-    return Share(sum(difference > 0 for difference in differences), len(pairs)), sum(sure) / len(sure)
+    return Share(sum(difference > 0 for difference in differences), len(pairs)), sum(sure) / len(
+        sure
+    )
 
 
 def share(part: Share) -> str:
@@ -173,39 +228,96 @@ def share(part: Share) -> str:
 def row(label: str, rubric: str, found: Measures) -> list[str]:
     """The cells of one row."""
     bias = "-" if found.symmetric_bias is None else f"{100 * found.symmetric_bias:+.1f}"
-    return [label, rubric, share(found.accuracy), share(found.coverage), share(found.first_position_rate), bias,
-            f"{found.calls / found.pairs:g}"]
+    return [
+        label,
+        rubric,
+        share(found.accuracy),
+        share(found.coverage),
+        share(found.first_position_rate),
+        bias,
+        f"{found.calls / found.pairs:g}",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bias", type=float, default=BIAS, help="log-odds that the first place adds (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="score per log-odds (default %(default)s)")
-    parser.add_argument("--grain", type=float, default=GRAIN, help="levels of pixel noise, 0..255 (default %(default)s)")
-    parser.add_argument("--images", type=int, default=16, help="pictures made for each prompt (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bias",
+        type=float,
+        default=BIAS,
+        help="log-odds that the first place adds (default %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=TEMPERATURE,
+        help="score per log-odds (default %(default)s)",
+    )
+    parser.add_argument(
+        "--grain",
+        type=float,
+        default=GRAIN,
+        help="levels of pixel noise, 0..255 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=int, default=16, help="pictures made for each prompt (default %(default)s)"
+    )
     options = parser.parse_args()
     if not (options.temperature >= 0.01 and options.grain >= 0 and options.images >= 2):
-        parser.error("expected --temperature of 0.01 or more, --grain of 0 or more, --images of 2 or more")
-    os.environ.pop("ARR_VERDICTS", None)  # every call is made and counted, none remembered from another run
+        parser.error(
+            "expected --temperature of 0.01 or more, --grain of 0 or more, --images of 2 or more"
+        )
+    os.environ.pop(
+        "ARR_VERDICTS", None
+    )  # every call is made and counted, none remembered from another run
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         pairs = labelled_pairs(Path(folder), options.images)
         if not pairs:
-            parser.error(f"no prompt has both an exact and an inexact picture among {options.images}; raise --images")
-        chat = PlantedChat(MiniatureVLM.load(FOLDER / "judge"), bias=options.bias, temperature=options.temperature,
-                           grain=options.grain)
-        scored = {name: unplanted(chat, pairs, rubric.statements) for name, rubric in RUBRICS.items()}
+            parser.error(
+                f"no prompt has both an exact and an inexact picture among {options.images}; raise --images"
+            )
+        chat = PlantedChat(
+            MiniatureVLM.load(FOLDER / "judge"),
+            bias=options.bias,
+            temperature=options.temperature,
+            grain=options.grain,
+        )
+        scored = {
+            name: unplanted(chat, pairs, rubric.statements) for name, rubric in RUBRICS.items()
+        }
         rows = []
         for label, (client, both) in tqdm(ways(chat).items(), "judging", unit="way"):
             for name, rubric in RUBRICS.items():
                 with Judge(client, rubric, both_orders=both) as judge:
                     rows.append(row(label, name, evaluate(judge, pairs)))
-    print(f"{len(pairs)} pairs, {len({pair.prompt for pair in pairs})} prompts; planted: bias {options.bias:g}, "
-          f"temperature {options.temperature:g}, grain {options.grain:g}.", "Without bias and draws: " + "; ".join(
-              f"{name} the rubric {share(right)} right, {sure:.0%} sure" for name, (right, sure) in scored.items()) + ".\n",
-          sep="\n")
-    print(markdown(["asked", "rubric", "right, of the decided", "decided", "first named, of replies", "symmetric bias, points",
-                    "calls a pair"], rows))
+    print(
+        f"{len(pairs)} pairs, {len({pair.prompt for pair in pairs})} prompts; planted: bias {options.bias:g}, "
+        f"temperature {options.temperature:g}, grain {options.grain:g}.",
+        "Without bias and draws: "
+        + "; ".join(
+            f"{name} the rubric {share(right)} right, {sure:.0%} sure"
+            for name, (right, sure) in scored.items()
+        )
+        + ".\n",
+        sep="\n",
+    )
+    print(
+        markdown(
+            [
+                "asked",
+                "rubric",
+                "right, of the decided",
+                "decided",
+                "first named, of replies",
+                "symmetric bias, points",
+                "calls a pair",
+            ],
+            rows,
+        )
+    )
     print(f"\n{time.process_time() / 60:.1f} CPU minutes")
 
 

@@ -4,6 +4,7 @@
 flight. The ideal is (requests / 64) * 0.2 s. The machine should be left alone: at 320 requests a second every millisecond
 of a core counts, and the openai package alone needs one or two.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,10 @@ from pathlib import Path
 
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "tests")]
+sys.path[:0] = [
+    str(Path(__file__).resolve().parent.parent),
+    str(Path(__file__).resolve().parent.parent / "tests"),
+]
 
 from doubles.slow_server import slow_server  # noqa: E402
 
@@ -27,12 +31,18 @@ from arr_core.rubrics import BUILT_IN  # noqa: E402
 IN_FLIGHT, DELAY_S = 64, 0.2
 
 
-def through_the_judge(url: str, requests: int, images: tuple[Image.Image, Image.Image]) -> tuple[float, float]:
+def through_the_judge(
+    url: str, requests: int, images: tuple[Image.Image, Image.Image]
+) -> tuple[float, float]:
     """Wall and CPU seconds of ``requests`` questions, both orders of half as many pairs."""
-    with Judge(PairwiseClient(OpenAIChat(url=url, model="m", concurrency=IN_FLIGHT)), BUILT_IN["t2i"]) as judge:
+    with Judge(
+        PairwiseClient(OpenAIChat(url=url, model="m", concurrency=IN_FLIGHT)), BUILT_IN["t2i"]
+    ) as judge:
         judge.submit([Pair(f"warm {number}", *images) for number in range(IN_FLIGHT)]).result()
         wall, cpu = time.monotonic(), time.process_time()
-        verdicts = judge.submit([Pair(f"prompt {number}", *images) for number in range(requests // 2)]).result()
+        verdicts = judge.submit(
+            [Pair(f"prompt {number}", *images) for number in range(requests // 2)]
+        ).result()
         assert not any(verdict.failed for verdict in verdicts)
         return time.monotonic() - wall, time.process_time() - cpu
 
@@ -47,7 +57,9 @@ def openai_alone(url: str, requests: int, size: int) -> tuple[float, float]:
 
         async def one() -> None:
             async with free:
-                await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x" * size}])
+                await client.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": "x" * size}]
+                )
 
         await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
         wall, cpu = time.monotonic(), time.process_time()
@@ -60,24 +72,42 @@ def openai_alone(url: str, requests: int, size: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=2048)
-    parser.add_argument("--side", type=int, nargs="*", default=[32, 256, 512], help="pixels of the square pictures")
+    parser.add_argument(
+        "--side", type=int, nargs="*", default=[32, 256, 512], help="pixels of the square pictures"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of which the fastest is reported")
     options = parser.parse_args()
     ideal = options.requests / IN_FLIGHT * DELAY_S
-    print(f"{options.requests} requests, {IN_FLIGHT} in flight, {DELAY_S} s a reply: ideal {ideal:.2f} s\n")
-    print("| picture | through the judge | of the ideal | CPU ms a request | openai alone | of the ideal | CPU ms a request |")
+    print(
+        f"{options.requests} requests, {IN_FLIGHT} in flight, {DELAY_S} s a reply: ideal {ideal:.2f} s\n"
+    )
+    print(
+        "| picture | through the judge | of the ideal | CPU ms a request | openai alone | of the ideal | CPU ms a request |"
+    )
     print("|---|---|---|---|---|---|---|")
     with slow_server(DELAY_S) as url:
         for side in options.side:
-            images = tuple(Image.effect_noise((side, side), 40 + place).convert("RGB") for place in (0, 1))
+            images = tuple(
+                Image.effect_noise((side, side), 40 + place).convert("RGB") for place in (0, 1)
+            )
             size = sum(len(data_uri(image, 1024)) for image in images)
-            judged = min(through_the_judge(url, options.requests, images) for _ in range(options.repeats))
+            judged = min(
+                through_the_judge(url, options.requests, images) for _ in range(options.repeats)
+            )
             alone = min(openai_alone(url, options.requests, size) for _ in range(options.repeats))
-            print(f"| {side} x {side} | " + " | ".join(
-                f"{wall:.2f} s | {wall / ideal:.2f} | {1000 * cpu / options.requests:.2f}" for wall, cpu in (judged, alone))
-                + " |", flush=True)
+            print(
+                f"| {side} x {side} | "
+                + " | ".join(
+                    f"{wall:.2f} s | {wall / ideal:.2f} | {1000 * cpu / options.requests:.2f}"
+                    for wall, cpu in (judged, alone)
+                )
+                + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 
 All times come from one process and alternate, so the ratios hold where the machine is noisy.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -52,11 +53,22 @@ def synchronize(device: torch.device) -> float:
 
 
 def trainer_for(folder: Path, base: Path, args, seconds: float) -> Trainer:
-    words = [f"--policy.base={base}", f"--policy.height={args.size}", f"--policy.width={args.size}",
-             f"--run.output_dir={folder}", f"--run.name=judge-{seconds:g}", f"--objective.algorithm={args.algorithm}",
-             f"--policy.device={args.device}", f"--policy.dtype={args.dtype}", f"--rollout.micro_batch={args.micro_batch}",
-             f"--rollout.prompts_per_update={args.prompts}", "--objective.kl_coefficient=0.01", "--judge.both_orders=false",
-             "--rollout.sampler=flow", "--rollout.eta=0.7"]
+    words = [
+        f"--policy.base={base}",
+        f"--policy.height={args.size}",
+        f"--policy.width={args.size}",
+        f"--run.output_dir={folder}",
+        f"--run.name=judge-{seconds:g}",
+        f"--objective.algorithm={args.algorithm}",
+        f"--policy.device={args.device}",
+        f"--policy.dtype={args.dtype}",
+        f"--rollout.micro_batch={args.micro_batch}",
+        f"--rollout.prompts_per_update={args.prompts}",
+        "--objective.kl_coefficient=0.01",
+        "--judge.both_orders=false",
+        "--rollout.sampler=flow",
+        "--rollout.eta=0.7",
+    ]
     judge = Judge(SlowJudge(seconds), BUILT_IN["t2i"], both_orders=False)
     trainer = Trainer(load_config("miniature", words), judge=judge)
     trainer._prepare()
@@ -95,8 +107,15 @@ def naive_update(trainer: Trainer, update: int) -> float:
     trainer.learner.optimizer.zero_grad()
     decided = []
     for index, place in zip(*trainer._draw_prompts(), strict=True):
-        for group in sample_pairs(OneByOne(trainer.policy), [trainer.keys[place]], [index], one, seed=0, update=update,
-                                  with_noise=config.objective.algorithm == "rpo"):
+        for group in sample_pairs(
+            OneByOne(trainer.policy),
+            [trainer.keys[place]],
+            [index],
+            one,
+            seed=0,
+            update=update,
+            with_noise=config.objective.algorithm == "rpo",
+        ):
             verdict = trainer.judge.submit([Pair("", group.images[0], group.images[1])]).result()[0]
             decided += [[(candidate, verdict.winner)] for candidate in group.candidates]
     for chunk in decided:
@@ -115,19 +134,28 @@ class OneByOne:
         return getattr(self.policy, name)
 
     def _single(self, batch, at):
-        positive = {name: tensor[at:at + 1] for name, tensor in batch.positive.items()}
+        positive = {name: tensor[at : at + 1] for name, tensor in batch.positive.items()}
         return type(batch)(positive, None, batch.height, batch.width)
 
     def velocity(self, latents, sigma, batch):
-        return torch.cat([self.policy.velocity(latents[at:at + 1], sigma, self._single(batch, at))
-                          for at in range(len(latents))])
+        return torch.cat(
+            [
+                self.policy.velocity(latents[at : at + 1], sigma, self._single(batch, at))
+                for at in range(len(latents))
+            ]
+        )
 
     def decode(self, latents, batch):
-        return [self.policy.decode(latents[at:at + 1], self._single(batch, at))[0] for at in range(len(latents))]
+        return [
+            self.policy.decode(latents[at : at + 1], self._single(batch, at))[0]
+            for at in range(len(latents))
+        ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--algorithm", default="rpo", choices=["rpo", "nft"])
@@ -143,7 +171,9 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        flux_pipeline(heads=args.heads, layers=args.layers, single_layers=2 * args.layers).save_pretrained(base)
+        flux_pipeline(
+            heads=args.heads, layers=args.layers, single_layers=2 * args.layers
+        ).save_pretrained(base)
         ratios, speedups, call_ms = [], {}, []
         trainer = trainer_for(Path(folder), base, args, 0.0)
         calls = record_calls(trainer, 1)
@@ -163,11 +193,17 @@ def main() -> None:
                 trainer._update(update)
                 ours = synchronize(trainer.policy.device) - start
                 speedups[seconds].append(naive_update(trainer, update) / ours)
-    print(f"{args.algorithm}, {args.prompts} prompts, {args.size} px, {torch.device(args.device).type} {args.dtype}: "
-          f"{len(calls)} transformer calls an update, {statistics.median(call_ms):.0f} ms each")
-    print(f"update / bare transformer calls: {statistics.median(ratios):.3f} (median of {args.repeats})")
+    print(
+        f"{args.algorithm}, {args.prompts} prompts, {args.size} px, {torch.device(args.device).type} {args.dtype}: "
+        f"{len(calls)} transformer calls an update, {statistics.median(call_ms):.0f} ms each"
+    )
+    print(
+        f"update / bare transformer calls: {statistics.median(ratios):.3f} (median of {args.repeats})"
+    )
     for seconds, values in speedups.items():
-        print(f"one-at-a-time loop / ours, {seconds:g} s a verdict: {statistics.median(values):.2f}")
+        print(
+            f"one-at-a-time loop / ours, {seconds:g} s a verdict: {statistics.median(values):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Importing them loads nothing of ``arr_core`` and no library that ComfyUI has not loaded already: a node imports what it
 needs when it runs, so that the pack costs no start-up time and a missing package is an error on the node alone.
 """
+
 from comfy_api.latest import ComfyExtension, io
 
 from .judge import ARRJudge
@@ -15,7 +16,15 @@ from .train import ARRTrainRPO
 from .win_rate import ARRWinRate
 
 NODES: list[type[io.ComfyNode]] = [
-    ARRLoadAdapter, ARRRubric, ARRRubricFromPrompt, ARRRubricFromPairs, ARRJudge, ARRJudgePair, ARRTrainRPO, ARRWinRate]
+    ARRLoadAdapter,
+    ARRRubric,
+    ARRRubricFromPrompt,
+    ARRRubricFromPairs,
+    ARRJudge,
+    ARRJudgePair,
+    ARRTrainRPO,
+    ARRWinRate,
+]
 
 
 class Extension(ComfyExtension):

@@ -3,6 +3,7 @@
 ComfyUI's thread runs under inference mode, cannot be interrupted in the middle of an update and keeps what it loads; so a
 training runs beside it. The child's standard input is a pipe whose other end is here: closing it asks for a stop.
 """
+
 from __future__ import annotations
 
 import os
@@ -22,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
 TO_A_PERSON = re.compile(r"^you are the judge: open \S+", re.MULTILINE)  # what a human judge prints
-OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError")
+OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError"
+)
 
 
 def python() -> str:
@@ -46,11 +49,20 @@ class Child:
         self.start = self.log.stat().st_size if self.log.exists() else 0
         self._request = ""
         # Ctrl-C in the server's terminal must not reach the child twice.
-        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+        own_group = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            if os.name == "nt"
+            else {"start_new_session": True}
+        )
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [python(), "-c", START, str(ROOT), f"arr_core.{module}", UNTIL_EOF, *arguments], cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, **own_group)
+                [python(), "-c", START, str(ROOT), f"arr_core.{module}", UNTIL_EOF, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **own_group,
+            )
         (folder / PID).write_text(str(self.process.pid))
 
     def __enter__(self) -> Child:
@@ -113,7 +125,10 @@ class Child:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if self.process.returncode == 2 and errors:
             return errors[-1]
-        return f"the process ended with status {self.process.returncode}; the end of {self.log}:\n" + "\n".join(lines[-12:])
+        return (
+            f"the process ended with status {self.process.returncode}; the end of {self.log}:\n"
+            + "\n".join(lines[-12:])
+        )
 
 
 def still_running(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 A workflow may come from a stranger. It names things; what a name means is decided here, and a name that leads out of the
 folder it belongs to is refused.
 """
+
 from __future__ import annotations
 
 import os
@@ -16,7 +17,9 @@ import folder_paths
 OWN = "ARR-RPO"  # our folder within ComfyUI's output
 RUN = "run: "  # before the name of a run, in a list of adapters
 NONE = "(none)"
-_listed = SimpleNamespace(folder=None, places={}, names=[])  # what data_names found, and when its folders had changed last
+_listed = SimpleNamespace(
+    folder=None, places={}, names=[]
+)  # what data_names found, and when its folders had changed last
 LONGEST = 180  # bytes of a name; file systems take 255, and endings are added
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 DATA = (".txt", ".jsonl", ".json")
@@ -60,9 +63,16 @@ def rubric_file(name: str, what: str = "save_as") -> Path:
 
 def file_name(name: str, what: str) -> str:
     """``name``, once it is known to be a plain file name. Raises ValueError."""
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name) or name[-1] in " ." or len(name.encode()) > LONGEST or RESERVED.match(name):
-        raise ValueError(f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, not long and "
-                         f"none of Windows' own, came {name[:80]!r}")
+    if (
+        not re.fullmatch(r"\w[\w .-]{0,99}", name)
+        or name[-1] in " ."
+        or len(name.encode()) > LONGEST
+        or RESERVED.match(name)
+    ):
+        raise ValueError(
+            f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, not long and "
+            f"none of Windows' own, came {name[:80]!r}"
+        )
     return name
 
 
@@ -73,7 +83,9 @@ def run_folder(name: str) -> Path:
 
 def run_names() -> list[str]:
     """The runs that have saved an adapter."""
-    return sorted(path.parents[1].name for path in runs_folder().glob("*/adapter/adapter_config.json"))
+    return sorted(
+        path.parents[1].name for path in runs_folder().glob("*/adapter/adapter_config.json")
+    )
 
 
 def adapter_names() -> list[str]:
@@ -88,13 +100,16 @@ def adapter_path(name: str) -> Path:
     path = folder_paths.get_full_path("loras", name)
     folders = folder_paths.get_folder_paths("loras")
     if path is None or not any(_within(Path(path), Path(folder)) for folder in folders):
-        raise ValueError(f"adapter: expected a file of ComfyUI's loras folders, came {name[:80]!r}; "
-                         f"put it into {folders[0]} and press R")
+        raise ValueError(
+            f"adapter: expected a file of ComfyUI's loras folders, came {name[:80]!r}; "
+            f"put it into {folders[0]} and press R"
+        )
     return Path(path)
 
 
 def adapter_stamp(name: str | None) -> tuple[int, int] | None:
     """What changes when the weights behind an entry of ``adapter_names`` do; None where there are none."""
+
     def weights() -> Path:
         path = adapter_path(name or "")
         return path / "adapter_model.safetensors" if path.is_dir() else path
@@ -120,11 +135,17 @@ def data_names() -> list[str]:
     """The text and JSON files in ComfyUI's input folder, with those of its subfolders. Many inputs offer this list, and the
     folder may hold very many files: it is walked again only when a folder in it has changed."""
     folder = Path(folder_paths.get_input_directory())
-    if _listed.folder != folder or any(_changed(place) != then for place, then in _listed.places.items()):
+    if _listed.folder != folder or any(
+        _changed(place) != then for place, then in _listed.places.items()
+    ):
         places, names = {}, []
         for place, _, files in os.walk(folder, followlinks=True):
             places[place] = _changed(place)
-            names += [Path(place, name).relative_to(folder).as_posix() for name in files if Path(name).suffix in DATA]
+            names += [
+                Path(place, name).relative_to(folder).as_posix()
+                for name in files
+                if Path(name).suffix in DATA
+            ]
         _listed.folder, _listed.places, _listed.names = folder, places, sorted(names)
     return list(_listed.names)
 
@@ -140,7 +161,9 @@ def data_path(name: str, what: str) -> Path:
     """The file called ``name`` in ComfyUI's input folder. Raises ValueError for any other place."""
     path = _inside(Path(folder_paths.get_input_directory()), name)
     if path.suffix not in DATA or not path.is_file():
-        raise ValueError(f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, came {name[:80]!r}")
+        raise ValueError(
+            f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, came {name[:80]!r}"
+        )
     return path
 
 
@@ -151,8 +174,10 @@ def base_model(name: str) -> str:
         if _within(path, Path(folder)) and (path / "model_index.json").is_file():
             return str(path)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise ValueError("base: expected a Hugging Face id (owner/name) or a diffusers folder with model_index.json in "
-                         f"ComfyUI's models/diffusers, came {name[:80]!r}")
+        raise ValueError(
+            "base: expected a Hugging Face id (owner/name) or a diffusers folder with model_index.json in "
+            f"ComfyUI's models/diffusers, came {name[:80]!r}"
+        )
     return name
 
 
@@ -163,16 +188,23 @@ def output_loras() -> Path:
 
 def confine(paths: Iterable[Path]) -> None:
     """Raises ValueError unless all files, links followed, lie in ComfyUI's input or output folder."""
-    allowed = [Path(folder).resolve() for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())]
+    allowed = [
+        Path(folder).resolve()
+        for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())
+    ]
     for path in paths:
         if not any(path.resolve().is_relative_to(folder) for folder in allowed):
-            raise ValueError(f"expected images in ComfyUI's input or output folder, came {str(path)[:200]!r}; copy it there")
+            raise ValueError(
+                f"expected images in ComfyUI's input or output folder, came {str(path)[:200]!r}; copy it there"
+            )
 
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not _within(path, folder):
-        raise ValueError(f"expected a name inside of {folder.name}, came {name[:80]!r}, which leads out of it")
+        raise ValueError(
+            f"expected a name inside of {folder.name}, came {name[:80]!r}, which leads out of it"
+        )
     return path
 
 

@@ -1,4 +1,5 @@
 """ARRJudge: who compares images, by the name of a profile; where it is stands in a file of the user, never in a workflow."""
+
 from __future__ import annotations
 
 import re
@@ -39,23 +40,55 @@ class ARRJudge(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRJudge", "Judge", is_output_node=True, description=(
+            "ARRJudge",
+            "Judge",
+            is_output_node=True,
+            description=(
                 "A vision-language model that compares two images. Its address and key stand in your own judges file; "
-                "'miniature' is embedded and needs no server."),
+                "'miniature' is embedded and needs no server."
+            ),
             search_aliases=["vlm", "vision language model", "reward", "preference", "arr"],
             inputs=[
-                io.Combo.Input("profile", options=profile_names(), tooltip=(
-                    "A name from your judges file (~/.config/arr-rpo/judges.yaml, or the file that ARR_JUDGES names).")),
-                io.Boolean.Input("both_orders", default=True, tooltip=(
-                    "Ask twice with the images swapped; if the answers differ, the pair is undecided.")),
-                io.Boolean.Input("check", default=True, tooltip=(
-                    "Ask one small question now, so that a judge that is not there is found out before it is needed.")),
-                io.Float.Input("timeout", default=60.0, min=1.0, max=3600.0, step=1.0, **advanced(), tooltip=(
-                    "Seconds after which the check has failed.")),
+                io.Combo.Input(
+                    "profile",
+                    options=profile_names(),
+                    tooltip=(
+                        "A name from your judges file (~/.config/arr-rpo/judges.yaml, or the file that ARR_JUDGES names)."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "both_orders",
+                    default=True,
+                    tooltip=(
+                        "Ask twice with the images swapped; if the answers differ, the pair is undecided."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "check",
+                    default=True,
+                    tooltip=(
+                        "Ask one small question now, so that a judge that is not there is found out before it is needed."
+                    ),
+                ),
+                io.Float.Input(
+                    "timeout",
+                    default=60.0,
+                    min=1.0,
+                    max=3600.0,
+                    step=1.0,
+                    **advanced(),
+                    tooltip=("Seconds after which the check has failed."),
+                ),
             ],
-            outputs=[JudgeSocket.Output(display_name="judge", tooltip="The judge, for comparing, training and win rates."),
-                     io.String.Output(display_name="status", tooltip="What the check found.")],
-            hidden=[io.Hidden.unique_id])
+            outputs=[
+                JudgeSocket.Output(
+                    display_name="judge",
+                    tooltip="The judge, for comparing, training and win rates.",
+                ),
+                io.String.Output(display_name="status", tooltip="What the check found."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
 
     @classmethod
     def validate_inputs(cls, profile: str) -> bool | str:
@@ -69,11 +102,17 @@ class ARRJudge(io.ComfyNode):
         return path.stat().st_mtime_ns if path.is_file() else None
 
     @classmethod
-    def execute(cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0) -> io.NodeOutput:
+    def execute(
+        cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0
+    ) -> io.NodeOutput:
         choice = JudgeChoice(profile, both_orders)
         live = Live(cls.hidden.unique_id)
         with explained(live):
-            status = checked(choice, timeout) if check else f"{profile}: a judge of kind {choice.kind}, not checked"
+            status = (
+                checked(choice, timeout)
+                if check
+                else f"{profile}: a judge of kind {choice.kind}, not checked"
+            )
         live.say(status)
         return io.NodeOutput(choice, status, ui={"text": [status]})
 
@@ -90,27 +129,47 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
     from ..arr_core.rubrics import BUILT_IN as rubrics
 
     profile = load_profile(choice.profile)
-    if profile.kind == "panel" and all(load_profile(member).kind != "panel" for member in profile.members):
-        return "; ".join(checked(replace(choice, profile=member), timeout) for member in profile.members)
+    if profile.kind == "panel" and all(
+        load_profile(member).kind != "panel" for member in profile.members
+    ):
+        return "; ".join(
+            checked(replace(choice, profile=member), timeout) for member in profile.members
+        )
     if profile.kind == "human":
         return f"{choice.profile}: not checked"
     if profile.kind == "local":
         if not (Path(profile.model).is_dir() or HUB_NAME.fullmatch(profile.model)):
-            raise ValueError(f"the judge {choice.profile!r}: expected a folder or a hub name (owner/name) as its model, came "
-                             f"{profile.model[:200]!r}; correct its profile")
+            raise ValueError(
+                f"the judge {choice.profile!r}: expected a folder or a hub name (owner/name) as its model, came "
+                f"{profile.model[:200]!r}; correct its profile"
+            )
         return f"{choice.profile}: a model in this process, loaded when it is first asked"
     client = make_client(choice.profile, timeout_s=timeout, retries=0)
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     rubric = rubrics[choice.built_in_rubric("t2i")]
     with Judge(client, rubric, both_orders=False, shared=False) as judge:
-        verdict = wait(judge.submit([Pair("a red circle" if choice.kind == "miniature" else "a plain red picture", red, blue)]))
+        verdict = wait(
+            judge.submit(
+                [
+                    Pair(
+                        "a red circle" if choice.kind == "miniature" else "a plain red picture",
+                        red,
+                        blue,
+                    )
+                ]
+            )
+        )
     opinion = verdict[0].opinions[0]
     if opinion.failure and not opinion.reply:
-        raise ValueError(f"the judge {choice.profile!r} gives no verdict: {opinion.failure}; raise the timeout, try "
-                         "again, or correct its profile")
+        raise ValueError(
+            f"the judge {choice.profile!r} gives no verdict: {opinion.failure}; raise the timeout, try "
+            "again, or correct its profile"
+        )
     if verdict[0].failed:
-        raise ValueError(f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
-                         "model in its profile, one that sees images")
+        raise ValueError(
+            f"the judge {choice.profile!r} answers, but gives no verdict: {verdict[0].reason}; name another "
+            "model in its profile, one that sees images"
+        )
     return f"{choice.profile}: answers in {verdict[0].latency_s:.1f} s"
 
 

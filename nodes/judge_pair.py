@@ -1,4 +1,5 @@
 """ARRJudgePair: two images, a prompt, a rubric and a judge in; the preferred image and the reasons out."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -16,40 +17,112 @@ class ARRJudgePair(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRJudgePair", "Compare Two Images", is_output_node=True, description=(
+            "ARRJudgePair",
+            "Compare Two Images",
+            is_output_node=True,
+            description=(
                 "Which of two images answers the prompt better, and why. Batches are compared pair by pair; every output "
-                "is a list with one entry a pair. A pair that the judge does not decide is undecided, never a coin flip."),
+                "is a list with one entry a pair. A pair that the judge does not decide is undecided, never a coin flip."
+            ),
             search_aliases=["judge", "preference", "which is better", "reward", "arr"],
             inputs=[
                 io.Image.Input("image_a", tooltip="Image A, or a batch."),
-                io.Image.Input("image_b", tooltip="Image B, or a batch as long as A's; a single image is compared with all."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="The prompt, or the instruction of an edit."),
+                io.Image.Input(
+                    "image_b",
+                    tooltip="Image B, or a batch as long as A's; a single image is compared with all.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="The prompt, or the instruction of an edit.",
+                ),
                 JudgeSocket.Input("judge", tooltip="Who compares."),
-                io.Combo.Input("when_undecided", options=[BLOCK, PASS_A], tooltip=(
-                    "What 'preferred' and 'dispreferred' give for an undecided pair: nothing, so that nodes behind them do "
-                    "not run, or A and B as they came.")),
-                RubricSocket.Input("rubric", optional=True, tooltip="The criteria; without one, the built-in ones."),
-                io.Image.Input("source", optional=True, tooltip="For edits: the image that both started from."),
-                io.Float.Input("reward_preferred", default=1.0, min=-10.0, max=10.0, step=0.1, **advanced(), tooltip=(
-                    "Reward of the preferred image.")),
-                io.Float.Input("reward_dispreferred", default=-0.1, min=-10.0, max=10.0, step=0.1, **advanced(), tooltip=(
-                    "Reward of the other image. An undecided pair has none: both are 0.")),
+                io.Combo.Input(
+                    "when_undecided",
+                    options=[BLOCK, PASS_A],
+                    tooltip=(
+                        "What 'preferred' and 'dispreferred' give for an undecided pair: nothing, so that nodes behind them do "
+                        "not run, or A and B as they came."
+                    ),
+                ),
+                RubricSocket.Input(
+                    "rubric", optional=True, tooltip="The criteria; without one, the built-in ones."
+                ),
+                io.Image.Input(
+                    "source", optional=True, tooltip="For edits: the image that both started from."
+                ),
+                io.Float.Input(
+                    "reward_preferred",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.1,
+                    **advanced(),
+                    tooltip=("Reward of the preferred image."),
+                ),
+                io.Float.Input(
+                    "reward_dispreferred",
+                    default=-0.1,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.1,
+                    **advanced(),
+                    tooltip=("Reward of the other image. An undecided pair has none: both are 0."),
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="preferred", is_output_list=True, tooltip="The better image of each pair."),
-                io.Image.Output(display_name="dispreferred", is_output_list=True, tooltip="The other image of each pair."),
-                VerdictSocket.Output(display_name="verdict", is_output_list=True, tooltip="All that the judge said."),
-                io.String.Output(display_name="reasons", is_output_list=True, tooltip="Verdict, reason and findings as text."),
-                io.Float.Output(display_name="reward_a", is_output_list=True, tooltip="Reward of image A."),
-                io.Float.Output(display_name="reward_b", is_output_list=True, tooltip="Reward of image B."),
-                io.Boolean.Output(display_name="decided", is_output_list=True, tooltip="False for an undecided pair."),
-                io.Int.Output(display_name="winner", is_output_list=True, tooltip="1 for A, 2 for B, 0 for undecided."),
+                io.Image.Output(
+                    display_name="preferred",
+                    is_output_list=True,
+                    tooltip="The better image of each pair.",
+                ),
+                io.Image.Output(
+                    display_name="dispreferred",
+                    is_output_list=True,
+                    tooltip="The other image of each pair.",
+                ),
+                VerdictSocket.Output(
+                    display_name="verdict", is_output_list=True, tooltip="All that the judge said."
+                ),
+                io.String.Output(
+                    display_name="reasons",
+                    is_output_list=True,
+                    tooltip="Verdict, reason and findings as text.",
+                ),
+                io.Float.Output(
+                    display_name="reward_a", is_output_list=True, tooltip="Reward of image A."
+                ),
+                io.Float.Output(
+                    display_name="reward_b", is_output_list=True, tooltip="Reward of image B."
+                ),
+                io.Boolean.Output(
+                    display_name="decided",
+                    is_output_list=True,
+                    tooltip="False for an undecided pair.",
+                ),
+                io.Int.Output(
+                    display_name="winner",
+                    is_output_list=True,
+                    tooltip="1 for A, 2 for B, 0 for undecided.",
+                ),
             ],
-            hidden=[io.Hidden.unique_id])
+            hidden=[io.Hidden.unique_id],
+        )
 
     @classmethod
-    def execute(cls, image_a, image_b, prompt: str, judge: JudgeChoice, when_undecided: str, rubric=None, source=None,
-                reward_preferred: float = 1.0, reward_dispreferred: float = -0.1) -> io.NodeOutput:
+    def execute(
+        cls,
+        image_a,
+        image_b,
+        prompt: str,
+        judge: JudgeChoice,
+        when_undecided: str,
+        rubric=None,
+        source=None,
+        reward_preferred: float = 1.0,
+        reward_dispreferred: float = -0.1,
+    ) -> io.NodeOutput:
         from comfy_execution.graph import ExecutionBlocker
 
         live = Live(cls.hidden.unique_id)
@@ -62,13 +135,18 @@ class ARRJudgePair(io.ComfyNode):
             ordered = images[::-1] if verdict.preferred == "b" else images
             if not verdict.decided and when_undecided == BLOCK:
                 ordered = [ExecutionBlocker(None)] * 2
-            rewards = {"a": (reward_preferred, reward_dispreferred), "b": (reward_dispreferred, reward_preferred),
-                       None: (0.0, 0.0)}[verdict.preferred]
+            rewards = {
+                "a": (reward_preferred, reward_dispreferred),
+                "b": (reward_dispreferred, reward_preferred),
+                None: (0.0, 0.0),
+            }[verdict.preferred]
             number = 0 if verdict.winner is None else verdict.winner + 1
             rows.append((*ordered, verdict, as_text(verdict), *rewards, verdict.decided, number))
         outputs = [list(column) for column in zip(*rows, strict=True)]
         live.say(summary(verdicts))
-        cards = [verdict_picture(pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+        cards = [
+            verdict_picture(pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)
+        ]
         return io.NodeOutput(*outputs, ui={**shown(cards, cls), "text": outputs[3]})
 
 
@@ -83,7 +161,9 @@ def make_pairs(prompt: str, image_a, image_b, source) -> list:
     count = max(len(a), len(b))
     for name, images in (("image_a", a), ("image_b", b), ("source", sources)):
         if len(images) not in (1, count):
-            raise ValueError(f"{name}: expected 1 image or {count}, as many as the longer batch has, came {len(images)}")
+            raise ValueError(
+                f"{name}: expected 1 image or {count}, as many as the longer batch has, came {len(images)}"
+            )
     a, b, sources = (images * count if len(images) == 1 else images for images in (a, b, sources))
     return [Pair(prompt.strip(), *images) for images in zip(a, b, sources, strict=True)]
 
@@ -96,8 +176,10 @@ def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
 
     task = "t2i" if pairs[0].source is None else "edit"
     if rubric is not None and rubric.task != task:
-        raise ValueError(f"rubric: expected one for {'edits, as a source is' if task == 'edit' else 'images without a source'} "
-                         f"given, came {rubric.name!r}, which is for {rubric.task}")
+        raise ValueError(
+            f"rubric: expected one for {'edits, as a source is' if task == 'edit' else 'images without a source'} "
+            f"given, came {rubric.name!r}, which is for {rubric.task}"
+        )
     rubric = rubric or BUILT_IN[choice.built_in_rubric(task)]
     make_room(choice.profile)
     client = make_client(choice.profile)
@@ -118,7 +200,9 @@ def as_text(verdict) -> str:
 
 def summary(verdicts: list) -> str:
     """One line about all pairs."""
-    count = {side: sum(verdict.preferred == side for verdict in verdicts) for side in ("a", "b", None)}
+    count = {
+        side: sum(verdict.preferred == side for verdict in verdicts) for side in ("a", "b", None)
+    }
     if len(verdicts) == 1:
         return as_text(verdicts[0]).splitlines()[0]
     return f"{len(verdicts)} pairs: A preferred {count['a']} times, B {count['b']}, undecided {count[None]}"

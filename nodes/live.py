@@ -1,4 +1,5 @@
 """What a node shows and hears while it works: text and pictures on it, and the wish to stop."""
+
 from __future__ import annotations
 
 import asyncio
@@ -63,7 +64,9 @@ def asked(chat, work: Coroutine, tell: Callable[[], Any] = lambda: None) -> Any:
         asyncio.run_coroutine_threadsafe(end(), loop)
 
 
-def wait(future: Future, stop: Callable[[], Any] = lambda: None, tell: Callable[[], Any] = lambda: None) -> Any:
+def wait(
+    future: Future, stop: Callable[[], Any] = lambda: None, tell: Callable[[], Any] = lambda: None
+) -> Any:
     """The future's result. ``tell`` is called meanwhile; when the user presses Cancel, ``stop`` is, and it raises that."""
     while not future.done():
         try:

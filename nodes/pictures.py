@@ -1,4 +1,5 @@
 """Between ComfyUI's IMAGE tensors and pictures, and the picture of a verdict."""
+
 from __future__ import annotations
 
 import re
@@ -34,8 +35,13 @@ def shown(pictures: list[Image.Image], cls) -> dict[str, list]:
     """What a node returns as ``ui`` to show pictures of any sizes."""
     from comfy_api.latest import ui
 
-    return {"images": [saved for picture in pictures
-                       for saved in ui.PreviewImage(to_image(picture), cls=cls).as_dict()["images"]]}
+    return {
+        "images": [
+            saved
+            for picture in pictures
+            for saved in ui.PreviewImage(to_image(picture), cls=cls).as_dict()["images"]
+        ]
+    }
 
 
 def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
@@ -44,7 +50,9 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
 
     from ..arr_core.grid import font_for, wrapped
 
-    images = [("source", pair.source), ("A", pair.image_a), ("B", pair.image_b)][pair.source is None:]
+    images = [("source", pair.source), ("A", pair.image_a), ("B", pair.image_b)][
+        pair.source is None :
+    ]
     findings = [f"{criterion}: {in_letters(finding)}" for criterion, finding in verdict.findings]
     font = font_for(" ".join([pair.prompt, verdict.reason, *findings]))
     width, line = len(images) * (SIDE + GAP) + GAP, sum(font.getmetrics()) + 3
@@ -59,13 +67,23 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
     for at, (name, picture) in enumerate(images):
         x = GAP + at * (SIDE + GAP)
         preferred = name.lower() == verdict.preferred
-        draw.text((x, GAP), f"{name} · preferred" if preferred else name, GOOD if preferred else INK, font)
+        draw.text(
+            (x, GAP), f"{name} · preferred" if preferred else name, GOOD if preferred else INK, font
+        )
         fitted = fit(picture, SIDE)
         place = (x + (SIDE - fitted.width) // 2, 2 * GAP + line + (SIDE - fitted.height) // 2)
         sheet.paste(fitted, place)
         if preferred:
-            draw.rectangle((place[0] - 4, place[1] - 4, place[0] + fitted.width + 3, place[1] + fitted.height + 3),
-                           outline=GOOD, width=4)
+            draw.rectangle(
+                (
+                    place[0] - 4,
+                    place[1] - 4,
+                    place[0] + fitted.width + 3,
+                    place[1] + fitted.height + 3,
+                ),
+                outline=GOOD,
+                width=4,
+            )
     for at, (part, colour) in enumerate(texts):
         draw.text((GAP, SIDE + 3 * GAP + line + at * line), part, colour, font)
     return sheet
@@ -84,4 +102,6 @@ def fit(picture: Image.Image, side: int) -> Image.Image:
     if factor >= 2:
         factor = int(factor)
     size = tuple(max(1, round(edge * factor)) for edge in picture.size)
-    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(
+        size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
+    )

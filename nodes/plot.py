@@ -1,4 +1,5 @@
 """The picture on a node while it trains: the win rate against the base, and held-out images before and after."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,7 +29,9 @@ def training_picture(run: History, folder: Path) -> Image.Image:
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
     _chart(draw, run, font)
-    _examples(sheet, draw, images, folder, font, {"source": "source", "base": "before", "policy": "after"})
+    _examples(
+        sheet, draw, images, folder, font, {"source": "source", "base": "before", "policy": "after"}
+    )
     return sheet
 
 
@@ -45,15 +48,28 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
         return left + (right - left) * update / total, bottom - (bottom - top) * share
 
     draw.text((GAP, GAP), "win rate against the base, held-out prompts", INK, font)
-    points = [(event["update"], event["win_rate"], event["low"], event["high"]) for event in run.validations
-              if event["win_rate"] is not None]
+    points = [
+        (event["update"], event["win_rate"], event["low"], event["high"])
+        for event in run.validations
+        if event["win_rate"] is not None
+    ]
     if len(points) > 1:
-        draw.polygon([place(at, low) for at, _, low, _ in points] + [place(at, high) for at, _, _, high in points[::-1]], BAND)
+        draw.polygon(
+            [place(at, low) for at, _, low, _ in points]
+            + [place(at, high) for at, _, _, high in points[::-1]],
+            BAND,
+        )
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         draw.line([place(0, share), place(total, share)], PALE if share == 0.5 else GRID, 1)
         draw.text((left - 8, place(0, share)[1]), f"{share:.0%}", PALE, font, anchor="rm")
     for update in sorted({0, total // 2, total}):
-        draw.text((place(update, 0)[0], bottom + 8), str(update), PALE, font, anchor="mt" if update < total else "rt")
+        draw.text(
+            (place(update, 0)[0], bottom + 8),
+            str(update),
+            PALE,
+            font,
+            anchor="mt" if update < total else "rt",
+        )
     if not points:
         nothing = "no decided pair yet" if run.validations else "no validation yet"
         draw.text(((left + right) / 2, (top + bottom) / 2 - 24), nothing, PALE, font, anchor="mm")
@@ -67,8 +83,14 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), GOOD)
 
 
-def _examples(sheet: Image.Image, draw: ImageDraw.ImageDraw, images: list[dict], folder: Path, font,
-              names: dict[str, str]) -> None:
+def _examples(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    images: list[dict],
+    folder: Path,
+    font,
+    names: dict[str, str],
+) -> None:
     """Rows of pictures in the order of ``names``, with the verdict and the prompt beside them."""
     from ..arr_core.data import open_image
     from ..arr_core.grid import wrapped
@@ -102,7 +124,9 @@ def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image
     left, right, rate = GAP + 20, CHART - GAP - 20, outcome["win_rate"]
     draw.text((GAP, GAP), f"{name} against {other}"[:52], INK, font)
     head = "no decided pair" if rate is None else f"{rate:.0%} of decided pairs won"
-    draw.text((GAP, 70), head, GOOD if rate is not None and outcome["low"] > 0.5 else INK, font_at(28))
+    draw.text(
+        (GAP, 70), head, GOOD if rate is not None and outcome["low"] > 0.5 else INK, font_at(28)
+    )
     for share in (0.0, 0.5, 1.0):
         x = left + (right - left) * share
         draw.line([(x, 140), (x, 200)], PALE if share == 0.5 else GRID, 1)
@@ -112,15 +136,33 @@ def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image
     if rate is not None:
         x = left + (right - left) * rate
         draw.ellipse((x - 8, 162, x + 8, 178), GOOD)
-        draw.text((GAP, 236), f"95 % interval {outcome['low']:.0%} to {outcome['high']:.0%}", PALE, font)
+        draw.text(
+            (GAP, 236), f"95 % interval {outcome['low']:.0%} to {outcome['high']:.0%}", PALE, font
+        )
     at, total = float(left), max(1, outcome["wins"] + outcome["undecided"] + outcome["losses"])
-    for word, field, colour in (("won", "wins", GOOD), ("undecided", "undecided", PALE), ("lost", "losses", BAD)):
+    for word, field, colour in (
+        ("won", "wins", GOOD),
+        ("undecided", "undecided", PALE),
+        ("lost", "losses", BAD),
+    ):
         width = (right - left) * outcome[field] / total
         if width:
             draw.rectangle((at, 300, at + width - 2, 330), colour)
         at += width
-        draw.text((GAP, 346 + 24 * ("wins", "undecided", "losses").index(field)), f"{word} {outcome[field]}", colour, font)
-    _examples(sheet, draw, images, folder, font, {"source": "source", "policy": name[:14], "base": other[:14]})
+        draw.text(
+            (GAP, 346 + 24 * ("wins", "undecided", "losses").index(field)),
+            f"{word} {outcome[field]}",
+            colour,
+            font,
+        )
+    _examples(
+        sheet,
+        draw,
+        images,
+        folder,
+        font,
+        {"source": "source", "policy": name[:14], "base": other[:14]},
+    )
     return sheet
 
 

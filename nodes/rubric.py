@@ -1,4 +1,5 @@
 """ARRRubric: the criteria under which images are compared, built in, from a file, or typed."""
+
 from __future__ import annotations
 
 import tempfile
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
 
 TASKS = {"text to image": "t2i", "image editing": "edit"}
-BUILT_IN = ("t2i", "edit", "t2i zh", "edit zh", "miniature t2i", "miniature edit")  # arr_core.rubrics.BUILT_IN, unimported
+BUILT_IN = (
+    "t2i",
+    "edit",
+    "t2i zh",
+    "edit zh",
+    "miniature t2i",
+    "miniature edit",
+)  # arr_core.rubrics.BUILT_IN, unimported
 OWN, SAVED, FILE, TYPED = "built-in: ", "saved: ", "file: ", "typed below"
 
 
@@ -23,17 +31,37 @@ class ARRRubric(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            "ARRRubric", "Rubric", is_output_node=True, description="The criteria under which a judge compares two images.",
+            "ARRRubric",
+            "Rubric",
+            is_output_node=True,
+            description="The criteria under which a judge compares two images.",
             search_aliases=["criteria", "preference", "arr", "judge"],
             inputs=[
-                io.Combo.Input("source", options=options(), tooltip=(
-                    "A built-in rubric, one that was saved by a rubric node, a .json or .txt file of the input folder, or "
-                    "what is typed below.")),
-                io.Combo.Input("task", options=list(TASKS), tooltip="What typed criteria and text files are about."),
-                io.String.Input("text", default="", multiline=True, tooltip=(
-                    "For 'typed below': one criterion a line; lines that are indented are tips for the line above.")),
+                io.Combo.Input(
+                    "source",
+                    options=options(),
+                    tooltip=(
+                        "A built-in rubric, one that was saved by a rubric node, a .json or .txt file of the input folder, or "
+                        "what is typed below."
+                    ),
+                ),
+                io.Combo.Input(
+                    "task",
+                    options=list(TASKS),
+                    tooltip="What typed criteria and text files are about.",
+                ),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    tooltip=(
+                        "For 'typed below': one criterion a line; lines that are indented are tips for the line above."
+                    ),
+                ),
             ],
-            outputs=outputs(), hidden=[io.Hidden.unique_id])
+            outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
 
     @classmethod
     def validate_inputs(cls, source: str) -> bool | str:
@@ -57,14 +85,22 @@ class ARRRubric(io.ComfyNode):
 def options() -> list[str]:
     """What the list of rubrics offers."""
     saved = sorted(path.stem for path in folders.rubrics_folder().glob("*.json"))
-    return [*(f"{OWN}{name}" for name in BUILT_IN), TYPED, *(f"{SAVED}{name}" for name in saved),
-            *(f"{FILE}{name}" for name in folders.data_names() if not name.endswith(".jsonl"))]
+    return [
+        *(f"{OWN}{name}" for name in BUILT_IN),
+        TYPED,
+        *(f"{SAVED}{name}" for name in saved),
+        *(f"{FILE}{name}" for name in folders.data_names() if not name.endswith(".jsonl")),
+    ]
 
 
 def outputs() -> list:
     """The outputs that every rubric node has."""
-    return [RubricSocket.Output(display_name="rubric", tooltip="The rubric, for a judge or a training."),
-            io.String.Output(display_name="text", tooltip="The criteria as a judge reads them.")]
+    return [
+        RubricSocket.Output(
+            display_name="rubric", tooltip="The rubric, for a judge or a training."
+        ),
+        io.String.Output(display_name="text", tooltip="The criteria as a judge reads them."),
+    ]
 
 
 def result(rubric: Rubric, *more) -> io.NodeOutput:
@@ -79,7 +115,9 @@ def read(source: str, task: str, text: str) -> Rubric:
 
     if source == TYPED:
         if not text.strip():
-            raise ValueError("text: expected one criterion a line, came nothing; type some, or choose a built-in rubric")
+            raise ValueError(
+                "text: expected one criterion a line, came nothing; type some, or choose a built-in rubric"
+            )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "typed.txt")
             file.write_text(text, encoding="utf-8")
@@ -96,4 +134,6 @@ def path_of(source: str) -> Path | None:
     """The file behind an entry of the list, if there is one."""
     if source.startswith(SAVED):
         return folders.rubric_file(source.removeprefix(SAVED), "source")
-    return folders.data_path(source.removeprefix(FILE), "source") if source.startswith(FILE) else None
+    return (
+        folders.data_path(source.removeprefix(FILE), "source") if source.startswith(FILE) else None
+    )

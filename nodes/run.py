@@ -1,4 +1,5 @@
 """A training run: its folder, and the words that start it or go on with it."""
+
 from __future__ import annotations
 
 import hashlib
@@ -22,11 +23,24 @@ if TYPE_CHECKING:
 # own, which are confined, or are no business of a workflow.
 SETTABLE = {
     "run": ("save_every", "keep_checkpoints", "threads"),
-    "policy": ("dtype", "device", "height", "width", "guidance_scale", "true_cfg_scale", "negative_prompt",
-               "max_sequence_length", "condition_area", "gradient_checkpointing", "quantization"),
+    "policy": (
+        "dtype",
+        "device",
+        "height",
+        "width",
+        "guidance_scale",
+        "true_cfg_scale",
+        "negative_prompt",
+        "max_sequence_length",
+        "condition_area",
+        "gradient_checkpointing",
+        "quantization",
+    ),
     "adapter": ("rank", "alpha", "dropout", "targets", "ema_decay"),
     "data": ("validation_count",),
-    "rollout": None, "objective": None, "optimizer": None,  # every field
+    "rollout": None,
+    "objective": None,
+    "optimizer": None,  # every field
     "judge": ("timeout_s", "retries", "concurrency"),
     "validation": ("every", "count", "steps", "images"),
 }
@@ -65,12 +79,18 @@ def settings_words(text: str) -> list[str]:
             continue
         match = re.fullmatch(r"([a-z]+)\.([a-z_]+)\s*[=:]\s*(.+)", line)
         if not match:
-            raise ValueError(f"settings, line {number}: expected section.field = value, such as rollout.micro_batch = 2, "
-                             f"came {line[:80]!r}")
+            raise ValueError(
+                f"settings, line {number}: expected section.field = value, such as rollout.micro_batch = 2, "
+                f"came {line[:80]!r}"
+            )
         section, field, value = match.groups()
-        if section not in SETTABLE or (SETTABLE[section] is not None and field not in SETTABLE[section]):
-            raise ValueError(f"settings, line {number}: {section}.{field} cannot be set here; "
-                             f"{_settable(section)}, or use the node's own inputs")
+        if section not in SETTABLE or (
+            SETTABLE[section] is not None and field not in SETTABLE[section]
+        ):
+            raise ValueError(
+                f"settings, line {number}: {section}.{field} cannot be set here; "
+                f"{_settable(section)}, or use the node's own inputs"
+            )
         words.append(f"--{section}.{field}={value}")
     return words
 
@@ -99,9 +119,13 @@ def write_edits(folder: Path, prompts: Sequence[str], sources: Sequence[Image.Im
     """A file of edits in the run's folder, and their sources beside it: one instruction for all images, all instructions for
     one image, or one for each. Raises ValueError for counts that do not fit."""
     if 1 not in (len(prompts), len(sources)) and len(prompts) != len(sources):
-        raise ValueError(f"prompts: expected one instruction, or {len(sources)}, one for each image, came {len(prompts)}")
+        raise ValueError(
+            f"prompts: expected one instruction, or {len(sources)}, one for each image, came {len(prompts)}"
+        )
     count = max(len(prompts), len(sources))
-    prompts, sources = (list(part) * count if len(part) == 1 else part for part in (prompts, sources))
+    prompts, sources = (
+        list(part) * count if len(part) == 1 else part for part in (prompts, sources)
+    )
     (folder / "sources").mkdir(parents=True, exist_ok=True)
     records = []
     for prompt, source in zip(prompts, sources, strict=True):
@@ -109,7 +133,11 @@ def write_edits(folder: Path, prompts: Sequence[str], sources: Sequence[Image.Im
         if not (folder / name).exists():
             source.save(folder / name)
         records.append({"source_image": name, "instruction": prompt})
-    return _write(folder, "edits", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    return _write(
+        folder,
+        "edits",
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records),
+    )
 
 
 def _write(folder: Path, stem: str, text: str) -> Path:
@@ -124,7 +152,13 @@ def check_examples(path: Path | str, task: str) -> int:
     from ..arr_core.data import load_examples
 
     examples = load_examples(path, task)
-    folders.confine([example.source for example in examples if example.source and not str(path).startswith("miniature:")])
+    folders.confine(
+        [
+            example.source
+            for example in examples
+            if example.source and not str(path).startswith("miniature:")
+        ]
+    )
     return len(examples)
 
 

@@ -1,4 +1,5 @@
 """What every node's schema is made of: the category, our own sockets, and fields that only newer ComfyUIs know."""
+
 from __future__ import annotations
 
 import inspect
@@ -65,5 +66,7 @@ def _install_text(package: str) -> str:
     from pathlib import Path
 
     requirements = Path(__file__).resolve().parents[1] / "requirements.txt"
-    return (f"The package {package!r} is missing in ComfyUI's Python. Install what ARR-RPO needs and start ComfyUI again:\n"
-            f'"{sys.executable}" -m pip install -r "{requirements}"')
+    return (
+        f"The package {package!r} is missing in ComfyUI's Python. Install what ARR-RPO needs and start ComfyUI again:\n"
+        f'"{sys.executable}" -m pip install -r "{requirements}"'
+    )

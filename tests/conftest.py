@@ -1,4 +1,5 @@
 """What all tests share: one thread, no network, and small pipelines of the real classes with random weights on disk."""
+
 from __future__ import annotations
 
 import os
@@ -33,9 +34,11 @@ def saved_pipeline(tmp_path_factory):
     """``saved_pipeline(name)`` is the folder of a random pipeline: "flux", "qwen" or "qwen-plus" (2509)."""
     from arr_core.miniature import models
 
-    make = {"flux": lambda: models.flux_pipeline(heads=2, layers=2, single_layers=2),
-            "qwen": lambda: models.qwen_edit_pipeline(heads=2, layers=2),
-            "qwen-plus": lambda: models.qwen_edit_pipeline(heads=2, layers=2, plus=True)}
+    make = {
+        "flux": lambda: models.flux_pipeline(heads=2, layers=2, single_layers=2),
+        "qwen": lambda: models.qwen_edit_pipeline(heads=2, layers=2),
+        "qwen-plus": lambda: models.qwen_edit_pipeline(heads=2, layers=2, plus=True),
+    }
     folders: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
@@ -54,8 +57,10 @@ def run_config(saved_pipeline):
 
     def config(name: str, **fields):
         words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
-        return load_config("miniature" if name == "flux" else "miniature-edit",
-                           ["--policy.base", str(saved_pipeline(name)), "--policy.device", "cpu", *words])
+        return load_config(
+            "miniature" if name == "flux" else "miniature-edit",
+            ["--policy.base", str(saved_pipeline(name)), "--policy.device", "cpu", *words],
+        )
 
     return config
 
@@ -89,8 +94,12 @@ def source_image(tmp_path_factory):
 
         file = folder / f"{width}x{height}-{seed}.png"
         if not file.exists():
-            coarse = torch.randint(0, 256, (4, 4, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-            Image.fromarray(coarse.numpy()).resize((width, height), Image.Resampling.BICUBIC).save(file)
+            coarse = torch.randint(
+                0, 256, (4, 4, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+            )
+            Image.fromarray(coarse.numpy()).resize((width, height), Image.Resampling.BICUBIC).save(
+                file
+            )
         return file
 
     return path

@@ -4,6 +4,7 @@
 ``--thumbnails`` NAME.jpg shows what comes of it where a CPU is enough for that, and else its nodes on the page in a browser;
 the files that the workflows name must be there then, if only empty ones, or the page marks them in red.
 """
+
 from __future__ import annotations
 
 import json
@@ -49,8 +50,17 @@ class Workflow:
     def __init__(self, name: str):
         self.name, self.nodes = name, []
 
-    def add(self, kind: str, column: int, *, width: int = 320, height: int | None = None, title: str | None = None,
-            models: list[dict] | None = None, **values: Any) -> Node:
+    def add(
+        self,
+        kind: str,
+        column: int,
+        *,
+        width: int = 320,
+        height: int | None = None,
+        title: str | None = None,
+        models: list[dict] | None = None,
+        **values: Any,
+    ) -> Node:
         node = Node(kind, column, values, width, height, title, models or [], len(self.nodes) + 1)
         self.nodes.append(node)
         return node
@@ -83,18 +93,47 @@ def page_form(workflow: Workflow, info: dict) -> dict:
         if (unknown := set(node.values) - known) and node.kind != "MarkdownNote":
             raise ValueError(f"{workflow.name}: {node.kind} has no {', '.join(unknown)}")
         outputs = info.get(node.kind, {})
-        nodes.append({
-            "id": node.number, "type": node.kind, "pos": places[node.number][:2], "size": places[node.number][2:],
-            "flags": {}, "order": order, "mode": 0, "inputs": inputs,
-            "outputs": [{"name": name, "type": kind, "links": []}
-                        for name, kind in zip(outputs.get("output_name", []), outputs.get("output", []), strict=True)],
-            "properties": {"Node name for S&R": node.kind, **({"models": node.models} if node.models else {})},
-            "widgets_values": values, **({"title": node.title} if node.title else {})})
+        nodes.append(
+            {
+                "id": node.number,
+                "type": node.kind,
+                "pos": places[node.number][:2],
+                "size": places[node.number][2:],
+                "flags": {},
+                "order": order,
+                "mode": 0,
+                "inputs": inputs,
+                "outputs": [
+                    {"name": name, "type": kind, "links": []}
+                    for name, kind in zip(
+                        outputs.get("output_name", []), outputs.get("output", []), strict=True
+                    )
+                ],
+                "properties": {
+                    "Node name for S&R": node.kind,
+                    **({"models": node.models} if node.models else {}),
+                },
+                "widgets_values": values,
+                **({"title": node.title} if node.title else {}),
+            }
+        )
     for number, source, slot, *_ in links:
         nodes[source - 1]["outputs"][slot]["links"].append(number)
-    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"arr-rpo/{workflow.name}"))  # an older page warns of any other kind of id
-    return {"id": name, "revision": 0, "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes,
-            "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
+    name = str(
+        uuid.uuid5(uuid.NAMESPACE_URL, f"arr-rpo/{workflow.name}")
+    )  # an older page warns of any other kind of id
+    return {
+        "id": name,
+        "revision": 0,
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
 
 
 def api_form(page: dict) -> dict:
@@ -108,12 +147,19 @@ def api_form(page: dict) -> dict:
         for entry in node["inputs"]:
             if "widget" in entry:
                 inputs[entry["name"]] = values.pop(0)
-                if values and values[0] in ("fixed", "randomize", "increment", "decrement") and "seed" in entry["name"]:
+                if (
+                    values
+                    and values[0] in ("fixed", "randomize", "increment", "decrement")
+                    and "seed" in entry["name"]
+                ):
                     values.pop(0)
             if entry["link"] is not None:
                 inputs[entry["name"]] = sources[entry["link"]]
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs,
-                                  "_meta": {"title": node.get("title", node["type"])}}
+        graph[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title", node["type"])},
+        }
     return graph
 
 
@@ -131,7 +177,9 @@ def _inputs(node: Node, info: dict) -> list[tuple[str, str, dict]]:
 
 
 def _first(kind: str, options: dict) -> Any:
-    return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(kind, (options.get("options") or [""])[0])
+    return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(
+        kind, (options.get("options") or [""])[0]
+    )
 
 
 def _places(workflow: Workflow, info: dict) -> dict[int, list[int]]:
@@ -150,11 +198,22 @@ def _places(workflow: Workflow, info: dict) -> dict[int, list[int]]:
 
 def _height(node: Node, info: dict) -> int:
     inputs = _inputs(node, info)
-    widgets = [options for _, kind, options in inputs if kind in WIDGETS and not options.get("forceInput")]
+    widgets = [
+        options for _, kind, options in inputs if kind in WIDGETS and not options.get("forceInput")
+    ]
     slots = max(len(inputs) - len(widgets), len(info.get(node.kind, {}).get("output", [])))
     pictures = 300 if node.kind in ("LoadImage", "SaveImage", "PreviewImage") else 0
-    return TITLE + 24 * slots + sum(110 if options.get("multiline") else 32 + 32 * bool(options.get("control_after_generate"))
-                                    for options in widgets) + pictures
+    return (
+        TITLE
+        + 24 * slots
+        + sum(
+            110
+            if options.get("multiline")
+            else 32 + 32 * bool(options.get("control_after_generate"))
+            for options in widgets
+        )
+        + pictures
+    )
 
 
 def write(url: str) -> list[str]:
@@ -167,8 +226,13 @@ def write(url: str) -> list[str]:
     names = []
     for workflow in workflows():
         page = page_form(workflow, info)
-        for path, content in ((HERE / f"{workflow.name}.json", page), (HERE / "api" / f"{workflow.name}.json", api_form(page))):
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path, content in (
+            (HERE / f"{workflow.name}.json", page),
+            (HERE / "api" / f"{workflow.name}.json", api_form(page)),
+        ):
+            path.write_text(
+                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
         names.append(workflow.name)
     return names
 
@@ -183,14 +247,24 @@ def photograph(url: str, names: list[str]) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
-                                          args=["--no-sandbox", "--disable-gpu"])
+        browser = started.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu"],
+        )
         tab = browser.new_page(viewport={"width": 1600, "height": 1000})
-        for setting, value in (("Comfy.TutorialCompleted", b"true"), ("Comfy.Minimap.Visible", b"false")):
-            urllib.request.urlopen(urllib.request.Request(f"{url}/settings/{setting}", value,
-                                                          {"Content-Type": "application/json"}))
+        for setting, value in (
+            ("Comfy.TutorialCompleted", b"true"),
+            ("Comfy.Minimap.Visible", b"false"),
+        ):
+            urllib.request.urlopen(
+                urllib.request.Request(
+                    f"{url}/settings/{setting}", value, {"Content-Type": "application/json"}
+                )
+            )
         tab.goto(url)
-        tab.wait_for_function("() => window.app?.graph && window.app.extensionManager?.workflow", timeout=60000)
+        tab.wait_for_function(
+            "() => window.app?.graph && window.app.extensionManager?.workflow", timeout=60000
+        )
         for name in names:
             page = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
             tab.evaluate("async page => { await app.loadGraphData(page) }", page)
@@ -198,7 +272,9 @@ def photograph(url: str, names: list[str]) -> None:
             tab.keyboard.press("Escape")
             tab.evaluate(FIT, [1600, 1000])
             tab.wait_for_timeout(800)
-            picture = Image.open(io.BytesIO(tab.screenshot())).convert("RGB").crop((70, 90, 1590, 950))
+            picture = (
+                Image.open(io.BytesIO(tab.screenshot())).convert("RGB").crop((70, 90, 1590, 950))
+            )
             picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
             picture.save(HERE / f"{name}.jpg", quality=82)
         browser.close()
@@ -210,29 +286,39 @@ def show_results(url: str) -> None:
 
     from PIL import Image
 
-    demo, compare = (json.loads((HERE / f"api/{name}.json").read_text()) for name in (DEMO, COMPARE))
+    demo, compare = (
+        json.loads((HERE / f"api/{name}.json").read_text()) for name in (DEMO, COMPARE)
+    )
     rubric = next(node for node in demo.values() if node["class_type"] == "ARRRubric")
     for node in compare.values():
         if node["class_type"] in ("ARRJudge", "ARRRubric"):
             node["inputs"].update(profile="miniature", source=rubric["inputs"]["source"])
         elif node["class_type"] == "ARRJudgePair":
             node["inputs"]["prompt"] = SHAPES
-    for at, node in enumerate(node for node in compare.values() if node["class_type"] == "LoadImage"):
+    for at, node in enumerate(
+        node for node in compare.values() if node["class_type"] == "LoadImage"
+    ):
         node["inputs"]["image"] = f"shapes-{at}.png"
     for name, graph, kind in ((DEMO, demo, "ARRTrainRPO"), (COMPARE, compare, "ARRJudgePair")):
-        shown = _run(url, graph)[next(number for number, node in graph.items() if node["class_type"] == kind)]["images"][0]
+        shown = _run(url, graph)[
+            next(number for number, node in graph.items() if node["class_type"] == kind)
+        ]["images"][0]
         with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(shown)}") as reply:
             picture = Image.open(io.BytesIO(reply.read())).convert("RGB")
         picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
         card = Image.new("RGB", THUMBNAIL, picture.getpixel((1, 1)))
-        card.paste(picture, ((card.width - picture.width) // 2, (card.height - picture.height) // 2))
+        card.paste(
+            picture, ((card.width - picture.width) // 2, (card.height - picture.height) // 2)
+        )
         card.save(HERE / f"{name}.jpg", quality=88)
 
 
 def _run(url: str, graph: dict) -> dict:
     """What the nodes of a graph show, once it has ended."""
     body = json.dumps({"prompt": graph}).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/prompt", body, {"Content-Type": "application/json"})) as reply:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{url}/prompt", body, {"Content-Type": "application/json"})
+    ) as reply:
         number = json.load(reply)["prompt_id"]
     while True:
         with urllib.request.urlopen(f"{url}/history/{number}") as reply:

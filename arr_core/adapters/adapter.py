@@ -5,6 +5,7 @@ start with ``transformer.``, ``scale`` is multiplied into ``lora_B``, there is n
 Both programs take a pair without alpha as ``B @ A``; diffusers up to 0.36 does so only where all ranks are equal
 (``get_peft_kwargs`` takes one alpha for all), so shorter pairs are filled up with zeros.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -50,7 +51,9 @@ class Adapter:
     @cached_property
     def family(self) -> Family:
         """``flux``, ``qwen-image-edit`` or ``unknown``."""
-        return detect_family({module: pair.A.shape[1] for module, pair in self.modules.items()}, self.base)
+        return detect_family(
+            {module: pair.A.shape[1] for module, pair in self.modules.items()}, self.base
+        )
 
     @cached_property
     def content_hash(self) -> str:
@@ -68,8 +71,11 @@ class Adapter:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The pairs as stored, under ``<module>.lora_A.weight`` and ``<module>.lora_B.weight``."""
-        return {f"{module}.lora_{side}.weight": getattr(pair, side)
-                for module, pair in self.modules.items() for side in "AB"}
+        return {
+            f"{module}.lora_{side}.weight": getattr(pair, side)
+            for module, pair in self.modules.items()
+            for side in "AB"
+        }
 
     def to_universal(self) -> dict[str, torch.Tensor]:
         """The universal form: ``transformer.<module>.lora_A.weight`` and ``lora_B.weight``, the scale within lora_B.
@@ -80,18 +86,34 @@ class Adapter:
         tensors = {}
         for module, pair in self.modules.items():
             missing = self.rank - pair.rank
-            tensors[f"transformer.{module}.lora_A.weight"] = torch.nn.functional.pad(pair.A, (0, 0, 0, missing))
-            tensors[f"transformer.{module}.lora_B.weight"] = torch.nn.functional.pad(_bake(module, pair), (0, missing))
+            tensors[f"transformer.{module}.lora_A.weight"] = torch.nn.functional.pad(
+                pair.A, (0, 0, 0, missing)
+            )
+            tensors[f"transformer.{module}.lora_B.weight"] = torch.nn.functional.pad(
+                _bake(module, pair), (0, missing)
+            )
         return tensors
 
     def peft_config(self) -> dict[str, Any]:
         """The fields of PEFT's LoraConfig that describe this adapter, ready for JSON."""
         rank, ranks = _common({module: pair.rank for module, pair in self.modules.items()})
-        alpha, alphas = _common({module: _integer(pair.alpha) for module, pair in self.modules.items()})
-        return {"peft_type": "LORA", "base_model_name_or_path": self.base, "r": rank, "lora_alpha": alpha,
-                "rank_pattern": ranks, "alpha_pattern": alphas, "use_rslora": self.use_rslora,
-                "target_modules": _targets(self.modules), "bias": "none", "lora_dropout": 0.0,
-                "init_lora_weights": True, "inference_mode": True}
+        alpha, alphas = _common(
+            {module: _integer(pair.alpha) for module, pair in self.modules.items()}
+        )
+        return {
+            "peft_type": "LORA",
+            "base_model_name_or_path": self.base,
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            "use_rslora": self.use_rslora,
+            "target_modules": _targets(self.modules),
+            "bias": "none",
+            "lora_dropout": 0.0,
+            "init_lora_weights": True,
+            "inference_mode": True,
+        }
 
     def save(self, path: str | Path) -> Path:
         """The PEFT folder ``path``, written: adapter_config.json and adapter_model.safetensors."""
@@ -103,8 +125,13 @@ class Adapter:
 
     def save_universal(self, file: str | Path) -> Path:
         """The single file ``file``, written: the universal form, with family, base, rank and hash in its header."""
-        header = {**UNIVERSAL, "arr_family": self.family, "arr_base": self.base or "", "arr_rank": str(self.rank),
-                  "arr_content_hash": self.content_hash}
+        header = {
+            **UNIVERSAL,
+            "arr_family": self.family,
+            "arr_base": self.base or "",
+            "arr_rank": str(self.rank),
+            "arr_content_hash": self.content_hash,
+        }
         write_tensors(self.to_universal(), Path(file), header)
         return Path(file)
 
@@ -120,10 +147,16 @@ def load_adapter(path: str | Path, alpha: float | None = None) -> Adapter:
     tensors = {key: _checked(key, tensor, where) for key, tensor in source.tensors.items()}
     record = None if source.config is None else read_record(source.config, where)
     baked = source.header.get("arr_scale") == UNIVERSAL["arr_scale"]
-    alphas = {module: tensors[parts["alpha"]].item() for module, parts in names.modules.items() if "alpha" in parts}
+    alphas = {
+        module: tensors[parts["alpha"]].item()
+        for module, parts in names.modules.items()
+        if "alpha" in parts
+    }
     evidence = Evidence(where, baked, record, alphas, alpha)
-    modules = {module: _pair(module, tensors[parts["A"]], tensors[parts["B"]], evidence)
-               for module, parts in sorted(names.modules.items())}
+    modules = {
+        module: _pair(module, tensors[parts["A"]], tensors[parts["B"]], evidence)
+        for module, parts in sorted(names.modules.items())
+    }
     layout = "universal" if baked else names.layout + "+header" * source.config_in_header
     base = record.base if record else source.header.get("arr_base")
     return Adapter(modules, base_id(base), record is not None and record.use_rslora, layout)
@@ -132,23 +165,33 @@ def load_adapter(path: str | Path, alpha: float | None = None) -> Adapter:
 def _checked(key: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
     """``tensor``, once its dtype, shape and values have been found usable."""
     dimensions = "one number" if key.endswith(".alpha") else "a matrix"
-    fits = tensor.numel() == 1 if key.endswith(".alpha") else tensor.ndim == 2 and tensor.numel() > 0
+    fits = (
+        tensor.numel() == 1 if key.endswith(".alpha") else tensor.ndim == 2 and tensor.numel() > 0
+    )
     if not fits:
-        raise AdapterError(f"{where}: expected {dimensions} in {key}, found shape {list(tensor.shape)}; "
-                           "only linear layers are supported")
+        raise AdapterError(
+            f"{where}: expected {dimensions} in {key}, found shape {list(tensor.shape)}; "
+            "only linear layers are supported"
+        )
     if not key.endswith(".alpha") and tensor.dtype not in DTYPES:
-        raise AdapterError(f"{where}: expected float32, float16 or bfloat16 in {key}, found {tensor.dtype}; "
-                           "save the adapter in one of these")
+        raise AdapterError(
+            f"{where}: expected float32, float16 or bfloat16 in {key}, found {tensor.dtype}; "
+            "save the adapter in one of these"
+        )
     if not torch.isfinite(tensor).all():
-        raise AdapterError(f"{where}: expected finite numbers, found NaN or infinity in {key}; "
-                           "the training diverged or the file is damaged: use an earlier checkpoint")
+        raise AdapterError(
+            f"{where}: expected finite numbers, found NaN or infinity in {key}; "
+            "the training diverged or the file is damaged: use an earlier checkpoint"
+        )
     return tensor
 
 
 def _pair(module: str, a: torch.Tensor, b: torch.Tensor, evidence: Evidence) -> LoraPair:
     if a.shape[0] != b.shape[1]:
-        raise AdapterError(f"{evidence.where}: expected one rank in {module}, found lora_A {list(a.shape)} and lora_B "
-                           f"{list(b.shape)}; the file is damaged: save or download it again")
+        raise AdapterError(
+            f"{evidence.where}: expected one rank in {module}, found lora_A {list(a.shape)} and lora_B "
+            f"{list(b.shape)}; the file is damaged: save or download it again"
+        )
     alpha, scale = evidence.strength(module, a.shape[0])
     return LoraPair(a, b, a.shape[0], alpha, scale)
 
@@ -156,8 +199,10 @@ def _pair(module: str, a: torch.Tensor, b: torch.Tensor, evidence: Evidence) -> 
 def _bake(module: str, pair: LoraPair) -> torch.Tensor:
     exact = pair.B.float() * pair.scale
     if not torch.isfinite(exact).all():
-        raise AdapterError(f"expected numbers within float32, found an overflow in {module} at scale {pair.scale:g}; "
-                           "check its alpha")
+        raise AdapterError(
+            f"expected numbers within float32, found an overflow in {module} at scale {pair.scale:g}; "
+            "check its alpha"
+        )
     stored = exact.to(pair.B.dtype)
     return stored if torch.equal(stored.float(), exact) else exact
 
@@ -165,13 +210,19 @@ def _bake(module: str, pair: LoraPair) -> torch.Tensor:
 def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The most frequent value, and a PEFT pattern for each module that has another."""
     common = Counter(values.values()).most_common(1)[0][0]
-    return common, {f"^{re.escape(module)}": value for module, value in values.items() if value != common}
+    return common, {
+        f"^{re.escape(module)}": value for module, value in values.items() if value != common
+    }
 
 
 def _targets(modules: Mapping[str, LoraPair]) -> list[str] | str:
     """PEFT's target_modules for exactly these. A list matches by suffix: a top-level name needs the anchored form."""
     paths = sorted(modules)
-    return paths if all("_blocks." in path for path in paths) else "|".join(re.escape(path) for path in paths)
+    return (
+        paths
+        if all("_blocks." in path for path in paths)
+        else "|".join(re.escape(path) for path in paths)
+    )
 
 
 def _integer(alpha: float) -> float | int:

@@ -1,4 +1,5 @@
 """Which model an adapter belongs to: its family, read from its module names, and its base, read from its record."""
+
 from __future__ import annotations
 
 import re
@@ -14,13 +15,17 @@ _MODULES = {
     "flux": re.compile(
         rf"transformer_blocks\.(\d|1[0-8])\.({_ATTENTION}|(ff|ff_context)\.net\.(0\.proj|2)|norm1(_context)?\.linear)"
         r"|single_transformer_blocks\.([12]?\d|3[0-7])\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)"
-        rf"|x_embedder|context_embedder|norm_out\.linear|proj_out|{_TIME}"),
+        rf"|x_embedder|context_embedder|norm_out\.linear|proj_out|{_TIME}"
+    ),
     "qwen-image-edit": re.compile(
         rf"transformer_blocks\.([1-5]?\d)\.({_ATTENTION}|(img|txt)_mlp\.net\.(0\.proj|2)|(img|txt)_mod\.1)"
-        r"|img_in|txt_in|norm_out\.linear|proj_out|time_text_embed\.timestep_embedder\.linear_[12]"),
+        r"|img_in|txt_in|norm_out\.linear|proj_out|time_text_embed\.timestep_embedder\.linear_[12]"
+    ),
 }
-_OWN = re.compile(r"single_transformer_blocks\.|transformer_blocks\.\d+\.(ff|ff_context|norm1|norm1_context)\."
-                  r"|transformer_blocks\.\d+\.(img|txt)_|x_embedder|context_embedder|img_in|txt_in")
+_OWN = re.compile(
+    r"single_transformer_blocks\.|transformer_blocks\.\d+\.(ff|ff_context|norm1|norm1_context)\."
+    r"|transformer_blocks\.\d+\.(img|txt)_|x_embedder|context_embedder|img_in|txt_in"
+)
 _WIDTH, _QWEN_BLOCKS = 3072, 60
 _TRANSFORMERS = {"FluxTransformer2DModel": "flux", "QwenImageTransformer2DModel": "qwen-image-edit"}
 
@@ -44,7 +49,11 @@ def detect_family(input_widths: Mapping[str, int], base: str | None = None) -> F
 def families_with(modules: Iterable[str]) -> list[str]:
     """The families whose transformers have modules of all these names."""
     modules = list(modules)
-    return [family for family, names in _MODULES.items() if all(names.fullmatch(module) for module in modules)]
+    return [
+        family
+        for family, names in _MODULES.items()
+        if all(names.fullmatch(module) for module in modules)
+    ]
 
 
 def family_of_transformer(transformer: object) -> Family:
@@ -56,7 +65,11 @@ def base_id(recorded: str | None) -> str | None:
     """The base model as one may show it: a Hub id as it is, a path on somebody's disk by its last part alone."""
     if not recorded:
         return None
-    text = "".join(character for character in recorded if character.isprintable()).replace("\\", "/").rstrip("/")
+    text = (
+        "".join(character for character in recorded if character.isprintable())
+        .replace("\\", "/")
+        .rstrip("/")
+    )
     cached = re.search(r"(?:^|/)models--([^/]+?)--([^/]+)", text)
     if cached:
         return f"{cached[1]}/{cached[2]}"
@@ -74,7 +87,11 @@ def base_warning(family: Family, base: str | None, loaded_base: str | None = Non
     if base and told != "unknown" and family != "unknown" and told != family:
         return f"the recorded base {base} is not of the modules' family, {family}: check where the file comes from"
     if not base:
-        twins = "; Qwen-Image, Qwen-Image-Edit, -2509 and -2511 all accept it silently" if family != "flux" else ""
+        twins = (
+            "; Qwen-Image, Qwen-Image-Edit, -2509 and -2511 all accept it silently"
+            if family != "flux"
+            else ""
+        )
         return f"no base model is recorded: make sure it was trained on the model it is used with{twins}"
     if loaded_base and _name(loaded_base) != _name(base):
         return f"trained on {base}, used with {base_id(loaded_base)}: it loads, but its effect there was not trained"
@@ -82,7 +99,9 @@ def base_warning(family: Family, base: str | None, loaded_base: str | None = Non
 
 
 def _covers_qwen(input_widths: Mapping[str, int]) -> bool:
-    blocks = {module.split(".")[1] for module in input_widths if module.startswith("transformer_blocks.")}
+    blocks = {
+        module.split(".")[1] for module in input_widths if module.startswith("transformer_blocks.")
+    }
     widths = {width for module, width in input_widths.items() if _is_attention(module)}
     return len(blocks) == _QWEN_BLOCKS and widths == {_WIDTH}
 

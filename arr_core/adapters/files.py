@@ -2,6 +2,7 @@
 
 Only safetensors and JSON are ever opened; a pickle can run code when it is loaded, and is refused by its suffix.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,8 +25,17 @@ DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # What the card says of the two published adapters, by the name of their folder: ComfyUI's download brings the weights alone.
 PUBLISHED = {
-    "ARR-FLUX.1-dev": {"r": 16, "lora_alpha": 32, "base_model_name_or_path": "black-forest-labs/FLUX.1-dev"},
-    "ARR-Qwen-Image-Edit": {"r": 32, "lora_alpha": 64, "base_model_name_or_path": "Qwen/Qwen-Image-Edit"}}
+    "ARR-FLUX.1-dev": {
+        "r": 16,
+        "lora_alpha": 32,
+        "base_model_name_or_path": "black-forest-labs/FLUX.1-dev",
+    },
+    "ARR-Qwen-Image-Edit": {
+        "r": 32,
+        "lora_alpha": 64,
+        "base_model_name_or_path": "Qwen/Qwen-Image-Edit",
+    },
+}
 MAX_FILE_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 4 * 2**20
 
@@ -44,15 +54,21 @@ class Source:
 def read_source(path: Path) -> Source:
     """The adapter that ``path`` names: a file, a PEFT folder, or a folder that holds exactly one PEFT folder."""
     if not path.exists():
-        raise AdapterError(f"{path}: expected an adapter's folder or .safetensors file, found nothing; check the path")
+        raise AdapterError(
+            f"{path}: expected an adapter's folder or .safetensors file, found nothing; check the path"
+        )
     folder = _adapter_folder(path) if path.is_dir() else None
     file = _weights_in(folder) if folder else path
     if file.suffix in PICKLES:
-        raise AdapterError(f"{file}: expected safetensors, found a pickle, which can run code when loaded; "
-                           "ask its author for a .safetensors file")
+        raise AdapterError(
+            f"{file}: expected safetensors, found a pickle, which can run code when loaded; "
+            "ask its author for a .safetensors file"
+        )
     if file.suffix != ".safetensors":
-        raise AdapterError(f"{file}: expected a .safetensors file, found {file.suffix or 'no suffix'}; "
-                           "give the adapter's own file or folder")
+        raise AdapterError(
+            f"{file}: expected a .safetensors file, found {file.suffix or 'no suffix'}; "
+            "give the adapter's own file or folder"
+        )
     tensors, header = _read_tensors(file)
     config_file = file.parent / CONFIG_NAME
     if file.name == WEIGHTS_NAME and config_file.exists():
@@ -101,11 +117,15 @@ def _adapter_folder(folder: Path) -> Path:
         return folder
     found = sorted(child for child in folder.iterdir() if (child / CONFIG_NAME).exists())
     if not found:
-        raise AdapterError(f"{folder}: expected {CONFIG_NAME} and {WEIGHTS_NAME} in it or in one folder of it, found "
-                           "neither; give the adapter's folder or a .safetensors file")
+        raise AdapterError(
+            f"{folder}: expected {CONFIG_NAME} and {WEIGHTS_NAME} in it or in one folder of it, found "
+            "neither; give the adapter's folder or a .safetensors file"
+        )
     if len(found) > 1:
-        raise AdapterError(f"{folder}: expected one adapter, found {', '.join(child.name for child in found)}; "
-                           f"give one of them, such as {found[0]}")
+        raise AdapterError(
+            f"{folder}: expected one adapter, found {', '.join(child.name for child in found)}; "
+            f"give one of them, such as {found[0]}"
+        )
     _check_inside(found[0])
     return found[0]
 
@@ -115,13 +135,17 @@ def _weights_in(folder: Path) -> Path:
     if (folder / WEIGHTS_NAME).exists():
         file = folder / WEIGHTS_NAME
         if not (folder / CONFIG_NAME).exists() and folder.name not in PUBLISHED:
-            raise AdapterError(f"{folder}: expected {CONFIG_NAME} beside {WEIGHTS_NAME}, found none: its strength is "
-                               f"unknown; add it, or give {WEIGHTS_NAME} itself with the alpha it was trained with "
-                               "(--alpha N)")
+            raise AdapterError(
+                f"{folder}: expected {CONFIG_NAME} beside {WEIGHTS_NAME}, found none: its strength is "
+                f"unknown; add it, or give {WEIGHTS_NAME} itself with the alpha it was trained with "
+                "(--alpha N)"
+            )
     elif (folder / CONFIG_NAME).exists() or not (folder / DIFFUSERS_NAME).exists():
         pickle = (folder / "adapter_model.bin").exists()
         found = "adapter_model.bin, a pickle, which can run code when loaded" if pickle else "none"
-        raise AdapterError(f"{folder}: expected {WEIGHTS_NAME}, found {found}; get the adapter as safetensors")
+        raise AdapterError(
+            f"{folder}: expected {WEIGHTS_NAME}, found {found}; get the adapter as safetensors"
+        )
     else:
         file = folder / DIFFUSERS_NAME
     _check_inside(file)
@@ -133,22 +157,30 @@ def _check_inside(path: Path) -> None:
     folder, target = path.parent.resolve(), path.resolve()
     cache = next((parent.parent for parent in folder.parents if parent.name == "snapshots"), None)
     if not target.is_relative_to(folder) and not (cache and target.parent == cache / "blobs"):
-        raise AdapterError(f"{path}: expected a file of this folder, found a link that leads out of it; "
-                           "replace the link by a copy")
+        raise AdapterError(
+            f"{path}: expected a file of this folder, found a link that leads out of it; "
+            "replace the link by a copy"
+        )
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     size = file.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise AdapterError(f"{file}: expected an adapter of at most {MAX_FILE_BYTES / 2**30:g} GiB, found "
-                           f"{size / 2**30:.1f} GiB; is this a whole model?")
+        raise AdapterError(
+            f"{file}: expected an adapter of at most {MAX_FILE_BYTES / 2**30:g} GiB, found "
+            f"{size / 2**30:.1f} GiB; is this a whole model?"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
+            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(
+                opened.metadata() or {}
+            )
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise AdapterError(f"{file}: expected a complete safetensors file, found {size:,} bytes that are not one "
-                           f"({reason}); download or save it again") from error
+        raise AdapterError(
+            f"{file}: expected a complete safetensors file, found {size:,} bytes that are not one "
+            f"({reason}); download or save it again"
+        ) from error
 
 
 def _config_in(header: dict[str, str], file: Path) -> Any:
@@ -160,13 +192,19 @@ def _config_in(header: dict[str, str], file: Path) -> Any:
     if not isinstance(config, dict):
         return config
     prefix = "transformer."
-    return {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)} or config
+    return {
+        name.removeprefix(prefix): value
+        for name, value in config.items()
+        if name.startswith(prefix)
+    } or config
 
 
 def _read_text(file: Path) -> str:
     if file.stat().st_size > MAX_JSON_BYTES:
-        raise AdapterError(f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, found {file.stat().st_size:,}; "
-                           "save the adapter again")
+        raise AdapterError(
+            f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, found {file.stat().st_size:,}; "
+            "save the adapter again"
+        )
     return file.read_bytes().decode("utf-8-sig", errors="replace")
 
 
@@ -174,5 +212,6 @@ def _parse_json(text: str, file: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{file}: expected JSON, found text that does not parse ({error}); save the adapter again"
-                           ) from error
+        raise AdapterError(
+            f"{file}: expected JSON, found text that does not parse ({error}); save the adapter again"
+        ) from error

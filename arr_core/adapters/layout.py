@@ -12,6 +12,7 @@ layout         a name in it                                             written 
 Each may carry the adapter's name (``lora_A.default.weight``: ``+named``) and scalars ``<module>.alpha`` (``+alpha``).
 ``<module>`` is the path in the diffusers transformer, such as ``transformer_blocks.0.attn.to_q``.
 """
+
 from __future__ import annotations
 
 import re
@@ -28,9 +29,21 @@ _REFUSED = (
     (r"hada_", "a LoHa factor", "train a LoRA instead"),
     (r"lokr_", "a LoKr factor", "train a LoRA instead"),
     (r"lora_embedding_", "an embedding's LoRA", "leave embeddings out of target_modules"),
-    (r"^(text_encoder|lora_te)", "a text encoder's LoRA", "split it off: only the transformer's LoRA is read"),
-    (r"lora_(down|up|unet)", "a Kohya name", "convert it with diffusers (load_lora_weights, save_lora_weights) first"),
-    (r"^(?!.*lora).*\.weight$", "a whole trained weight (modules_to_save)", "retrain without modules_to_save"),
+    (
+        r"^(text_encoder|lora_te)",
+        "a text encoder's LoRA",
+        "split it off: only the transformer's LoRA is read",
+    ),
+    (
+        r"lora_(down|up|unet)",
+        "a Kohya name",
+        "convert it with diffusers (load_lora_weights, save_lora_weights) first",
+    ),
+    (
+        r"^(?!.*lora).*\.weight$",
+        "a whole trained weight (modules_to_save)",
+        "retrain without modules_to_save",
+    ),
 )
 
 
@@ -55,8 +68,10 @@ def sort_names(keys: Iterable[str], where: str) -> Names:
         layouts.setdefault(_layout(key), key)
         parts = modules.setdefault(module, {})
         if part in parts:
-            raise AdapterError(f"{where}: expected one adapter, found {parts[part]} and {key} for the same module; "
-                               "save one adapter to a file")
+            raise AdapterError(
+                f"{where}: expected one adapter, found {parts[part]} and {key} for the same module; "
+                "save one adapter to a file"
+            )
         parts[part] = key
     _check_complete(modules, layouts, where)
     return Names("".join((*layouts, *sorted(extras))), modules)
@@ -66,11 +81,15 @@ def _read(key: str, where: str) -> tuple[str, str, str]:
     """The module path, the part (``A``, ``B`` or ``alpha``) and what is beside the plain layout in a tensor's name."""
     for pattern, what, advice in _REFUSED:
         if re.search(pattern, key):
-            raise AdapterError(f"{where}: expected plain LoRA pairs, found {what}, {key!a}; {advice}")
+            raise AdapterError(
+                f"{where}: expected plain LoRA pairs, found {what}, {key!a}; {advice}"
+            )
     match = _PART.fullmatch(key)
     if match is None:
-        raise AdapterError(f"{where}: expected names like <module>.lora_A.weight, found {key[:200]!a}; "
-                           "give the LoRA of a diffusers transformer")
+        raise AdapterError(
+            f"{where}: expected names like <module>.lora_A.weight, found {key[:200]!a}; "
+            "give the LoRA of a diffusers transformer"
+        )
     module = match[1].rstrip(".")
     while prefix := next((p for p in LAYOUTS if module.startswith(p)), ""):
         module = module.removeprefix(prefix)
@@ -81,15 +100,23 @@ def _layout(key: str) -> str:
     return next((layout for prefix, layout in LAYOUTS.items() if key.startswith(prefix)), "bare")
 
 
-def _check_complete(modules: dict[str, dict[str, str]], layouts: dict[str, str], where: str) -> None:
+def _check_complete(
+    modules: dict[str, dict[str, str]], layouts: dict[str, str], where: str
+) -> None:
     if not modules:
-        raise AdapterError(f"{where}: expected LoRA pairs, found no tensor at all; save the adapter again")
+        raise AdapterError(
+            f"{where}: expected LoRA pairs, found no tensor at all; save the adapter again"
+        )
     if len(layouts) > 1:
-        raise AdapterError(f"{where}: expected one prefix for all names, found {' and '.join(layouts.values())}; "
-                           "rename them alike")
+        raise AdapterError(
+            f"{where}: expected one prefix for all names, found {' and '.join(layouts.values())}; "
+            "rename them alike"
+        )
     for module, parts in modules.items():
         for part, other in (("A", "B"), ("B", "A")):
             if part not in parts:
                 present = parts.get(other) or parts["alpha"]
-                raise AdapterError(f"{where}: expected lora_A and lora_B of {module}, found only {present}; "
-                                   "the file is incomplete: save or download it again")
+                raise AdapterError(
+                    f"{where}: expected lora_A and lora_B of {module}, found only {present}; "
+                    "the file is incomplete: save or download it again"
+                )

@@ -3,6 +3,7 @@
 Measured with FluxPipeline and QwenImageEditPipeline of diffusers 0.42 (``load_lora_weights``; a test repeats it for
 every layout) and with ComfyUI 0.3.64 to 0.30.0. Neither program reads adapter_config.json.
 """
+
 from __future__ import annotations
 
 from .adapter import Adapter
@@ -23,8 +24,10 @@ def raw_outcomes(adapter: Adapter) -> dict[str, str]:
     if adapter.family == "unknown":
         return dict.fromkeys(("diffusers", "ComfyUI"), "unknown, as its family is")
     flux = adapter.family == "flux"
-    return {"diffusers": (_flux_in_diffusers if flux else _qwen_in_diffusers)(prefix, extras, partial),
-            "ComfyUI": _in_comfyui(prefix, FULL if "alpha" in extras else partial, flux)}
+    return {
+        "diffusers": (_flux_in_diffusers if flux else _qwen_in_diffusers)(prefix, extras, partial),
+        "ComfyUI": _in_comfyui(prefix, FULL if "alpha" in extras else partial, flux),
+    }
 
 
 def _flux_in_diffusers(prefix: str, extras: frozenset[str], partial: str) -> str:

@@ -1,4 +1,5 @@
 """A budget around a chat: calls, tokens and money, each with a limit that ends the work instead of the account."""
+
 from __future__ import annotations
 
 import asyncio
@@ -35,14 +36,27 @@ class Budget:
         exact = limits.tokens is None and limits.cost is None
         self._free = contextlib.nullcontext() if exact else asyncio.Semaphore(at_once)
 
-    async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
-                       temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
-                       log_probs: bool = False) -> Reply:
+    async def complete(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        schema: dict[str, Any] | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        log_probs: bool = False,
+    ) -> Reply:
         async with self._free:
             self._admit()
             self.calls += 1
-            reply = await self.chat.complete(messages, schema=schema, temperature=temperature, seed=seed,
-                                             max_tokens=max_tokens, log_probs=log_probs)
+            reply = await self.chat.complete(
+                messages,
+                schema=schema,
+                temperature=temperature,
+                seed=seed,
+                max_tokens=max_tokens,
+                log_probs=log_probs,
+            )
             self.tokens += reply.tokens
             self.cost += reply.cost
         return reply
@@ -51,9 +65,13 @@ class Budget:
         await self.chat.close()
 
     def _admit(self) -> None:
-        for field, spent, limit in (("max_calls", self.calls, self.limits.calls),
-                                    ("max_tokens_total", self.tokens, self.limits.tokens),
-                                    ("max_cost", self.cost, self.limits.cost)):
+        for field, spent, limit in (
+            ("max_calls", self.calls, self.limits.calls),
+            ("max_tokens_total", self.tokens, self.limits.tokens),
+            ("max_cost", self.cost, self.limits.cost),
+        ):
             if limit is not None and spent >= limit:
-                raise JudgeError(f"the judge profile {self.name!r} has spent {spent:g} of its {field}: {limit:g}; raise "
-                                 f"{field} in the file of profiles and start again: what was answered is remembered")
+                raise JudgeError(
+                    f"the judge profile {self.name!r} has spent {spent:g} of its {field}: {limit:g}; raise "
+                    f"{field} in the file of profiles and start again: what was answered is remembered"
+                )

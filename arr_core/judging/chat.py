@@ -1,4 +1,5 @@
 """The seam to a model that can be talked to: messages with pictures in, a reply out. Judges and rubric writers share it."""
+
 from __future__ import annotations
 
 import math
@@ -31,9 +32,16 @@ class Chat(Protocol):
 
     identity: str
 
-    async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
-                       temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
-                       log_probs: bool = False) -> Reply:
+    async def complete(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        schema: dict[str, Any] | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        log_probs: bool = False,
+    ) -> Reply:
         """The reply to chat messages; None leaves a setting as the profile has it.
 
         messages: ``{"role", "content"}``; content is text or parts ``{"type": "text", "text": str}`` and
@@ -54,5 +62,7 @@ def together(listed: Sequence[tuple[str, float]]) -> dict[str, float]:
         if isinstance(text, str) and value <= 0.01:  # servers round up a little; NaN fails this too
             before = found.get(text, -math.inf)
             high = max(before, value, -1e4)
-            found[text] = high + math.log(math.exp(before - high) + math.exp(max(value, -1e4) - high))
+            found[text] = high + math.log(
+                math.exp(before - high) + math.exp(max(value, -1e4) - high)
+            )
     return found

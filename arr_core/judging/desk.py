@@ -3,6 +3,7 @@
 Pairs come in groups. A group is handed back when all of it is answered and either nobody has touched it for ``settle_s``
 seconds or the person says that it is done; until then any of its answers can be taken back, the last one first.
 """
+
 from __future__ import annotations
 
 import random
@@ -51,7 +52,13 @@ class Desk:
     """Pairs and answers, shared by threads. ``total`` is how many pairs there will be, where that is known."""
 
     def __init__(self, *, settle_s: float = 4.0, total: int | None = None, answered: int = 0):
-        self.settle_s, self.total, self.answered, self.version, self.closed = settle_s, total, answered, 0, False
+        self.settle_s, self.total, self.answered, self.version, self.closed = (
+            settle_s,
+            total,
+            answered,
+            0,
+            False,
+        )
         self._shown: dict[int, _Shown] = {}
         self._groups: list[_Group] = []
         self._number = self._order = 0
@@ -59,8 +66,12 @@ class Desk:
         self._draw = random.SystemRandom()
         threading.Thread(target=self._hand_back, name="desk", daemon=True).start()
 
-    def add(self, cards: Sequence[Card], done: Callable[[list[tuple[Choice, float]]], None],
-            changed: Callable[[int, Choice, bool], None] = lambda at, choice, taken_back: None) -> Callable[[], None]:
+    def add(
+        self,
+        cards: Sequence[Card],
+        done: Callable[[list[tuple[Choice, float]]], None],
+        changed: Callable[[int, Choice, bool], None] = lambda at, choice, taken_back: None,
+    ) -> Callable[[], None]:
         """Lay down a group; what is returned takes it away again.
 
         done: called once with the choice and the seconds of each card. changed: called with the place of a card in the
@@ -115,7 +126,11 @@ class Desk:
             shown = self._shown.get(number)
             if shown is None or self.closed:
                 return None
-            made = shown.card.base if side == "base" else shown.card.pictures[(side == "right") ^ shown.swapped]
+            made = (
+                shown.card.base
+                if side == "base"
+                else shown.card.pictures[(side == "right") ^ shown.swapped]
+            )
         return made() if made else None
 
     def state(self, seen: int = -1, timeout_s: float = 0.0) -> dict:
@@ -128,12 +143,24 @@ class Desk:
             if top is not None:
                 shown = self._shown[top]
                 shown.since = shown.since or time.monotonic()
-                card = {"number": top, "prompt": shown.card.prompt, "criteria": shown.card.criteria,
-                        "base": shown.card.base is not None}
+                card = {
+                    "number": top,
+                    "prompt": shown.card.prompt,
+                    "criteria": shown.card.criteria,
+                    "base": shown.card.base is not None,
+                }
             following = next((number for number in waiting if number != top), None)
-            return {"version": self.version, "closed": self.closed, "answered": self.answered, "waiting": len(waiting),
-                    "total": self.total, "undo": self._last() is not None, "card": card, "next": following,
-                    "settle_s": self.settle_s}
+            return {
+                "version": self.version,
+                "closed": self.closed,
+                "answered": self.answered,
+                "waiting": len(waiting),
+                "total": self.total,
+                "undo": self._last() is not None,
+                "card": card,
+                "next": following,
+                "settle_s": self.settle_s,
+            }
 
     def close(self) -> None:
         """Nothing more is asked; whoever waits is told."""
@@ -142,10 +169,21 @@ class Desk:
             self._touch()
 
     def _top(self) -> int | None:
-        return next((number for number, shown in self._shown.items() if shown.answer is None and not self.closed), None)
+        return next(
+            (
+                number
+                for number, shown in self._shown.items()
+                if shown.answer is None and not self.closed
+            ),
+            None,
+        )
 
     def _last(self) -> int | None:
-        answered = [number for number, shown in self._shown.items() if shown.answer is not None and not self.closed]
+        answered = [
+            number
+            for number, shown in self._shown.items()
+            if shown.answer is not None and not self.closed
+        ]
         return max(answered, key=lambda number: self._shown[number].order, default=None)
 
     def _touch(self) -> None:
@@ -166,7 +204,11 @@ class Desk:
             with self._changed:
                 if self.closed:
                     return
-                complete = [group for group in self._groups if all(self._shown[n].answer for n in group.numbers)]
+                complete = [
+                    group
+                    for group in self._groups
+                    if all(self._shown[n].answer for n in group.numbers)
+                ]
                 due = min((group.touched + self.settle_s for group in complete), default=None)
                 now = time.monotonic()
                 if due is None or due > now:

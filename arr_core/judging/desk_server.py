@@ -4,6 +4,7 @@ The address holds a random token. Beside it the Host must name this machine, so 
 under its own name (DNS rebinding), and an answer must come from the page itself (Origin), so that no other page of the
 same browser can give one.
 """
+
 from __future__ import annotations
 
 import io
@@ -34,10 +35,16 @@ class DeskServer:
         try:
             self._server = _Server(("127.0.0.1", port), _handler(self))
         except (OSError, OverflowError) as error:
-            raise JudgeError(f"expected a free port for the page of the human judge, came {port}; {error}") from error
+            raise JudgeError(
+                f"expected a free port for the page of the human judge, came {port}; {error}"
+            ) from error
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True,
-                                        name="desk-server")
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            daemon=True,
+            name="desk-server",
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -87,14 +94,20 @@ def _handler(server: DeskServer) -> type[BaseHTTPRequestHandler]:
             if body is None:
                 return self._refuse(400, "expected a small JSON object")
             try:
-                if path == "answer" and type(body.get("number")) is int and body.get("choice") in SIDES:
+                if (
+                    path == "answer"
+                    and type(body.get("number")) is int
+                    and body.get("choice") in SIDES
+                ):
                     desk.answer(body["number"], SIDES[body["choice"]])
                 elif path == "undo":
                     desk.undo()
                 elif path == "finish":
                     desk.finish()
                 else:
-                    return self._refuse(400, "expected an answer: number and choice 1, 2 or 0; or undo, or finish")
+                    return self._refuse(
+                        400, "expected an answer: number and choice 1, 2 or 0; or undo, or finish"
+                    )
             except OSError as error:  # what keeps the answers could not write them
                 return self._refuse(500, str(error))
             self._state(-1, 0.0)
@@ -105,8 +118,13 @@ def _handler(server: DeskServer) -> type[BaseHTTPRequestHandler]:
             if re.sub(r":\d+$", "", host) not in HERE:
                 return self._refuse(403, "this page is served to this machine alone")
             token, slash, path = urlsplit(self.path).path.lstrip("/").partition("/")
-            if not (slash and secrets.compare_digest(token.encode("utf-8", "replace"), server.token.encode())):
-                return self._refuse(404, "no such page; open the address that was printed, all of it")
+            if not (
+                slash
+                and secrets.compare_digest(token.encode("utf-8", "replace"), server.token.encode())
+            ):
+                return self._refuse(
+                    404, "no such page; open the address that was printed, all of it"
+                )
             return path
 
         def _body(self) -> dict | None:
@@ -132,18 +150,26 @@ def _handler(server: DeskServer) -> type[BaseHTTPRequestHandler]:
             self._send(200, buffer.getvalue(), "image/png", kept="private, max-age=3600")
 
         def _refuse(self, status: int, why: str) -> None:
-            self.close_connection = True  # what was not read of the request must not be taken for the next one
+            self.close_connection = (
+                True  # what was not read of the request must not be taken for the next one
+            )
             self._send(status, json.dumps({"error": why}).encode(), "application/json")
 
-        def _send(self, status: int, content: bytes, kind: str, nonce: str = "", kept: str = "no-store") -> None:
+        def _send(
+            self, status: int, content: bytes, kind: str, nonce: str = "", kept: str = "no-store"
+        ) -> None:
             allowed = f"; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
             self.send_response(status)
             for name, value in {
-                    "Content-Type": kind, "Content-Length": str(len(content)), "Cache-Control": kept,
-                    "Content-Security-Policy": f"default-src 'none'; frame-ancestors 'none'{allowed if nonce else ''}",
-                    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-                    "Cross-Origin-Resource-Policy": "same-origin",
-                    **({"Connection": "close"} if self.close_connection else {})}.items():
+                "Content-Type": kind,
+                "Content-Length": str(len(content)),
+                "Cache-Control": kept,
+                "Content-Security-Policy": f"default-src 'none'; frame-ancestors 'none'{allowed if nonce else ''}",
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+                "Cross-Origin-Resource-Policy": "same-origin",
+                **({"Connection": "close"} if self.close_connection else {}),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

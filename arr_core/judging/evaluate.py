@@ -21,6 +21,7 @@ errs without bias has F = 1 - H, hence 0. (H - F)/2 + 1/2 is the accuracy of the
 Intervals are Wilson's. The two replies to one pair depend on each other, so those of shares of replies are a little too
 narrow; accuracy, coverage and flip rate count pairs.
 """
+
 from __future__ import annotations
 
 import math
@@ -42,8 +43,15 @@ MOST_VALUES = 20  # a key of the pairs file with more different values is a name
 # The question without a rubric, which a rubric must beat. One criterion that asks for everything, so that every judge and
 # form of reply takes it as it takes any other.
 NO_RUBRIC: dict[str, Rubric] = {
-    "t2i": Rubric(name="no rubric", task="t2i", criteria=("All in all, it is a good image for this prompt.",)),
-    "edit": Rubric(name="no rubric", task="edit", criteria=("All in all, it is a good edit of BASE for this instruction.",))}
+    "t2i": Rubric(
+        name="no rubric", task="t2i", criteria=("All in all, it is a good image for this prompt.",)
+    ),
+    "edit": Rubric(
+        name="no rubric",
+        task="edit",
+        criteria=("All in all, it is a good edit of BASE for this instruction.",),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,24 @@ class Measures:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers, for a file."""
-        values = {name: value.summary() if isinstance(value, Share) else value for name, value in vars(self).items()}
-        values["by_tag"] = {tag: {"accuracy": accuracy.summary(), "coverage": coverage.summary()}
-                            for tag, (accuracy, coverage) in self.by_tag.items()}
+        values = {
+            name: value.summary() if isinstance(value, Share) else value
+            for name, value in vars(self).items()
+        }
+        values["by_tag"] = {
+            tag: {"accuracy": accuracy.summary(), "coverage": coverage.summary()}
+            for tag, (accuracy, coverage) in self.by_tag.items()
+        }
         return values
 
 
-def evaluate(judge: Judge, pairs: Sequence[PreferencePair], *, rubric: Rubric | None = None,
-             progress: Callable[[int], object] = lambda count: None) -> Measures:
+def evaluate(
+    judge: Judge,
+    pairs: Sequence[PreferencePair],
+    *,
+    rubric: Rubric | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Measures:
     """The measures of a judge on labelled pairs, under ``rubric`` or the judge's own.
 
     ``progress`` is called with the number of pairs answered since the last call. Raises JudgeError.
@@ -114,7 +132,9 @@ def evaluate(judge: Judge, pairs: Sequence[PreferencePair], *, rubric: Rubric | 
     for at in range(0, len(pairs), GROUP):
         if len(waiting) == GROUPS:
             take()
-        waiting.append(judge.submit([opened(pair) for pair in pairs[at:at + GROUP]], rubric=rubric))
+        waiting.append(
+            judge.submit([opened(pair) for pair in pairs[at : at + GROUP]], rubric=rubric)
+        )
     while waiting:
         take()
     return measure(pairs, verdicts)
@@ -122,35 +142,63 @@ def evaluate(judge: Judge, pairs: Sequence[PreferencePair], *, rubric: Rubric | 
 
 def opened(pair: PreferencePair) -> Pair:
     """The pair with its images in memory."""
-    return Pair(pair.prompt, *map(open_image, pair.images), open_image(pair.source) if pair.source else None)
+    return Pair(
+        pair.prompt, *map(open_image, pair.images), open_image(pair.source) if pair.source else None
+    )
 
 
 def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Measures:
     """The measures of verdicts on labelled pairs, one for each, in order. No effects."""
     judged = list(zip(pairs, verdicts, strict=True))
     # Of every reply that names an image: was the better one shown first, and was the first one named?
-    named = [((pair.preferred == 0) ^ bool(swapped), opinion.preferred == 0)
-             for pair, verdict in judged for swapped, opinion in enumerate(verdict.opinions)
-             if opinion.preferred is not None]
-    both = [verdict for verdict in verdicts
-            if len(verdict.opinions) == 2 and all(opinion.preferred is not None for opinion in verdict.opinions)]
+    named = [
+        ((pair.preferred == 0) ^ bool(swapped), opinion.preferred == 0)
+        for pair, verdict in judged
+        for swapped, opinion in enumerate(verdict.opinions)
+        if opinion.preferred is not None
+    ]
+    both = [
+        verdict
+        for verdict in verdicts
+        if len(verdict.opinions) == 2
+        and all(opinion.preferred is not None for opinion in verdict.opinions)
+    ]
     opinions = [opinion for verdict in verdicts for opinion in verdict.opinions]
-    latencies = sorted(opinion.latency_s for opinion in opinions if opinion.latency_s and not opinion.failure)
+    latencies = sorted(
+        opinion.latency_s for opinion in opinions if opinion.latency_s and not opinion.failure
+    )
     accuracy, coverage = _accuracy(judged)
     return Measures(
-        pairs=len(judged), accuracy=accuracy, coverage=coverage,
+        pairs=len(judged),
+        accuracy=accuracy,
+        coverage=coverage,
         single_accuracy=Share(sum(better == first for better, first in named), len(named)),
-        flip_rate=Share(sum(v.opinions[0].preferred == v.opinions[1].preferred for v in both), len(both)),
+        flip_rate=Share(
+            sum(v.opinions[0].preferred == v.opinions[1].preferred for v in both), len(both)
+        ),
         first_position_rate=Share(sum(first for _, first in named), len(named)),
-        symmetric_bias=_symmetric_bias(named), failures=sum(verdict.failed for verdict in verdicts),
-        commonest_failure=next((failure for failure, _ in Counter(
-            opinion.failure for opinion in opinions if opinion.failure).most_common(1)), None),
-        calls=sum(verdict.calls for verdict in verdicts), tokens=sum(verdict.tokens for verdict in verdicts),
+        symmetric_bias=_symmetric_bias(named),
+        failures=sum(verdict.failed for verdict in verdicts),
+        commonest_failure=next(
+            (
+                failure
+                for failure, _ in Counter(
+                    opinion.failure for opinion in opinions if opinion.failure
+                ).most_common(1)
+            ),
+            None,
+        ),
+        calls=sum(verdict.calls for verdict in verdicts),
+        tokens=sum(verdict.tokens for verdict in verdicts),
         cost=sum(verdict.cost for verdict in verdicts),
         cost_per_pair=sum(opinion.cost for opinion in opinions) / max(1, len(judged)),
         tokens_per_pair=sum(opinion.tokens for opinion in opinions) / max(1, len(judged)),
         latency_s=(_quantile(latencies, 0.5), _quantile(latencies, 0.95)) if latencies else None,
-        by_tag={tag: _accuracy([judged[at] for at in places]) for tag, places in tag_groups(pairs).items()})
+        by_tag={
+            tag: _accuracy([judged[at] for at in places])
+            for tag, places in tag_groups(pairs).items()
+        },
+    )
 
 
 def tag_groups(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
@@ -169,7 +217,12 @@ def tag_groups(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
     tags = {}
     for key, values in groups.items():
         if len(values) <= MOST_VALUES and any(len(places) > 1 for places in values.values()):
-            tags.update({word if key == "tags" else f"{key}={word}": places for word, places in sorted(values.items())})
+            tags.update(
+                {
+                    word if key == "tags" else f"{key}={word}": places
+                    for word, places in sorted(values.items())
+                }
+            )
     return tags
 
 
@@ -181,7 +234,10 @@ def _accuracy(judged: Sequence[tuple[PreferencePair, Verdict]]) -> tuple[Share, 
 
 def _symmetric_bias(named: Sequence[tuple[bool, bool]]) -> float | None:
     counts = Counter(named)
-    rates = [Share(counts[better, True], counts[better, True] + counts[better, False]).value for better in (True, False)]
+    rates = [
+        Share(counts[better, True], counts[better, True] + counts[better, False]).value
+        for better in (True, False)
+    ]
     return None if None in rates else sum(rates) / 2 - 0.5
 
 

@@ -1,4 +1,5 @@
 """The form of a request: the best for a verdict first, then what older servers and reasoning models ask for instead."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +8,15 @@ from typing import Any, Literal
 
 # How a server that refuses a field speaks of it. What no message names is tried in this order.
 _NAMES = {
-    "format": ("response_format", "json_schema", "json_object", "schema", "grammar", "guided", "structured"),
+    "format": (
+        "response_format",
+        "json_schema",
+        "json_object",
+        "schema",
+        "grammar",
+        "guided",
+        "structured",
+    ),
     "limit": ("max_tokens",),
     "temperature": ("temperature",),
     "seed": ("seed",),
@@ -45,8 +54,10 @@ class Form:
         """The body's fields beside model and messages."""
         fields: dict[str, Any] = {self.limit: wishes.max_tokens}
         if wishes.schema and self.format == "json_schema":
-            fields["response_format"] = {"type": "json_schema", "json_schema": {
-                "name": "reply", "strict": True, "schema": wishes.schema}}
+            fields["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "strict": True, "schema": wishes.schema},
+            }
         elif wishes.schema and self.format == "json_object":
             fields["response_format"] = {"type": "json_object"}
         if self.temperature:
@@ -61,7 +72,9 @@ class Form:
         """The next form after a refusal, None at the end, and whether its message calls for it; else it is the next in line."""
         steps: dict[str, Form] = {}
         if wishes.schema and self.format != "none":
-            steps["format"] = replace(self, format="json_object" if self.format == "json_schema" else "none")
+            steps["format"] = replace(
+                self, format="json_object" if self.format == "json_schema" else "none"
+            )
         if self.limit == "max_tokens":
             steps["limit"] = replace(self, limit="max_completion_tokens")
         if self.temperature:

@@ -1,4 +1,5 @@
 """The human judge: the client's seam, answered by a person in a page on this machine. Nobody waits for nobody: no time-out."""
+
 from __future__ import annotations
 
 import asyncio
@@ -10,7 +11,11 @@ from .desk_server import DeskServer
 from .judge import Question
 from .verdict import Opinion
 
-TOLD = {0: "a person prefers the first", 1: "a person prefers the second", None: "a person finds neither better"}
+TOLD = {
+    0: "a person prefers the first",
+    1: "a person prefers the second",
+    None: "a person finds neither better",
+}
 
 
 class HumanClient:
@@ -39,7 +44,10 @@ class HumanClient:
 
         take_away = self.desk.add([_card(question) for question in questions], done)
         try:
-            return [Opinion(choice, TOLD[choice], latency_s=seconds) for choice, seconds in await answered]
+            return [
+                Opinion(choice, TOLD[choice], latency_s=seconds)
+                for choice, seconds in await answered
+            ]
         except asyncio.CancelledError:
             take_away()
             raise
@@ -52,5 +60,9 @@ class HumanClient:
 
 def _card(question: Question) -> Card:
     source = question.source
-    return Card(question.prompt, question.rubric.text, (lambda: question.first, lambda: question.second),
-                None if source is None else lambda: source)
+    return Card(
+        question.prompt,
+        question.rubric.text,
+        (lambda: question.first, lambda: question.second),
+        None if source is None else lambda: source,
+    )

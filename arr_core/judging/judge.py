@@ -2,6 +2,7 @@
 
 A ``Client`` answers questions about one order of a pair; ``Judge`` asks it, remembers opinions, and makes verdicts.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -41,7 +42,11 @@ class Question:
     second: Image.Image
     source: Image.Image | None
     rubric: Rubric
-    digests: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)  # of first, second, source, where known
+    digests: tuple[bytes | None, bytes | None, bytes | None] = (
+        None,
+        None,
+        None,
+    )  # of first, second, source, where known
 
 
 class Client(Protocol):
@@ -75,8 +80,17 @@ class Judge:
     wait for thumbnails. A question that is in flight already is not asked again; whoever asks it too gets its answer.
     """
 
-    def __init__(self, client: Client, rubric: Rubric, *, both_orders: bool = True, store: str | Path = ":memory:",
-                 shared: bool = True, flip_rate: float = 0.0, position_bias: float = 0.0):
+    def __init__(
+        self,
+        client: Client,
+        rubric: Rubric,
+        *,
+        both_orders: bool = True,
+        store: str | Path = ":memory:",
+        shared: bool = True,
+        flip_rate: float = 0.0,
+        position_bias: float = 0.0,
+    ):
         """``flip_rate`` and ``position_bias`` plant errors for benchmarks: the same question errs in the same way.
 
         shared: whether what other runs heard is known too, where ARR_VERDICTS names it.
@@ -87,7 +101,9 @@ class Judge:
         self.store = VerdictStore(store, shared=shared_file() if shared else None)
         self._pending: dict[str, asyncio.Future[Opinion | None]] = {}
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-work")
-        self._photographer = ThreadPoolExecutor(1, thread_name_prefix="judge-thumbnails")  # so that nobody waits for it
+        self._photographer = ThreadPoolExecutor(
+            1, thread_name_prefix="judge-thumbnails"
+        )  # so that nobody waits for it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
@@ -100,6 +116,7 @@ class Judge:
 
     def close(self) -> None:
         """Cancel what is in flight, end the loop, close the store."""
+
         async def shut():
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
@@ -119,17 +136,26 @@ class Judge:
                 self._photographer.shutdown()
                 self.store.close()
 
-    def compare(self, prompt: str, image_a: Image.Image, image_b: Image.Image,
-                source: Image.Image | None = None) -> Verdict:
+    def compare(
+        self,
+        prompt: str,
+        image_a: Image.Image,
+        image_b: Image.Image,
+        source: Image.Image | None = None,
+    ) -> Verdict:
         """The verdict on one pair. Raises JudgeError where the judge cannot answer anything."""
         return self.submit([Pair(prompt, image_a, image_b, source)]).result()[0]
 
-    def submit(self, pairs: Sequence[Pair], *, rubric: Rubric | None = None) -> Future[list[Verdict]]:
+    def submit(
+        self, pairs: Sequence[Pair], *, rubric: Rubric | None = None
+    ) -> Future[list[Verdict]]:
         """A future of the verdicts on ``pairs``, in order; the judge works while the caller goes on.
 
         ``rubric`` takes the place of the judge's own.
         """
-        return asyncio.run_coroutine_threadsafe(self._compare(list(pairs), rubric or self.rubric), self._loop)
+        return asyncio.run_coroutine_threadsafe(
+            self._compare(list(pairs), rubric or self.rubric), self._loop
+        )
 
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
         asked, images = await self._work(self._prepare, pairs, rubric)
@@ -137,12 +163,19 @@ class Judge:
             self._photographer.submit(self._keep_thumbnails, images)
         claims: dict[str, asyncio.Future[Opinion | None]] = {}
         try:
-            answers = await self._answers({key: question for pair in asked for key, question in pair.orders}, claims)
-            verdicts, paid = [], set()  # an answer that serves twice, as of two equal images, was paid once
+            answers = await self._answers(
+                {key: question for pair in asked for key, question in pair.orders}, claims
+            )
+            verdicts, paid = (
+                [],
+                set(),
+            )  # an answer that serves twice, as of two equal images, was paid once
             for pair in asked:
                 opinions = []
                 for key in pair.keys:
-                    opinions.append(replace(answers[key], cached=True) if key in paid else answers[key])
+                    opinions.append(
+                        replace(answers[key], cached=True) if key in paid else answers[key]
+                    )
                     paid.add(key)
                 verdicts.append(self._verdict(pair.keys, opinions))
             await self._work(self._record, asked, verdicts, answers, rubric)
@@ -155,7 +188,9 @@ class Judge:
                 if not claim.done():
                     claim.set_result(None)
 
-    async def _answers(self, questions: Mapping[str, Question], claims: dict[str, asyncio.Future]) -> dict[str, Opinion]:
+    async def _answers(
+        self, questions: Mapping[str, Question], claims: dict[str, asyncio.Future]
+    ) -> dict[str, Opinion]:
         """The opinion under each key: remembered, in flight for another, or asked for now and entered in ``claims``."""
         answers: dict[str, Opinion] = {}
         while missing := [key for key in questions if key not in answers]:
@@ -169,7 +204,9 @@ class Judge:
             unknown = [key for key in mine if key not in found]
             said = await self._ask(unknown, questions) if unknown else []
             if len(said) != len(unknown):
-                raise JudgeError(f"the client {self.client.identity} gave {len(said)} answers to {len(unknown)} questions")
+                raise JudgeError(
+                    f"the client {self.client.identity} gave {len(said)} answers to {len(unknown)} questions"
+                )
             for key, opinion in zip(unknown, said, strict=True):
                 claims[key].set_result(opinion)
             answers |= found | dict(zip(unknown, said, strict=True))
@@ -184,8 +221,11 @@ class Judge:
         try:
             return await self.client.ask([questions[key] for key in keys])
         except JudgeError as error:
-            paid = {keys[at]: (questions[keys[at]].prompt, opinion) for at, opinion in error.answered.items()
-                    if not opinion.failure}
+            paid = {
+                keys[at]: (questions[keys[at]].prompt, opinion)
+                for at, opinion in error.answered.items()
+                if not opinion.failure
+            }
             await self._work(self.store.put, paid)
             raise
 
@@ -193,7 +233,9 @@ class Judge:
         """What takes its time, on a thread beside the loop."""
         return self._loop.run_in_executor(self._workers, function, *arguments)
 
-    def _prepare(self, pairs: list[Pair], rubric: Rubric) -> tuple[list[_Asked], dict[bytes, Image.Image]]:
+    def _prepare(
+        self, pairs: list[Pair], rubric: Rubric
+    ) -> tuple[list[_Asked], dict[bytes, Image.Image]]:
         """The pairs as they are asked about, and all images by their hashes."""
         known: dict[int, bytes] = {}
         images: dict[bytes, Image.Image] = {}
@@ -215,24 +257,52 @@ class Judge:
                 digests = (b, a) if swapped else (a, b)
                 content = (self.client.identity, rubric.content_hash, pair.prompt, digests, source)
                 key = hashlib.sha256(repr(content).encode()).hexdigest()
-                orders.append((key, Question(pair.prompt, *shown, pair.source, rubric, (*digests, source))))
+                orders.append(
+                    (key, Question(pair.prompt, *shown, pair.source, rubric, (*digests, source)))
+                )
             asked.append(_Asked((a, b, source), tuple(orders)))
         return asked, images
 
     def _keep_thumbnails(self, images: Mapping[bytes, Image.Image]) -> None:
-        self.store.put({}, thumbnails={key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)})
+        self.store.put(
+            {},
+            thumbnails={
+                key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)
+            },
+        )
 
-    def _record(self, asked: list[_Asked], verdicts: list[Verdict], answers: Mapping[str, Opinion], rubric: Rubric) -> None:
-        fresh = {key: (question.prompt, answers[key]) for pair in asked for key, question in pair.orders
-                 if not (answers[key].cached or answers[key].failure)}
-        records = [Record(pair.orders[0][1].prompt, *pair.hashes, rubric.content_hash, self.client.identity, verdict.preferred,
-                          verdict.reason, tuple(answers[key] if answers[key].failure else key for key in pair.keys))
-                   for pair, verdict in zip(asked, verdicts, strict=True)]
+    def _record(
+        self,
+        asked: list[_Asked],
+        verdicts: list[Verdict],
+        answers: Mapping[str, Opinion],
+        rubric: Rubric,
+    ) -> None:
+        fresh = {
+            key: (question.prompt, answers[key])
+            for pair in asked
+            for key, question in pair.orders
+            if not (answers[key].cached or answers[key].failure)
+        }
+        records = [
+            Record(
+                pair.orders[0][1].prompt,
+                *pair.hashes,
+                rubric.content_hash,
+                self.client.identity,
+                verdict.preferred,
+                verdict.reason,
+                tuple(answers[key] if answers[key].failure else key for key in pair.keys),
+            )
+            for pair, verdict in zip(asked, verdicts, strict=True)
+        ]
         self.store.put(fresh, records, rubric=(rubric.content_hash, rubric.name, rubric.text))
 
     def _verdict(self, keys: Sequence[str], opinions: Sequence[Opinion]) -> Verdict:
         """The verdict of the orders of one pair, with the errors that are planted."""
-        biased = tuple(self._biased(key, opinion) for key, opinion in zip(keys, opinions, strict=True))
+        biased = tuple(
+            self._biased(key, opinion) for key, opinion in zip(keys, opinions, strict=True)
+        )
         return self._flipped(keys[0], combine(biased))
 
     def _biased(self, key: str, opinion: Opinion) -> Opinion:

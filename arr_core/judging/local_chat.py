@@ -1,4 +1,5 @@
 """The chat of a vision-language model in this process: any that transformers' auto classes load, asked in batches."""
+
 from __future__ import annotations
 
 import asyncio
@@ -48,9 +49,18 @@ class LocalChat:
     chat_template: settings of the model's chat template, such as ``{"enable_thinking": False}``.
     """
 
-    def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "auto", batch_size: int = 8,
-                 temperature: float = 0.0, max_tokens: int = 1024, max_side: int = 1024,
-                 chat_template: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 8,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        max_side: int = 1024,
+        chat_template: dict[str, Any] | None = None,
+    ):
         self.name, self.device, self.dtype, self.batch_size = str(model), device, dtype, batch_size
         self.temperature, self.max_tokens, self.max_side = temperature, max_tokens, max_side
         self.chat_template = chat_template or {}
@@ -61,14 +71,28 @@ class LocalChat:
         self._waiting: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._model = self._processor = self._fault = None
-        self._texts: list[str] = []  # of every token, made when log-probabilities are first asked for
+        self._texts: list[
+            str
+        ] = []  # of every token, made when log-probabilities are first asked for
 
-    async def complete(self, messages: Sequence[dict[str, Any]], *, schema: dict[str, Any] | None = None,
-                       temperature: float | None = None, seed: int | None = None, max_tokens: int | None = None,
-                       log_probs: bool = False) -> Reply:
+    async def complete(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        schema: dict[str, Any] | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        log_probs: bool = False,
+    ) -> Reply:
         """The reply, as ``Chat`` says."""
-        question = _Question(list(messages), self.temperature if temperature is None else temperature, seed,
-                             1 if log_probs else max_tokens or self.max_tokens, log_probs)
+        question = _Question(
+            list(messages),
+            self.temperature if temperature is None else temperature,
+            seed,
+            1 if log_probs else max_tokens or self.max_tokens,
+            log_probs,
+        )
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="local judge", daemon=True)
             self._thread.start()
@@ -84,8 +108,12 @@ class LocalChat:
 
     def _work(self) -> None:
         for batch in self._batches():
-            for _, alike in groupby(batch, lambda question: (question.log_probs, question.max_tokens)):
-                wanted = [question for question in alike if question.reply.set_running_or_notify_cancel()]
+            for _, alike in groupby(
+                batch, lambda question: (question.log_probs, question.max_tokens)
+            ):
+                wanted = [
+                    question for question in alike if question.reply.set_running_or_notify_cancel()
+                ]
                 try:
                     if self._model is None:
                         self._load_once()
@@ -130,8 +158,16 @@ class LocalChat:
 
         device = self.device
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        if device == "cuda" and torch.cuda.is_available():  # a thread begins at the first card, whichever the process has
+            device = (
+                "cuda"
+                if torch.cuda.is_available()
+                else "mps"
+                if torch.backends.mps.is_available()
+                else "cpu"
+            )
+        if (
+            device == "cuda" and torch.cuda.is_available()
+        ):  # a thread begins at the first card, whichever the process has
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
         if device.startswith("cuda:") and torch.cuda.is_available():
             with self._getting_onto(device):
@@ -139,12 +175,18 @@ class LocalChat:
         dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
-            model = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, dtype)).eval()
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.name, dtype=getattr(torch, dtype)
+            ).eval()
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-            raise JudgeError(f"the local judge {self.name!r}: expected a folder or a hub name of a vision-language model "
-                             f"that transformers knows; {_one_line(error)}") from error
+            raise JudgeError(
+                f"the local judge {self.name!r}: expected a folder or a hub name of a vision-language model "
+                f"that transformers knows; {_one_line(error)}"
+            ) from error
         if not (hasattr(processor, "image_processor") and getattr(processor, "tokenizer", None)):
-            raise JudgeError(f"the local judge {self.name!r} cannot see images; choose a vision-language model")
+            raise JudgeError(
+                f"the local judge {self.name!r} cannot see images; choose a vision-language model"
+            )
         with self._getting_onto(device):
             self._model = model.to(device)
         processor.tokenizer.padding_side = "left"  # the reply begins where every prompt ends
@@ -155,8 +197,10 @@ class LocalChat:
         try:
             yield
         except (RuntimeError, AssertionError) as error:
-            raise JudgeError(f"the local judge {self.name!r} does not get onto the device {device!r}: {_one_line(error)}; "
-                             "correct the profile's device, or choose a smaller model") from error
+            raise JudgeError(
+                f"the local judge {self.name!r} does not get onto the device {device!r}: {_one_line(error)}; "
+                "correct the profile's device, or choose a smaller model"
+            ) from error
 
     def _answer(self, questions: Sequence[_Question]) -> None:
         """Sets every question's reply; a batch that is too large for the memory is halved."""
@@ -175,7 +219,11 @@ class LocalChat:
                 self._answer(questions[:half])
                 self._answer(questions[half:])
                 return
-            replies = [Reply(failure="out of memory on one question; lower the profile's max_side or max_tokens")]
+            replies = [
+                Reply(
+                    failure="out of memory on one question; lower the profile's max_side or max_tokens"
+                )
+            ]
         for question, reply in zip(questions, replies, strict=True):
             question.reply.set_result(reply)
 
@@ -185,45 +233,86 @@ class LocalChat:
         tokenizer, start = self._processor.tokenizer, time.monotonic()
         inputs = self._inputs(questions).to(self._model.device, self._model.dtype)
         limit, log_probs = questions[0].max_tokens, questions[0].log_probs
-        draws = [] if log_probs or not any(q.temperature for q in questions) else [_draw(questions, self._model.device)]
+        draws = (
+            []
+            if log_probs or not any(q.temperature for q in questions)
+            else [_draw(questions, self._model.device)]
+        )
         with torch.inference_mode():
             # The whole output of the processor: without its mm_token_type_ids, positions would be wrong in silence.
             made = self._model.generate(
-                **inputs, max_new_tokens=limit, do_sample=False, temperature=None, top_p=None, top_k=None,
-                logits_processor=draws, pad_token_id=tokenizer.pad_token_id, output_logits=log_probs,
-                return_dict_in_generate=True)
+                **inputs,
+                max_new_tokens=limit,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                logits_processor=draws,
+                pad_token_id=tokenizer.pad_token_id,
+                output_logits=log_probs,
+                return_dict_in_generate=True,
+            )
         latency = time.monotonic() - start
         prompts = inputs["attention_mask"].sum(dim=1).tolist()
-        written = made.sequences[:, inputs["input_ids"].shape[1]:].tolist()
+        written = made.sequences[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
         candidates = self._candidates(made.logits[0]) if log_probs else [{}] * len(questions)
         replies = []
         for prompt, ids, found in zip(prompts, written, candidates, strict=True):
             length = next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))
-            replies.append(Reply(tokenizer.decode(ids[:length], skip_special_tokens=True), tokens=prompt + length,
-                                 cut=length == limit and ids[length - 1] not in ends, latency_s=latency, log_probs=found))
+            replies.append(
+                Reply(
+                    tokenizer.decode(ids[:length], skip_special_tokens=True),
+                    tokens=prompt + length,
+                    cut=length == limit and ids[length - 1] not in ends,
+                    latency_s=latency,
+                    log_probs=found,
+                )
+            )
         return replies
 
     def _inputs(self, questions: Sequence[_Question]):
         chats = [[_parts(message) for message in question.messages] for question in questions]
-        texts = [self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **self.chat_template)
-                 for chat in chats]
-        images = [[smaller(part["image"], self.max_side) for message in question.messages
-                   if not isinstance(message["content"], str) for part in message["content"] if part["type"] == "image"]
-                  for question in questions]
-        return self._processor(text=texts, images=images if any(images) else None, padding=True, return_tensors="pt")
+        texts = [
+            self._processor.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=False, **self.chat_template
+            )
+            for chat in chats
+        ]
+        images = [
+            [
+                smaller(part["image"], self.max_side)
+                for message in question.messages
+                if not isinstance(message["content"], str)
+                for part in message["content"]
+                if part["type"] == "image"
+            ]
+            for question in questions
+        ]
+        return self._processor(
+            text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
+        )
 
     def _ends(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id
-        return {self._processor.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or ())}
+        return {
+            self._processor.tokenizer.eos_token_id,
+            *([ends] if isinstance(ends, int) else ends or ()),
+        }
 
     def _candidates(self, logits) -> list[dict[str, float]]:
         if not self._texts:
             vocabulary = logits.shape[-1]
-            self._texts = self._processor.tokenizer.batch_decode([[token] for token in range(vocabulary)])
+            self._texts = self._processor.tokenizer.batch_decode(
+                [[token] for token in range(vocabulary)]
+            )
         best = logits.float().log_softmax(-1).topk(min(CANDIDATES, logits.shape[-1]))
-        return [together([(self._texts[token], value) for token, value in zip(tokens, values, strict=True)])
-                for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        return [
+            together(
+                [(self._texts[token], value) for token, value in zip(tokens, values, strict=True)]
+            )
+            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
 
 def _give_back_memory() -> None:
@@ -264,8 +353,11 @@ def _draw(questions: Sequence[_Question], device):
 def _parts(message: dict[str, Any]) -> dict[str, Any]:
     """The message with its content in parts, as every chat template takes them; pictures go to the processor beside it."""
     content = message["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else [
-        {"type": "image"} if part["type"] == "image" else part for part in content]
+    parts = (
+        [{"type": "text", "text": content}]
+        if isinstance(content, str)
+        else [{"type": "image"} if part["type"] == "image" else part for part in content]
+    )
     return {**message, "content": parts}
 
 

@@ -1,4 +1,5 @@
 """The judge by logits: one token a question, and the probability of "A" against "B" in it; swapping calibrates it."""
+
 from __future__ import annotations
 
 import math
@@ -42,15 +43,31 @@ class LogitsClient:
             return Opinion(None, failure=reply.failure, **took)
         log_odds = letter_log_odds(reply.log_probs)
         if log_odds is None:
-            return Opinion(None, failure="neither A nor B is among the likeliest first tokens", reply=reply.text, **took)
+            return Opinion(
+                None,
+                failure="neither A nor B is among the likeliest first tokens",
+                reply=reply.text,
+                **took,
+            )
         if letter_share(reply.log_probs) < LEAST_SHARE:
-            return Opinion(None, failure="the model begins with something other than a letter; turn its thinking off, or set "
-                           "the profile's mode to reasons", reply=reply.text, **took)
+            return Opinion(
+                None,
+                failure="the model begins with something other than a letter; turn its thinking off, or set "
+                "the profile's mode to reasons",
+                reply=reply.text,
+                **took,
+            )
         confidence = confidence_of(log_odds)
         undecided = confidence < self.threshold or log_odds == 0
         likely = f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}"
-        return Opinion(None if undecided else 0 if log_odds > 0 else 1, likely, confidence=confidence, log_odds=log_odds,
-                       reply=reply.text, **took)
+        return Opinion(
+            None if undecided else 0 if log_odds > 0 else 1,
+            likely,
+            confidence=confidence,
+            log_odds=log_odds,
+            reply=reply.text,
+            **took,
+        )
 
 
 def letter_share(log_probs: Mapping[str, float]) -> float:
@@ -64,10 +81,17 @@ def letter_log_odds(log_probs: Mapping[str, float]) -> float | None:
     A letter that is not among the candidates is at most as likely as the least of them, and is taken to be so: that errs
     on the side of doubt.
     """
-    found = {letter: [value for token, value in log_probs.items() if token.strip() == letter] for letter in LETTERS}
+    found = {
+        letter: [value for token, value in log_probs.items() if token.strip() == letter]
+        for letter in LETTERS
+    }
     if not any(found.values()):
         return None
     least = min(log_probs.values())
-    first, second = (max(values) + math.log(sum(math.exp(value - max(values)) for value in values)) if values else least
-                     for values in (found[letter] for letter in LETTERS))
+    first, second = (
+        max(values) + math.log(sum(math.exp(value - max(values)) for value in values))
+        if values
+        else least
+        for values in (found[letter] for letter in LETTERS)
+    )
     return max(-MOST, min(MOST, first - second))

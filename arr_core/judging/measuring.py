@@ -1,4 +1,5 @@
 """What ``python -m arr_core.judge evaluate`` does: a judge on labelled pairs, with a rubric and without, side by side."""
+
 from __future__ import annotations
 
 import argparse
@@ -21,19 +22,36 @@ from .verdict import JudgeError
 
 def run(options: argparse.Namespace) -> int:
     """The exit status, after the tables have been printed. Raises DataError, RubricError, JudgeError."""
-    if options.output and not options.output.absolute().parent.is_dir():  # said before it costs anything
-        raise DataError(f"{options.output}: expected a file in a folder that is there; make the folder, or change --output")
-    pairs = load_pairs(options.pairs)[:options.limit]
+    if (
+        options.output and not options.output.absolute().parent.is_dir()
+    ):  # said before it costs anything
+        raise DataError(
+            f"{options.output}: expected a file in a folder that is there; make the folder, or change --output"
+        )
+    pairs = load_pairs(options.pairs)[: options.limit]
     task = task_of(pairs, options.pairs, options.task)
     small = load_profile(options.judge).kind == "miniature"
-    rubric = load_rubric(options.rubric, task) if options.rubric else BUILT_IN[f"miniature {task}" if small else task]
+    rubric = (
+        load_rubric(options.rubric, task)
+        if options.rubric
+        else BUILT_IN[f"miniature {task}" if small else task]
+    )
     if small:
         quiet("transformers")
     client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
-    asked = {f"rubric: {rubric.name}": rubric, **({} if options.only_rubric else {"no rubric": NO_RUBRIC[task]})}
+    asked = {
+        f"rubric: {rubric.name}": rubric,
+        **({} if options.only_rubric else {"no rubric": NO_RUBRIC[task]}),
+    }
     measured: dict[str, Measures] = {}
-    with Judge(client, rubric, both_orders=not options.one_order, store=options.store,
-               position_bias=options.position_bias, flip_rate=options.flip_rate) as judge:
+    with Judge(
+        client,
+        rubric,
+        both_orders=not options.one_order,
+        store=options.store,
+        position_bias=options.position_bias,
+        flip_rate=options.flip_rate,
+    ) as judge:
         for name, one in asked.items():
             with tqdm(total=len(pairs), desc=name, unit="pair", dynamic_ncols=True) as bar:
                 measured[name] = evaluate(judge, pairs, rubric=one, progress=bar.update)
@@ -41,17 +59,31 @@ def run(options: argparse.Namespace) -> int:
     print(table(measured), tag_table(measured), sep="\n")
     for one in measured.values():
         if one.failures == one.pairs:
-            raise JudgeError(f"none of the {one.pairs} pairs was answered, most often because: {one.commonest_failure}")
+            raise JudgeError(
+                f"none of the {one.pairs} pairs was answered, most often because: {one.commonest_failure}"
+            )
     print(f"every verdict: python -m arr_core.judge show {options.store}")
     if options.output:
-        parts = [{"name": one.name, "hash": one.content_hash, **measured[name].summary()} for name, one in asked.items()]
+        parts = [
+            {"name": one.name, "hash": one.content_hash, **measured[name].summary()}
+            for name, one in asked.items()
+        ]
         content = {
-            "judge": client.identity, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "task": task,
-            "pairs": options.pairs.name, "pairs_hash": hashlib.sha256(options.pairs.read_bytes()).hexdigest()[:16],
-            "count": len(pairs), "both_orders": both_orders,
-            "position_bias": options.position_bias, "flip_rate": options.flip_rate,
-            "with_rubric": parts[0], "without_rubric": None if options.only_rubric else parts[1]}
-        options.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            "judge": client.identity,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "task": task,
+            "pairs": options.pairs.name,
+            "pairs_hash": hashlib.sha256(options.pairs.read_bytes()).hexdigest()[:16],
+            "count": len(pairs),
+            "both_orders": both_orders,
+            "position_bias": options.position_bias,
+            "flip_rate": options.flip_rate,
+            "with_rubric": parts[0],
+            "without_rubric": None if options.only_rubric else parts[1],
+        }
+        options.output.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return 0
 
 
@@ -59,12 +91,16 @@ def task_of(pairs: Sequence[PreferencePair], path: Path, wanted: str | None) -> 
     """What the pairs are about: "edit" where they have a source image, else "t2i". Raises DataError for a mixture."""
     edits = sum(pair.source is not None for pair in pairs)
     if 0 < edits < len(pairs):
-        raise DataError(f"{path}: expected pairs of one task, came {edits} with a source image and {len(pairs) - edits} "
-                        "without; put them into two files")
+        raise DataError(
+            f"{path}: expected pairs of one task, came {edits} with a source image and {len(pairs) - edits} "
+            "without; put them into two files"
+        )
     task = "edit" if edits else "t2i"
     if wanted not in (None, task):
         with_or_without = "with" if edits else "without"
-        raise DataError(f"{path}: expected pairs for the task {wanted!r}, came pairs {with_or_without} a source image")
+        raise DataError(
+            f"{path}: expected pairs for the task {wanted!r}, came pairs {with_or_without} a source image"
+        )
     return task
 
 
@@ -80,21 +116,39 @@ def table(measured: Mapping[str, Measures]) -> str:
         "symmetric bias": [_signed(one.symmetric_bias) for one in columns],
         "pairs without an answer": [f"{one.failures}" for one in columns],
         "calls now": [f"{one.calls:,}" for one in columns],
-        "tokens a pair": [f"{one.tokens_per_pair:,.0f}" if one.tokens_per_pair else "-" for one in columns],
-        "cost of 1,000 pairs": [f"{1000 * one.cost_per_pair:,.2f}" if one.cost_per_pair else "-" for one in columns],
+        "tokens a pair": [
+            f"{one.tokens_per_pair:,.0f}" if one.tokens_per_pair else "-" for one in columns
+        ],
+        "cost of 1,000 pairs": [
+            f"{1000 * one.cost_per_pair:,.2f}" if one.cost_per_pair else "-" for one in columns
+        ],
         "seconds a reply, median (95th percentile)": [
-            f"{one.latency_s[0]:.3g} ({one.latency_s[1]:.3g})" if one.latency_s else "-" for one in columns]}
+            f"{one.latency_s[0]:.3g} ({one.latency_s[1]:.3g})" if one.latency_s else "-"
+            for one in columns
+        ],
+    }
     pairs = next(iter(columns)).pairs
-    return markdown([f"{pairs:,} pairs", *measured],
-                    [[name, *cells] for name, cells in rows.items()])
+    return markdown(
+        [f"{pairs:,} pairs", *measured], [[name, *cells] for name, cells in rows.items()]
+    )
 
 
 def tag_table(measured: Mapping[str, Measures]) -> str:
     """A Markdown table, one row a tag; empty where the pairs have none."""
     first = next(iter(measured.values()))
-    heads = ["tag", "pairs", *(f"{what}: {name}" for name in measured for what in ("right", "decided"))]
-    rows = [[tag, f"{first.by_tag[tag][1].of}", *(share(part) for one in measured.values() for part in one.by_tag[tag])]
-            for tag in first.by_tag]
+    heads = [
+        "tag",
+        "pairs",
+        *(f"{what}: {name}" for name in measured for what in ("right", "decided")),
+    ]
+    rows = [
+        [
+            tag,
+            f"{first.by_tag[tag][1].of}",
+            *(share(part) for one in measured.values() for part in one.by_tag[tag]),
+        ]
+        for tag in first.by_tag
+    ]
     return "\n" + markdown(heads, rows) + "\n" if rows else ""
 
 
@@ -110,7 +164,10 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand below each other in a terminal too."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in [heads, *rows]]
     widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
-    shown = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines]
+    shown = [
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in lines
+    ]
     return "\n".join([shown[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *shown[1:]])
 
 

@@ -1,4 +1,5 @@
 """The judge that gives reasons: findings for each criterion, then a verdict in words; a repair question, and votes."""
+
 from __future__ import annotations
 
 import asyncio
@@ -24,8 +25,15 @@ class PairwiseClient:
     threshold: the share below which the opinion is undecided.
     """
 
-    def __init__(self, chat: Chat, *, votes: int = 1, temperature: float = 0.7, threshold: float = 0.0):
-        self.chat, self.votes, self.temperature, self.threshold = chat, votes, temperature, threshold
+    def __init__(
+        self, chat: Chat, *, votes: int = 1, temperature: float = 0.7, threshold: float = 0.0
+    ):
+        self.chat, self.votes, self.temperature, self.threshold = (
+            chat,
+            votes,
+            temperature,
+            threshold,
+        )
         drawn = f":votes={votes}:at={temperature}:threshold={threshold}" if votes > 1 else ""
         self.identity = f"{chat.identity}:reasons={version('reasons')}{drawn}"
 
@@ -40,9 +48,15 @@ class PairwiseClient:
         asked = messages(question)
         if self.votes == 1:
             return await self._opinion(asked, {})
-        return _majority(await asyncio.gather(*(
-            self._opinion(asked, {"temperature": self.temperature, "seed": seed}) for seed in range(self.votes))),
-            self.threshold)
+        return _majority(
+            await asyncio.gather(
+                *(
+                    self._opinion(asked, {"temperature": self.temperature, "seed": seed})
+                    for seed in range(self.votes)
+                )
+            ),
+            self.threshold,
+        )
 
     async def _opinion(self, asked: list[dict[str, Any]], settings: dict[str, Any]) -> Opinion:
         reply = await self.chat.complete(asked, schema=SCHEMA, **settings)
@@ -52,10 +66,15 @@ class PairwiseClient:
         repair = repair_messages(asked, reply.text, opinion.failure)
         second = _read(await self.chat.complete(repair, schema=SCHEMA, **settings))
         failure = f"{opinion.failure}; asked once more: {second.failure}" if second.failure else ""
-        return replace(_sum(second, [opinion, second], latency_s=opinion.latency_s + second.latency_s), failure=failure)
+        return replace(
+            _sum(second, [opinion, second], latency_s=opinion.latency_s + second.latency_s),
+            failure=failure,
+        )
 
 
-async def answer_all(answer: Callable[[Question], Awaitable[Opinion]], questions: Sequence[Question]) -> list[Opinion]:
+async def answer_all(
+    answer: Callable[[Question], Awaitable[Opinion]], questions: Sequence[Question]
+) -> list[Opinion]:
     """The answers to all questions at once. A JudgeError holds those that had come, so that nothing paid is lost."""
     answers = await asyncio.gather(*map(answer, questions), return_exceptions=True)
     errors = [error for error in answers if isinstance(error, BaseException)]
@@ -63,8 +82,10 @@ async def answer_all(answer: Callable[[Question], Awaitable[Opinion]], questions
         if not isinstance(error, JudgeError):
             raise error
     if errors:  # an error of this call's own: a chat may have raised its one to others, too
-        raise JudgeError(str(errors[0]), {at: found for at, found in enumerate(answers) if isinstance(found, Opinion)}
-                         ) from errors[0]
+        raise JudgeError(
+            str(errors[0]),
+            {at: found for at, found in enumerate(answers) if isinstance(found, Opinion)},
+        ) from errors[0]
     return answers
 
 
@@ -84,8 +105,14 @@ def _read(reply: Reply) -> Opinion:
 
 def _sum(opinion: Opinion, parts: Sequence[Opinion], latency_s: float) -> Opinion:
     """The opinion with what all its parts took; their replies stay readable for whoever checks it."""
-    return replace(opinion, reply=NEXT.join(part.reply for part in parts), tokens=sum(part.tokens for part in parts),
-                   cost=sum(part.cost for part in parts), calls=sum(part.calls for part in parts), latency_s=latency_s)
+    return replace(
+        opinion,
+        reply=NEXT.join(part.reply for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        cost=sum(part.cost for part in parts),
+        calls=sum(part.calls for part in parts),
+        latency_s=latency_s,
+    )
 
 
 def _majority(votes: Sequence[Opinion], threshold: float) -> Opinion:
@@ -97,10 +124,22 @@ def _majority(votes: Sequence[Opinion], threshold: float) -> Opinion:
     if share > 0.5:
         spoken = next(vote for vote in votes if not vote.failure and vote.preferred == place)
         sure = place is not None and share >= threshold
-        opinion = Opinion(place if sure else None, f"{tally}: {spoken.reason}" if sure or place is None else
-                          f"{tally}, less than {threshold:.0%}", spoken.findings, confidence=share)
+        opinion = Opinion(
+            place if sure else None,
+            f"{tally}: {spoken.reason}"
+            if sure or place is None
+            else f"{tally}, less than {threshold:.0%}",
+            spoken.findings,
+            confidence=share,
+        )
     elif failures:
-        opinion = Opinion(None, failure=f"{len(failures)} of {len(votes)} votes failed: {failures[0]}")
+        opinion = Opinion(
+            None, failure=f"{len(failures)} of {len(votes)} votes failed: {failures[0]}"
+        )
     else:
         opinion = Opinion(None, tally)
-    return _sum(replace(opinion, threshold=threshold), votes, latency_s=max(vote.latency_s for vote in votes))
+    return _sum(
+        replace(opinion, threshold=threshold),
+        votes,
+        latency_s=max(vote.latency_s for vote in votes),
+    )

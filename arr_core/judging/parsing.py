@@ -1,4 +1,5 @@
 """A reply read into an opinion, tolerantly: whatever comes, nothing crashes and nobody is credited by accident."""
+
 from __future__ import annotations
 
 import json
@@ -10,20 +11,40 @@ import json_repair
 
 from .verdict import Opinion
 
-PLACES = {"first": 0, "image 1": 0, "1": 0, "a": 0, "image a": 0, "first image": 0,
-          "second": 1, "image 2": 1, "2": 1, "b": 1, "image b": 1, "second image": 1}
+PLACES = {
+    "first": 0,
+    "image 1": 0,
+    "1": 0,
+    "a": 0,
+    "image a": 0,
+    "first image": 0,
+    "second": 1,
+    "image 2": 1,
+    "2": 1,
+    "b": 1,
+    "image b": 1,
+    "second image": 1,
+}
 TIES = {"tie", "none", "neither", "both", "equal", "undecided", "draw"}
 LONGEST = 50_000  # characters from a reply's end that are read: the verdict comes last
 
 # The verdict in JSON that is not whole. Its value has both quotes, or neither and something after it: a value that was
 # cut off, or that goes on ("first" or "second", as in the form itself), is none.
-_LOOSE = re.compile(r"""(["']?)preferred\1\s*:\s*(?:(["'])([\w ]+)\2\s*(?=[,}\]]|\Z)|(\w+(?: +\w+)*)\s*[,}\]\n])""")
+_LOOSE = re.compile(
+    r"""(["']?)preferred\1\s*:\s*(?:(["'])([\w ]+)\2\s*(?=[,}\]]|\Z)|(\w+(?: +\w+)*)\s*[,}\]\n])"""
+)
 
 # How models end and begin their thoughts: Qwen and DeepSeek, Claude's way, Kimi, Mistral, and others.
-_THOUGHTS_END = re.compile(r"</(?:think(?:ing)?|thoughts?|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>", re.I)
-_THOUGHTS_BEGIN = re.compile(r"<(?:think(?:ing)?|thoughts?|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>", re.I)
+_THOUGHTS_END = re.compile(
+    r"</(?:think(?:ing)?|thoughts?|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>", re.I
+)
+_THOUGHTS_BEGIN = re.compile(
+    r"<(?:think(?:ing)?|thoughts?|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>", re.I
+)
 
-_OBJECT = re.compile(r"""\{\s*["']?\w+["']?\s*:""")  # the beginning of an object, as a brace in prose is not
+_OBJECT = re.compile(
+    r"""\{\s*["']?\w+["']?\s*:"""
+)  # the beginning of an object, as a brace in prose is not
 
 
 def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
@@ -48,19 +69,33 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     ranks = _rank_list(answer)
     if ranks is not None:
         preferred = {(1, 2): 0, (2, 1): 1}.get(_plain(ranks))
-        failure = "" if preferred is not None else f"the ranks {json.dumps(ranks)[:60]} name no better image"
+        failure = (
+            ""
+            if preferred is not None
+            else f"the ranks {json.dumps(ranks)[:60]} name no better image"
+        )
         return Opinion(preferred, failure=failure, reply=reply)
     place = PLACES.get(answer.strip(" .\"'*`").lower())
-    return Opinion(place, failure="" if place is not None else "a reply without a verdict", reply=reply)
+    return Opinion(
+        place, failure="" if place is not None else "a reply without a verdict", reply=reply
+    )
 
 
 def _from_form(content: dict[str, Any], reply: str) -> Opinion:
     preferred = str(content["preferred"]).strip().lower()
     reason = str(content.get("reason", ""))
-    findings = tuple(
-        (str(item.get("criterion", "")), f"first: {item.get('first', '')}; second: {item.get('second', '')}")
-        for item in content.get("findings") or () if isinstance(item, dict)
-    ) if isinstance(content.get("findings"), list) else ()
+    findings = (
+        tuple(
+            (
+                str(item.get("criterion", "")),
+                f"first: {item.get('first', '')}; second: {item.get('second', '')}",
+            )
+            for item in content.get("findings") or ()
+            if isinstance(item, dict)
+        )
+        if isinstance(content.get("findings"), list)
+        else ()
+    )
     if preferred in PLACES:
         return Opinion(PLACES[preferred], reason, findings, reply=reply)
     if preferred in TIES:
@@ -91,7 +126,7 @@ def _form(answer: str, cut: bool) -> dict[str, Any] | None:
             form, end = forms[-1]
             return None if cut and text[end:].strip(" \n`") else form
         standing = {match[3] or match[4] for match in _LOOSE.finditer(text)}
-        meant = repaired(text[text.find("{"):]) if standing else None
+        meant = repaired(text[text.find("{") :]) if standing else None
         if isinstance(meant, dict) and str(meant.get("preferred")) in standing:
             return meant
     return None

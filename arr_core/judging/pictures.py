@@ -1,4 +1,5 @@
 """Pictures as a server takes them: each is made smaller once and encoded once, however often it is asked about."""
+
 from __future__ import annotations
 
 import asyncio
@@ -37,7 +38,7 @@ def data_uri(image: Image.Image, max_side: int) -> str:
 class Pictures:
     """Data URIs by the picture's content. The work is done in threads, and the oldest URIs leave past ``limit`` bytes."""
 
-    def __init__(self, max_side: int, limit: int = 256 * 2 ** 20):
+    def __init__(self, max_side: int, limit: int = 256 * 2**20):
         self.max_side, self.limit = max_side, limit
         self._made: OrderedDict[bytes, str] = OrderedDict()
         self._making: dict[bytes, asyncio.Task[str]] = {}
@@ -55,7 +56,9 @@ class Pictures:
             return self._made[key]
         if key not in self._making:
             self._making[key] = asyncio.create_task(self._make(key, image))
-        return await asyncio.shield(self._making[key])  # one question that is cancelled leaves the others their picture
+        return await asyncio.shield(
+            self._making[key]
+        )  # one question that is cancelled leaves the others their picture
 
     async def _make(self, key: bytes, image: Image.Image) -> str:
         try:

@@ -9,6 +9,7 @@ The file is ``$ARR_JUDGES``, or ``judges.yaml`` in the user's configuration fold
 
 A profile speaks with the host of its URL and no other.
 """
+
 from __future__ import annotations
 
 import os
@@ -23,8 +24,13 @@ from .budget import Budget, Limits
 from .chat import Chat
 from .verdict import JudgeError
 
-VOTE_TEMPERATURE = 0.7  # for the votes of a profile whose temperature is 0: equal votes would say nothing
-BUILT_IN = ("human", "miniature")  # kinds that are profiles of that name, with nothing to say in a file
+VOTE_TEMPERATURE = (
+    0.7  # for the votes of a profile whose temperature is 0: equal votes would say nothing
+)
+BUILT_IN = (
+    "human",
+    "miniature",
+)  # kinds that are profiles of that name, with nothing to say in a file
 
 
 class Profile(BaseModel):
@@ -33,38 +39,84 @@ class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["openai", "local", "panel", "human", "miniature"] = Field(
-        "openai", description="OpenAI-compatible server; transformers model in this process; several profiles as one; a "
-                              "person; the embedded judge")
-    url: str = Field("", description="openai: base URL, with /v1. No other host is asked, redirects are refused")
-    model: str = Field("", description="Model name as the server knows it; local: folder or name on the hub")
-    key_variable: str | None = Field(None, description="openai: environment variable that holds the key")
+        "openai",
+        description="OpenAI-compatible server; transformers model in this process; several profiles as one; a "
+        "person; the embedded judge",
+    )
+    url: str = Field(
+        "", description="openai: base URL, with /v1. No other host is asked, redirects are refused"
+    )
+    model: str = Field(
+        "", description="Model name as the server knows it; local: folder or name on the hub"
+    )
+    key_variable: str | None = Field(
+        None, description="openai: environment variable that holds the key"
+    )
     mode: Literal["reasons", "logits"] = Field(
-        "reasons", description="reasons: findings, then a verdict in words. logits: one token, the probability of A "
-                               "against B; cheap, calibrated by asking both orders; needs log-probabilities")
-    votes: int = Field(1, ge=1, le=99, description="reasons: replies to each question, of which more than half must agree")
-    threshold: float = Field(0.0, ge=0, lt=1, description=(
-        "Abstain below this share of the votes, or probability (logits, miniature)"))
-    temperature: float = Field(0.0, ge=0, le=2, description="Of the reply; votes are drawn at 0.7 where this is 0")
-    max_tokens: int = Field(1024, ge=16, description="Of one reply. Models that think first need several thousand")
-    max_side: int = Field(1024, ge=16, description="Larger pictures are made smaller, to so many pixels on a side")
+        "reasons",
+        description="reasons: findings, then a verdict in words. logits: one token, the probability of A "
+        "against B; cheap, calibrated by asking both orders; needs log-probabilities",
+    )
+    votes: int = Field(
+        1,
+        ge=1,
+        le=99,
+        description="reasons: replies to each question, of which more than half must agree",
+    )
+    threshold: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description=("Abstain below this share of the votes, or probability (logits, miniature)"),
+    )
+    temperature: float = Field(
+        0.0, ge=0, le=2, description="Of the reply; votes are drawn at 0.7 where this is 0"
+    )
+    max_tokens: int = Field(
+        1024, ge=16, description="Of one reply. Models that think first need several thousand"
+    )
+    max_side: int = Field(
+        1024, ge=16, description="Larger pictures are made smaller, to so many pixels on a side"
+    )
     chat_template: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of the chat template, such as {enable_thinking: false}; local models, "
-                                          "vLLM and SGLang know them")
-    extra: dict[str, Any] = Field(default_factory=dict, description="openai: more fields of the request's body")
-    price_per_million_tokens: float = Field(0.0, ge=0, description="For the cost in reports, and for max_cost")
-    price_per_million_reply_tokens: float | None = Field(None, ge=0, description="Where replies have another price")
-    max_calls: int | None = Field(None, ge=1, description=(
-        "Stop after so many questions in one run of the program; further attempts at one that failed are not counted"))
-    max_tokens_total: int | None = Field(None, ge=1, description="Stop when so many tokens were used, prompts included")
-    max_cost: float | None = Field(None, gt=0, description="Stop when so much was spent, in the prices' currency")
+        default_factory=dict,
+        description="Settings of the chat template, such as {enable_thinking: false}; local models, "
+        "vLLM and SGLang know them",
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="openai: more fields of the request's body"
+    )
+    price_per_million_tokens: float = Field(
+        0.0, ge=0, description="For the cost in reports, and for max_cost"
+    )
+    price_per_million_reply_tokens: float | None = Field(
+        None, ge=0, description="Where replies have another price"
+    )
+    max_calls: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Stop after so many questions in one run of the program; further attempts at one that failed are not counted"
+        ),
+    )
+    max_tokens_total: int | None = Field(
+        None, ge=1, description="Stop when so many tokens were used, prompts included"
+    )
+    max_cost: float | None = Field(
+        None, gt=0, description="Stop when so much was spent, in the prices' currency"
+    )
     device: str = Field("auto", description="local: auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="local: auto is bfloat16, on the CPU float32")
-    batch_size: int = Field(8, ge=1, description="local: questions that go through the model together")
+        "auto", description="local: auto is bfloat16, on the CPU float32"
+    )
+    batch_size: int = Field(
+        8, ge=1, description="local: questions that go through the model together"
+    )
     port: int = Field(0, ge=0, le=65535, description="human: port of the page, 0 takes a free one")
     members: tuple[str, ...] = Field((), description="panel: names of other profiles")
     rule: Literal["majority", "unanimous"] = Field(
-        "majority", description="panel: more than half of all members must agree, or all of them")
+        "majority", description="panel: more than half of all members must agree, or all of them"
+    )
 
     def fault(self) -> str:
         """What does not fit together, or nothing."""
@@ -76,9 +128,16 @@ class Profile(BaseModel):
             return "expected members, the names of two different profiles or more"
         if self.votes > 1 and self.mode == "logits":
             return "votes are for mode reasons; logits give a probability by themselves"
-        if self.threshold and self.mode == "reasons" and self.votes == 1 and self.kind != "miniature":
+        if (
+            self.threshold
+            and self.mode == "reasons"
+            and self.votes == 1
+            and self.kind != "miniature"
+        ):
             return "a threshold needs a confidence: votes of 2 or more, or mode logits"
-        if self.max_cost and not (self.price_per_million_tokens or self.price_per_million_reply_tokens):
+        if self.max_cost and not (
+            self.price_per_million_tokens or self.price_per_million_reply_tokens
+        ):
             return "max_cost needs price_per_million_tokens"
         return ""
 
@@ -91,8 +150,10 @@ def load_profile(name: str) -> Profile:
     profiles = _read(path)
     if name not in profiles:
         known = ", ".join(sorted({*profiles, *BUILT_IN}))
-        raise JudgeError(f"judge.profile: expected one of {known}, came {name!r}; describe it in {path}, for example "
-                         f"{name}: {{url: 'http://127.0.0.1:8000/v1', model: 'Qwen/Qwen3-VL-8B-Instruct'}}")
+        raise JudgeError(
+            f"judge.profile: expected one of {known}, came {name!r}; describe it in {path}, for example "
+            f"{name}: {{url: 'http://127.0.0.1:8000/v1', model: 'Qwen/Qwen3-VL-8B-Instruct'}}"
+        )
     if fault := profiles[name].fault():
         raise JudgeError(f"{path}: {name}: {fault}")
     return profiles[name]
@@ -107,7 +168,9 @@ def _read(path: Path) -> dict[str, Profile]:
         raise JudgeError(f"{expected}; it cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise JudgeError(f"{expected}; it is no YAML in UTF-8{f', see line {mark.line + 1}' if mark else ''}") from None
+        raise JudgeError(
+            f"{expected}; it is no YAML in UTF-8{f', see line {mark.line + 1}' if mark else ''}"
+        ) from None
     if not isinstance(content, dict | None):
         raise JudgeError(f"{expected}; it holds a {type(content).__name__}")
     profiles = {}
@@ -117,32 +180,57 @@ def _read(path: Path) -> dict[str, Profile]:
         except ValidationError as error:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"])) or "it"
-            hint = f"; the fields are {', '.join(Profile.model_fields)}" if fault["type"] == "extra_forbidden" else ""
+            hint = (
+                f"; the fields are {', '.join(Profile.model_fields)}"
+                if fault["type"] == "extra_forbidden"
+                else ""
+            )
             raise JudgeError(f"{expected}; {name}: {field}: {fault['msg']}{hint}") from None
     return profiles
 
 
-def make_chat(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16) -> Chat:
+def make_chat(
+    name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16
+) -> Chat:
     """The model of the profile called ``name``, to be talked to. Raises JudgeError where there is none, or no key."""
     profile = load_profile(name)
     if profile.kind == "openai":
         from .openai_chat import OpenAIChat
 
         template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
-        chat = OpenAIChat(url=profile.url, model=profile.model, api_key=_key(name, profile), timeout_s=timeout_s,
-                          retries=retries, concurrency=concurrency, temperature=profile.temperature,
-                          max_tokens=profile.max_tokens, max_side=profile.max_side,
-                          price=profile.price_per_million_tokens, reply_price=profile.price_per_million_reply_tokens,
-                          extra={**template, **profile.extra}, name=name)
+        chat = OpenAIChat(
+            url=profile.url,
+            model=profile.model,
+            api_key=_key(name, profile),
+            timeout_s=timeout_s,
+            retries=retries,
+            concurrency=concurrency,
+            temperature=profile.temperature,
+            max_tokens=profile.max_tokens,
+            max_side=profile.max_side,
+            price=profile.price_per_million_tokens,
+            reply_price=profile.price_per_million_reply_tokens,
+            extra={**template, **profile.extra},
+            name=name,
+        )
     elif profile.kind == "local":
         from .local_chat import LocalChat
 
-        chat = LocalChat(profile.model, device=profile.device, dtype=profile.dtype, batch_size=profile.batch_size,
-                         temperature=profile.temperature, max_tokens=profile.max_tokens, max_side=profile.max_side,
-                         chat_template=profile.chat_template)
+        chat = LocalChat(
+            profile.model,
+            device=profile.device,
+            dtype=profile.dtype,
+            batch_size=profile.batch_size,
+            temperature=profile.temperature,
+            max_tokens=profile.max_tokens,
+            max_side=profile.max_side,
+            chat_template=profile.chat_template,
+        )
     else:
-        raise JudgeError(f"the judge profile {name!r} is of kind {profile.kind}, which writes no text; name a profile of "
-                         "kind openai or local")
+        raise JudgeError(
+            f"the judge profile {name!r} is of kind {profile.kind}, which writes no text; name a profile of "
+            "kind openai or local"
+        )
     limits = Limits(profile.max_calls, profile.max_tokens_total, profile.max_cost)
     return chat if limits == Limits() else Budget(chat, limits, name, concurrency)
 
@@ -163,10 +251,14 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
         from .panel import Panel
 
         if nested := [member for member in profile.members if load_profile(member).kind == "panel"]:
-            raise JudgeError(f"{profiles_file()}: {name}: {nested[0]} is a panel; expected the names of single judges")
+            raise JudgeError(
+                f"{profiles_file()}: {name}: {nested[0]} is a panel; expected the names of single judges"
+            )
         if any(load_profile(member).kind == "human" for member in profile.members):
-            raise JudgeError(f"{profiles_file()}: {name}: a person sees each pair once, and a panel's members see it in both "
-                             "orders; expected the names of models")
+            raise JudgeError(
+                f"{profiles_file()}: {name}: a person sees each pair once, and a panel's members see it in both "
+                "orders; expected the names of models"
+            )
         return Panel([make_client(member, **settings) for member in profile.members], profile.rule)
     if profile.mode == "logits":
         from .logits import LogitsClient
@@ -174,8 +266,12 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
         return LogitsClient(make_chat(name, **settings), threshold=profile.threshold)
     from .pairwise import PairwiseClient
 
-    return PairwiseClient(make_chat(name, **settings), votes=profile.votes, threshold=profile.threshold,
-                          temperature=profile.temperature or VOTE_TEMPERATURE)
+    return PairwiseClient(
+        make_chat(name, **settings),
+        votes=profile.votes,
+        threshold=profile.threshold,
+        temperature=profile.temperature or VOTE_TEMPERATURE,
+    )
 
 
 def _key(name: str, profile: Profile) -> str:
@@ -183,6 +279,8 @@ def _key(name: str, profile: Profile) -> str:
 
     key = os.environ.get(profile.key_variable, "").strip() if profile.key_variable else NO_KEY
     if not (key.isascii() and key.isprintable() and key):
-        raise JudgeError(f"the judge profile {name!r} takes its key from the environment variable "
-                         f"{profile.key_variable}, which {'holds no key' if key else 'is not set'}")
+        raise JudgeError(
+            f"the judge profile {name!r} takes its key from the environment variable "
+            f"{profile.key_variable}, which {'holds no key' if key else 'is not set'}"
+        )
     return key

@@ -1,4 +1,5 @@
 """What a server's refusal means: most spoil one question, and some say that no later one can succeed, with what to do."""
+
 from __future__ import annotations
 
 import re
@@ -9,7 +10,9 @@ _BLIND = re.compile(
     r"not a (multi-?modal|vision)|(not|n't) support (image|vision|multi-?modal|visual)|support image input|"
     r"image_url is only supported|images? inputs? (is|are) not supported|mmproj|missing data required for image|"
     r"at most 0 image|unknown variant .{0,3}image_url|content.{0,20} must be a string|"
-    r"invalid type: sequence, expected a string|untagged enum ChatCompletionRequest\w*Content", re.IGNORECASE)
+    r"invalid type: sequence, expected a string|untagged enum ChatCompletionRequest\w*Content",
+    re.IGNORECASE,
+)
 _TOO_FEW = re.compile(r"at most [1-9]\d* images?", re.IGNORECASE)
 # Not "exceeded your current quota": that is also said of a minute's limit, which passes.
 _NO_CREDIT = re.compile(r"insufficient_quota|insufficient (balance|credit|funds)", re.IGNORECASE)
@@ -30,7 +33,9 @@ class Refusal:
         return bool(_BLIND.search(self.said) or _TOO_FEW.search(self.said))
 
 
-def advice(refusal: Refusal, *, url: str, model: str, answered: bool, log_probs: bool) -> str | None:
+def advice(
+    refusal: Refusal, *, url: str, model: str, answered: bool, log_probs: bool
+) -> str | None:
     """Why no later request can succeed, and what to do; None where the next one may.
 
     answered: whether the server has answered anything, so that a refusal is not of everything.
@@ -42,14 +47,18 @@ def advice(refusal: Refusal, *, url: str, model: str, answered: bool, log_probs:
     if _TOO_FEW.search(refusal.said):
         return f"{judge} takes too few images{words}; start vLLM with --limit-mm-per-prompt '{{\"image\": 3}}'"
     if status == 402 or _NO_CREDIT.search(f"{refusal.code} {refusal.said}"):
-        return f"{judge} says that the account is out of credit{words}; pay, or name another profile"
+        return (
+            f"{judge} says that the account is out of credit{words}; pay, or name another profile"
+        )
     if status == 401 or status == 403 and not answered:
         return f"{judge} refuses the key (HTTP {status}){words}; set the environment variable that the profile names"
     if status == 404:
         return f"{judge} knows no model {model!r} (HTTP 404); correct the profile's model or url"
     if 300 <= status < 400:
-        return (f"{judge} sends us on to {refusal.location!r} (HTTP {status}), and no redirect is followed; if you trust that "
-                "address, write it into the profile's url")
+        return (
+            f"{judge} sends us on to {refusal.location!r} (HTTP {status}), and no redirect is followed; if you trust that "
+            "address, write it into the profile's url"
+        )
     if log_probs and re.search("log_?probs", refusal.said, re.IGNORECASE):
         return f"{judge} gives no log-probabilities{words}; set the profile's mode to reasons"
     return None

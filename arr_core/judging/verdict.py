@@ -1,4 +1,5 @@
 """What a judge says: an ``Opinion`` about one order of a pair, and the ``Verdict`` that both orders make."""
+
 from __future__ import annotations
 
 import math
@@ -51,7 +52,9 @@ class Opinion:
 
     def __post_init__(self):
         if self.preferred not in (0, 1, None):
-            raise ValueError(f"an opinion prefers the place 0, the place 1 or None, not {self.preferred!r}")
+            raise ValueError(
+                f"an opinion prefers the place 0, the place 1 or None, not {self.preferred!r}"
+            )
         if self.failure and self.preferred is not None:
             raise ValueError("a failed reply prefers nothing")
         if self.log_odds is not None and not math.isfinite(self.log_odds):
@@ -60,12 +63,19 @@ class Opinion:
     @classmethod
     def load(cls, content: dict[str, Any]) -> Opinion:
         """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back."""
-        return cls(**{**content, "findings": tuple(tuple(finding) for finding in content.get("findings", ())),
-                      "members": tuple(cls.load(member) for member in content.get("members", ()))})
+        return cls(
+            **{
+                **content,
+                "findings": tuple(tuple(finding) for finding in content.get("findings", ())),
+                "members": tuple(cls.load(member) for member in content.get("members", ())),
+            }
+        )
 
     def saying(self, preferred: Literal[0, 1] | None, reason: str) -> Opinion:
         """The same answer with another preference, and without the evidence for the old one."""
-        return replace(self, preferred=preferred, reason=reason, confidence=None, log_odds=None, members=())
+        return replace(
+            self, preferred=preferred, reason=reason, confidence=None, log_odds=None, members=()
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,10 @@ class Verdict:
         """The mean over the orders of log P(a) / P(b): what favours a place, first or second, cancels in it."""
         if not self.opinions or any(opinion.log_odds is None for opinion in self.opinions):
             return None
-        return sum(-opinion.log_odds if swapped else opinion.log_odds
-                   for swapped, opinion in enumerate(self.opinions)) / len(self.opinions)
+        return sum(
+            -opinion.log_odds if swapped else opinion.log_odds
+            for swapped, opinion in enumerate(self.opinions)
+        ) / len(self.opinions)
 
     @property
     def confidence(self) -> float | None:
@@ -156,10 +168,14 @@ def combine(opinions: tuple[Opinion, ...]) -> Verdict:
     verdict = Verdict(None, "", opinions)
     if verdict.log_odds is not None:
         return _of_probabilities(verdict)
-    sides = [None if opinion.preferred is None else "ab"[opinion.preferred ^ swapped]
-             for swapped, opinion in enumerate(opinions)]
+    sides = [
+        None if opinion.preferred is None else "ab"[opinion.preferred ^ swapped]
+        for swapped, opinion in enumerate(opinions)
+    ]
     if None in sides:
-        return replace(verdict, reason=f"undecided: {opinions[sides.index(None)].reason or 'a tie'}")
+        return replace(
+            verdict, reason=f"undecided: {opinions[sides.index(None)].reason or 'a tie'}"
+        )
     if len(set(sides)) > 1:
         return replace(verdict, reason="undecided: the two orders disagree")
     return Verdict(sides[0], opinions[0].reason, opinions)
@@ -170,21 +186,44 @@ def _of_probabilities(verdict: Verdict) -> Verdict:
     if not verdict.log_odds:
         return replace(verdict, reason="undecided: a tie")
     if verdict.confidence < threshold:
-        return replace(verdict, reason=f"undecided: {verdict.confidence:.0%} sure, less than {threshold:.0%}")
-    return replace(verdict, preferred="a" if verdict.log_odds > 0 else "b", reason=f"{verdict.confidence:.0%} sure")
+        return replace(
+            verdict, reason=f"undecided: {verdict.confidence:.0%} sure, less than {threshold:.0%}"
+        )
+    return replace(
+        verdict,
+        preferred="a" if verdict.log_odds > 0 else "b",
+        reason=f"{verdict.confidence:.0%} sure",
+    )
 
 
 def _of_members(opinions: tuple[Opinion, ...]) -> Verdict:
     """The panel's verdict. A member that failed, or that is undecided, is no vote for anybody."""
-    quorum, failures = max(opinion.quorum for opinion in opinions), [o.failure for o in opinions if not o.members]
+    quorum, failures = (
+        max(opinion.quorum for opinion in opinions),
+        [o.failure for o in opinions if not o.members],
+    )
     if failures or len({len(opinion.members) for opinion in opinions}) > 1:
-        return Verdict(None, f"no verdict: {failures[0] if failures else 'the panel changed between the orders'}", opinions)
-    verdicts = [combine(tuple(opinion.members[at] for opinion in opinions)) for at in range(len(opinions[0].members))]
+        return Verdict(
+            None,
+            f"no verdict: {failures[0] if failures else 'the panel changed between the orders'}",
+            opinions,
+        )
+    verdicts = [
+        combine(tuple(opinion.members[at] for opinion in opinions))
+        for at in range(len(opinions[0].members))
+    ]
     votes = {side: [verdict for verdict in verdicts if verdict.preferred == side] for side in "ab"}
     side = max(votes, key=lambda side: len(votes[side]))
     if len(votes[side]) >= quorum:
-        return Verdict(side, f"{len(votes[side])} of {len(verdicts)} judges: {votes[side][0].reason}", opinions)
+        return Verdict(
+            side, f"{len(votes[side])} of {len(verdicts)} judges: {votes[side][0].reason}", opinions
+        )
     failed = sum(verdict.failed for verdict in verdicts)
-    return Verdict(None, f"undecided: {quorum} of {len(verdicts)} judges must agree; {len(votes['a'])} for a, "
-                         f"{len(votes['b'])} for b, {len(verdicts) - len(votes['a']) - len(votes['b'])} for neither"
-                         + f" ({failed} failed)" * (failed > 0), opinions)
+    return Verdict(
+        None,
+        f"undecided: {quorum} of {len(verdicts)} judges must agree; {len(votes['a'])} for a, "
+        f"{len(votes['b'])} for b, {len(verdicts) - len(votes['a']) - len(votes['b'])} for neither"
+        + f" ({failed} failed)"
+        * (failed > 0),
+        opinions,
+    )

@@ -1,4 +1,5 @@
 """The embedded world: small models of the real classes, their prompts, their judge, and a measure that looks at pixels."""
+
 from importlib import import_module
 from importlib.metadata import version
 
@@ -11,8 +12,10 @@ def transformers_fault() -> str:
     installed = version("transformers")
     if int(installed.partition(".")[0]) >= 5:
         return ""
-    return (f"the embedded world needs transformers 5 or newer, found {installed}; run it from an environment of its own, "
-            "which ComfyUI's nodes find by ARR_PYTHON")
+    return (
+        f"the embedded world needs transformers 5 or newer, found {installed}; run it from an environment of its own, "
+        "which ComfyUI's nodes find by ARR_PYTHON"
+    )
 
 
 def quiet(*libraries: str) -> None:

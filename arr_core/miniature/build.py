@@ -9,6 +9,7 @@ first always stands first, a relation is one word's affair. With ``right of`` or
 which neither learned from nothing in half an hour, and both learned in a quarter of one from there; FLUX with ``right of``
 named twice, which draws it twice as often, for 5,500 steps, and for 800 more with all three alike.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,14 +44,21 @@ def misdescribe(request: Request, rng: random.Random) -> Request:
     if request.second is None:
         if part == "order":
             return replace(request, count=other(COUNTS.values(), request.count, rng=rng))
-        options, old = (COLOURS, request.first.colour) if part == "colour" else (SHAPES, request.first.shape)
-        return replace(request, first=replace(request.first, **{part: other(options, old, rng=rng)}))
+        options, old = (
+            (COLOURS, request.first.colour) if part == "colour" else (SHAPES, request.first.shape)
+        )
+        return replace(
+            request, first=replace(request.first, **{part: other(options, old, rng=rng)})
+        )
     if part == "order":
         return replace(request, first=request.second, second=request.first)
     side = rng.choice(["first", "second"])
     thing = getattr(request, side)
-    value = (other(COLOURS, request.first.colour, request.second.colour, rng=rng) if part == "colour"
-             else other(SHAPES, thing.shape, rng=rng))
+    value = (
+        other(COLOURS, request.first.colour, request.second.colour, rng=rng)
+        if part == "colour"
+        else other(SHAPES, thing.shape, rng=rng)
+    )
     return replace(request, **{side: replace(thing, **{part: value})})
 
 
@@ -63,13 +71,23 @@ def mistake(edit: Edit, scene: list[Thing], rng: random.Random) -> list[Thing]:
         return scene
     if wrong == "value":
         options, old = (COLOURS, bystander.colour) if edit.kind == "colour" else (SHAPES, "")
-        return replace(edit, value=other(options, old, edit.value, *edit.target.split(), rng=rng)).apply(scene)
+        return replace(
+            edit, value=other(options, old, edit.value, *edit.target.split(), rng=rng)
+        ).apply(scene)
     if wrong == "thing":
-        value = edit.value if edit.value not in bystander.name else other(SHAPES, *bystander.name.split(), rng=rng)
+        value = (
+            edit.value
+            if edit.value not in bystander.name
+            else other(SHAPES, *bystander.name.split(), rng=rng)
+        )
         kind = edit.kind if value == edit.value else "shape"
         return Edit(bystander.name, kind, value).apply(scene)
-    return [replace(thing, shape=other(SHAPES, thing.shape, rng=rng)) if thing.name == bystander.name else thing
-            for thing in right]
+    return [
+        replace(thing, shape=other(SHAPES, thing.shape, rng=rng))
+        if thing.name == bystander.name
+        else thing
+        for thing in right
+    ]
 
 
 def scene_for(edit: Edit, rng: random.Random) -> list[Thing]:
@@ -83,19 +101,39 @@ def scene_for(edit: Edit, rng: random.Random) -> list[Thing]:
 
 def tensor(images: list[Image.Image]) -> torch.Tensor:
     """Images [N, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        .permute(0, 3, 1, 2)
+        .float()
+        / 127.5
+        - 1
+    )
 
 
 class Schedule:
     """AdamW with warm-up and a cosine to zero, clipping at 1, and a moving average of the weights."""
 
     def __init__(self, parameters, peak: float, steps: int, average: float = 0.999):
-        self.parameters, self.peak, self.steps, self.average = list(parameters), peak, steps, average
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, weight_decay=0.0, betas=(0.9, 0.98))
-        self.mean, self.done, self.start = [p.detach().clone() for p in self.parameters], 0, time.time()
+        self.parameters, self.peak, self.steps, self.average = (
+            list(parameters),
+            peak,
+            steps,
+            average,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=peak, weight_decay=0.0, betas=(0.9, 0.98)
+        )
+        self.mean, self.done, self.start = (
+            [p.detach().clone() for p in self.parameters],
+            0,
+            time.time(),
+        )
 
     def step(self, loss: torch.Tensor, note: str = "") -> None:
-        warm, rate = min(1.0, (self.done + 1) / 200), 0.5 * (1 + math.cos(math.pi * self.done / self.steps))
+        warm, rate = (
+            min(1.0, (self.done + 1) / 200),
+            0.5 * (1 + math.cos(math.pi * self.done / self.steps)),
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * warm * rate
         self.optimizer.zero_grad()
@@ -106,7 +144,10 @@ class Schedule:
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], 1 - decay)
         self.done += 1
         if self.done % 100 == 0 or self.done == self.steps:
-            print(f"{note} {self.done}/{self.steps} loss {loss.item():.4f} {time.time() - self.start:.0f} s", flush=True)
+            print(
+                f"{note} {self.done}/{self.steps} loss {loss.item():.4f} {time.time() - self.start:.0f} s",
+                flush=True,
+            )
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -124,14 +165,19 @@ def train_vae(vae, images: torch.Tensor, steps: int, batch: int = 32, video: boo
         posterior = vae.encode(x[:, :, None] if video else x).latent_dist
         y = vae.decode(posterior.sample()).sample
         y = y[:, :, 0] if video else y
-        schedule.step(F.l1_loss(y, x) + F.mse_loss(y, x) + 1e-4 * posterior.kl().mean() / x[0, 0].numel(), "vae")
+        schedule.step(
+            F.l1_loss(y, x) + F.mse_loss(y, x) + 1e-4 * posterior.kl().mean() / x[0, 0].numel(),
+            "vae",
+        )
     schedule.finish()
     vae.eval().requires_grad_(False)
 
 
 def timesteps(batch: int) -> torch.Tensor:
     """Noise levels in (0, 1): logit-normal, a third of them uniform."""
-    return torch.where(torch.rand(batch) < 0.33, torch.rand(batch), torch.sigmoid(0.5 + torch.randn(batch)))
+    return torch.where(
+        torch.rand(batch) < 0.33, torch.rand(batch), torch.sigmoid(0.5 + torch.randn(batch))
+    )
 
 
 def save(pipeline, folder: Path) -> None:
@@ -141,8 +187,16 @@ def save(pipeline, folder: Path) -> None:
     print("saved", folder, flush=True)
 
 
-def train_flux(folder: Path, relations: Sequence[str], steps: int, vae_steps: int, pictures: int, start: Path | None,
-               peak: float, batch: int = 64) -> None:
+def train_flux(
+    folder: Path,
+    relations: Sequence[str],
+    steps: int,
+    vae_steps: int,
+    pictures: int,
+    start: Path | None,
+    peak: float,
+    batch: int = 64,
+) -> None:
     """Train the FLUX pipeline, from nothing or on from the one in ``start``, whose VAE stays, and save it."""
     from .models import flux_pipeline
 
@@ -151,14 +205,18 @@ def train_flux(folder: Path, relations: Sequence[str], steps: int, vae_steps: in
         pipe = type(pipe).from_pretrained(start).to(dtype=torch.float32)
     requests = world.requests(relations)
     counts = [request for request in requests if request.second is None]
-    drawn = [rng.choice(counts) if rng.random() < 0.25 else rng.choice(requests) for _ in range(pictures)]
+    drawn = [
+        rng.choice(counts) if rng.random() < 0.25 else rng.choice(requests) for _ in range(pictures)
+    ]
     images = tensor([render(place(request, rng)) for request in drawn])
     if start is None:
         train_vae(pipe.vae, images, vae_steps)
     with torch.no_grad():
         latents = torch.cat([pipe.vae.encode(part).latent_dist.mean for part in images.split(256)])
     if start is None:
-        pipe.vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
+        pipe.vae.register_to_config(
+            shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item()
+        )
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     side = latents.shape[-1]
     latents = pipe._pack_latents(latents, len(latents), latents.shape[1], side, side)
@@ -166,20 +224,31 @@ def train_flux(folder: Path, relations: Sequence[str], steps: int, vae_steps: in
     index = {prompt: i for i, prompt in enumerate(prompts)}
     with torch.no_grad():
         pooled = pipe._get_clip_prompt_embeds(prompts, 1, "cpu")
-    tokens = pipe.tokenizer_2(prompts, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    tokens = pipe.tokenizer_2(
+        prompts, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
 
     transformer, encoder = pipe.transformer.train(), pipe.text_encoder_2
     schedule = Schedule([*transformer.parameters(), *encoder.parameters()], peak, steps)
     image_ids = pipe._prepare_latent_image_ids(1, side // 2, side // 2, "cpu", torch.float32)
     for _ in range(steps):
         picked = torch.randint(len(drawn), (batch,))
-        captions = [misdescribe(drawn[i], rng) if rng.random() < WRONG_CAPTIONS else drawn[i] for i in picked.tolist()]
+        captions = [
+            misdescribe(drawn[i], rng) if rng.random() < WRONG_CAPTIONS else drawn[i]
+            for i in picked.tolist()
+        ]
         caption = torch.tensor([index[request.prompt] for request in captions])
         t, noise, x0 = timesteps(batch), torch.randn_like(latents[:batch]), latents[picked]
         velocity = transformer(
-            hidden_states=torch.lerp(x0, noise, t[:, None, None]), timestep=t, guidance=torch.full((batch,), 3.5),
-            pooled_projections=pooled[caption], encoder_hidden_states=encoder(tokens[caption])[0],
-            txt_ids=torch.zeros(TEXT_LENGTH, 3), img_ids=image_ids, return_dict=False)[0]
+            hidden_states=torch.lerp(x0, noise, t[:, None, None]),
+            timestep=t,
+            guidance=torch.full((batch,), 3.5),
+            pooled_projections=pooled[caption],
+            encoder_hidden_states=encoder(tokens[caption])[0],
+            txt_ids=torch.zeros(TEXT_LENGTH, 3),
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
         schedule.step(F.mse_loss(velocity, noise - x0), "flux")
     schedule.finish()
     save(pipe, folder)
@@ -196,8 +265,15 @@ def edit_examples(count: int, rng: random.Random) -> list[tuple[str, Image.Image
     return examples
 
 
-def train_edit(folder: Path, steps: int, vae_steps: int, pictures: int, start: Path | None, peak: float,
-               batch: int = 64) -> None:
+def train_edit(
+    folder: Path,
+    steps: int,
+    vae_steps: int,
+    pictures: int,
+    start: Path | None,
+    peak: float,
+    batch: int = 64,
+) -> None:
     """Train the Qwen-Image-Edit pipeline, from nothing or on from the one in ``start``, whose VAE stays, and save it.
 
     Its text encoder stays as it was drawn.
@@ -215,21 +291,38 @@ def train_edit(folder: Path, steps: int, vae_steps: int, pictures: int, start: P
         train_vae(pipe.vae, torch.cat([sources, answers]), vae_steps, video=True)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([pipe.vae.encode(part[:, :, None]).latent_dist.mean[:, :, 0] for part in images.split(256)])
+        return torch.cat(
+            [
+                pipe.vae.encode(part[:, :, None]).latent_dist.mean[:, :, 0]
+                for part in images.split(256)
+            ]
+        )
 
     with torch.no_grad():
         sources, answers = encode(sources), encode(answers)
         if start is None:
             both = torch.cat([sources, answers])
-            pipe.vae.register_to_config(latents_mean=both.mean((0, 2, 3)).tolist(), latents_std=both.std((0, 2, 3)).tolist())
-        mean, std = torch.tensor(pipe.vae.config.latents_mean), torch.tensor(pipe.vae.config.latents_std)
+            pipe.vae.register_to_config(
+                latents_mean=both.mean((0, 2, 3)).tolist(), latents_std=both.std((0, 2, 3)).tolist()
+            )
+        mean, std = (
+            torch.tensor(pipe.vae.config.latents_mean),
+            torch.tensor(pipe.vae.config.latents_std),
+        )
         side = sources.shape[-1]
         sources, answers = (
-            pipe._pack_latents(((part - mean[:, None, None]) / std[:, None, None])[:, None], len(part), part.shape[1],
-                               side, side) for part in (sources, answers))
+            pipe._pack_latents(
+                ((part - mean[:, None, None]) / std[:, None, None])[:, None],
+                len(part),
+                part.shape[1],
+                side,
+                side,
+            )
+            for part in (sources, answers)
+        )
         begun, parts = time.time(), []
         for at in range(0, pictures, 256):
-            chunk = examples[at:at + 256]
+            chunk = examples[at : at + 256]
             parts.append(encode_edits(pipe, [e[0] for e in chunk], [e[1] for e in chunk]))
         longest = max(embeds.shape[1] for embeds, _ in parts)
         embeds = torch.cat([F.pad(e, (0, 0, 0, longest - e.shape[1])) for e, _ in parts])
@@ -243,9 +336,13 @@ def train_edit(folder: Path, steps: int, vae_steps: int, pictures: int, start: P
         picked = torch.randint(pictures, (batch,))
         t, noise, x0 = timesteps(batch), torch.randn_like(answers[:batch]), answers[picked]
         velocity = transformer(
-            hidden_states=torch.cat([torch.lerp(x0, noise, t[:, None, None]), sources[picked]], 1), timestep=t,
-            encoder_hidden_states=embeds[picked], encoder_hidden_states_mask=mask[picked], img_shapes=shapes,
-            return_dict=False)[0][:, :x0.shape[1]]
+            hidden_states=torch.cat([torch.lerp(x0, noise, t[:, None, None]), sources[picked]], 1),
+            timestep=t,
+            encoder_hidden_states=embeds[picked],
+            encoder_hidden_states_mask=mask[picked],
+            img_shapes=shapes,
+            return_dict=False,
+        )[0][:, : x0.shape[1]]
         schedule.step(F.mse_loss(velocity, noise - x0), "edit")
     schedule.finish()
     save(pipe, folder)
@@ -255,8 +352,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["flux", "edit", "judge", "data"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the part is written")
-    parser.add_argument("--relations", nargs="+", choices=list(OPPOSITE), default=PROMPTED, help=(
-        "that prompts may name; one that is named twice is drawn twice as often"))
+    parser.add_argument(
+        "--relations",
+        nargs="+",
+        choices=list(OPPOSITE),
+        default=PROMPTED,
+        help=("that prompts may name; one that is named twice is drawn twice as often"),
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--vae-steps", type=int, default=1500)
     parser.add_argument("--pictures", type=int, default=24000)
@@ -267,9 +369,24 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.part == "flux":
-        train_flux(args.folder / "flux", args.relations, args.steps, args.vae_steps, args.pictures, args.start, args.peak)
+        train_flux(
+            args.folder / "flux",
+            args.relations,
+            args.steps,
+            args.vae_steps,
+            args.pictures,
+            args.start,
+            args.peak,
+        )
     elif args.part == "edit":
-        train_edit(args.folder / "qwen-image-edit", args.steps, args.vae_steps, args.pictures, args.start, args.peak)
+        train_edit(
+            args.folder / "qwen-image-edit",
+            args.steps,
+            args.vae_steps,
+            args.pictures,
+            args.start,
+            args.peak,
+        )
     elif args.part == "judge":
         from .build_judge import train_judge
 

@@ -1,4 +1,5 @@
 """The embedded prompts and edits, written as the ordinary data files that a user would bring."""
+
 from __future__ import annotations
 
 import json
@@ -26,7 +27,9 @@ def write_data(folder: Path) -> None:
         rng.shuffle(prompts)
         (folder / f"prompts_{split}.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
         lines = []
-        for number, edit in enumerate(e for e in world.edits() if world.held_out(e.instruction) == wanted):
+        for number, edit in enumerate(
+            e for e in world.edits() if world.held_out(e.instruction) == wanted
+        ):
             for copy in range(EDITS_A_SPLIT[split]):
                 path = f"sources/{split}_{number:02d}_{copy}.png"
                 world.render(scene_for(edit, rng)).save(folder / path, optimize=True)

@@ -1,4 +1,5 @@
 """Training of the small judge: a Qwen2.5-VL that describes one picture, or what changed between two."""
+
 from __future__ import annotations
 
 import random
@@ -24,7 +25,9 @@ def weathered(image: Image.Image, rng: random.Random) -> Image.Image:
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 0.7)))
     if rng.random() < 0.5:
-        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(1, 10), (world.SIZE, world.SIZE, 3))
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(
+            0, rng.uniform(1, 10), (world.SIZE, world.SIZE, 3)
+        )
         image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
     return image
 
@@ -34,15 +37,25 @@ def vary(scene: list[Thing], rng: random.Random) -> list[Thing]:
     at = rng.randrange(len(scene))
     kind = rng.choice(["colour", "shape", "drop", "exchange", "add"])
     if kind == "colour":
-        return [replace(t, colour=other(COLOURS, t.colour, rng=rng)) if i == at else t for i, t in enumerate(scene)]
+        return [
+            replace(t, colour=other(COLOURS, t.colour, rng=rng)) if i == at else t
+            for i, t in enumerate(scene)
+        ]
     if kind == "shape":
-        return [replace(t, shape=other(SHAPES, t.shape, rng=rng)) if i == at else t for i, t in enumerate(scene)]
+        return [
+            replace(t, shape=other(SHAPES, t.shape, rng=rng)) if i == at else t
+            for i, t in enumerate(scene)
+        ]
     if kind == "drop" and len(scene) > 1:
         return [t for i, t in enumerate(scene) if i != at]
     if kind == "exchange" and len(scene) > 1:
         first, second, *rest = rng.sample(scene, len(scene))
         return [replace(first, colour=second.colour), replace(second, colour=first.colour), *rest]
-    free = [cell for cell in world.CELLS if all(abs(cell[0] - t.x) + abs(cell[1] - t.y) > 13 for t in scene)]
+    free = [
+        cell
+        for cell in world.CELLS
+        if all(abs(cell[0] - t.x) + abs(cell[1] - t.y) > 13 for t in scene)
+    ]
     if not free:
         return scene
     x, y = rng.choice(free)
@@ -69,9 +82,15 @@ def captioned_image(pool: list[Request], rng: random.Random) -> tuple[list[Image
         image, caption = garbled(image, render(place(rng.choice(pool), rng)), rng), NO_PICTURE
     elif draw < 0.2:
         varied = vary(scene, rng)
-        if not any(sorted(thing.name for thing in varied) == r.things for r in pool if r.count == len(varied) > 1 or
-                   r.second is not None and len(varied) == 2):
-            image, caption = render(varied), NO_PICTURE if len(varied) != 1 else f"one {varied[0].name}"
+        if not any(
+            sorted(thing.name for thing in varied) == r.things
+            for r in pool
+            if r.count == len(varied) > 1 or r.second is not None and len(varied) == 2
+        ):
+            image, caption = (
+                render(varied),
+                NO_PICTURE if len(varied) != 1 else f"one {varied[0].name}",
+            )
     return [weathered(image, rng)], caption
 
 
@@ -80,8 +99,13 @@ def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Im
     edit, draw = rng.choice(edits), rng.random()
     before = scene_for(edit, rng)
     bystander = next(thing for thing in before if thing.name != edit.target)
-    others = [e for e in edits if e.target == bystander.name and e.value != edit.value
-              and e.value not in edit.target.split()]
+    others = [
+        e
+        for e in edits
+        if e.target == bystander.name
+        and e.value != edit.value
+        and e.value not in edit.target.split()
+    ]
     after, changes = before, []
     if draw > 0.1:
         after, changes = edit.apply(after), [edit]
@@ -89,17 +113,31 @@ def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Im
         second = rng.choice(others)
         after, changes = second.apply(after), [*changes, second]
     rng.shuffle(changes)
-    image, caption = render(after), " and ".join(change.instruction for change in changes) or NOTHING_CHANGED
+    image, caption = (
+        render(after),
+        " and ".join(change.instruction for change in changes) or NOTHING_CHANGED,
+    )
     if draw > 0.92:
         image, caption = garbled(image, render(scene_for(rng.choice(edits), rng)), rng), NO_PICTURE
     return [weathered(render(before), rng), weathered(image, rng)], caption
 
 
-def train_judge(folder: Path, relations: Sequence[str], steps: int, start: Path | None, peak: float, batch: int = 48) -> None:
+def train_judge(
+    folder: Path,
+    relations: Sequence[str],
+    steps: int,
+    start: Path | None,
+    peak: float,
+    batch: int = 48,
+) -> None:
     """Train the judge to describe pictures and changes in turn, and save it as an ordinary transformers folder."""
     rng, tokenizer = random.Random(2), qwen_tokenizer()
-    model = vision_language_model(tokenizer, width=64, layers=4, patch_size=4, vision_width=48, vision_layers=2)
-    judge = MiniatureVLM(model, vision_language_processor(tokenizer, patch_size=4, min_pixels=8 * 8))
+    model = vision_language_model(
+        tokenizer, width=64, layers=4, patch_size=4, vision_width=48, vision_layers=2
+    )
+    judge = MiniatureVLM(
+        model, vision_language_processor(tokenizer, patch_size=4, min_pixels=8 * 8)
+    )
     if start is not None:
         judge = MiniatureVLM.load(start)
         model = judge.model
@@ -110,7 +148,9 @@ def train_judge(folder: Path, relations: Sequence[str], steps: int, start: Path 
     for step in range(steps):
         draw, source = ((captioned_image, pool), (captioned_edit, edits))[step % 2]
         pictures, captions = zip(*(draw(source, rng) for _ in range(batch)), strict=True)
-        schedule.step(caption_loss(judge, pictures, list(captions)), "judge edit" if step % 2 else "judge t2i")
+        schedule.step(
+            caption_loss(judge, pictures, list(captions)), "judge edit" if step % 2 else "judge t2i"
+        )
         if step % 1000 in (98, 998):
             pictures, captions = zip(*(captioned_image(pool, rng) for _ in range(64)), strict=True)
             print(f"  t2i {caption_loss(judge, pictures, list(captions)).item():.3f}", flush=True)

@@ -3,6 +3,7 @@
 The embedded judge describes pictures; a criterion asks how well the words that it is about fit what the judge sees. A
 rubric that names fewer criteria looks at fewer words; a criterion that is not listed here is about the whole sentence.
 """
+
 from __future__ import annotations
 
 from .world import COLOURS, COUNTS, SHAPES

@@ -2,6 +2,7 @@
 
 No training and no judge ever sees it (``world.exact_image`` and ``world.exact_edit`` look at pixels).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -37,32 +38,52 @@ class Measure:
     def fields(self) -> dict:
         """The measure as an event's field."""
         low, high = self.interval
-        return {"value": self.rate, "low": low, "high": high, "count": self.count, "outside_change": self.outside}
+        return {
+            "value": self.rate,
+            "low": low,
+            "high": high,
+            "count": self.count,
+            "outside_change": self.outside,
+        }
 
 
 def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> Measure:
     """The measure of one image an example."""
     if examples[0].source is None:
-        return Measure(sum(exact_image(image, example.prompt) for example, image in zip(examples, images, strict=True)),
-                       len(images))
+        return Measure(
+            sum(
+                exact_image(image, example.prompt)
+                for example, image in zip(examples, images, strict=True)
+            ),
+            len(images),
+        )
     exact, change = 0, 0.0
     for example, image in zip(examples, images, strict=True):
         source = open_image(example.source)
         exact += exact_edit(source, image, example.prompt)
-        target = next(t for t in find_things(source) if t.name == parse_instruction(example.prompt).target)
+        target = next(
+            t for t in find_things(source) if t.name == parse_instruction(example.prompt).target
+        )
         change += outside_change(source, image, target)
     return Measure(exact, len(images), change / len(images))
 
 
-def measure_policy(policy, config, *, count: int = 512, reference: bool = False, seed: int = 0) -> Measure:
+def measure_policy(
+    policy, config, *, count: int = 512, reference: bool = False, seed: int = 0
+) -> Measure:
     """The measure of ``count`` images of the embedded held-out prompts, with the adapter or (``reference``) without."""
     held_out = load_examples("miniature:heldout", config.task)
     examples = [held_out[i % len(held_out)] for i in range(count)]
     keys = dict(zip(held_out, policy.encode(held_out), strict=True))
     with policy.reference() if reference else contextlib.nullcontext():
-        images = sample_images(policy, [keys[example] for example in examples],
-                               [seed_of("measure", seed, i) for i in range(count)], steps=config.rollout.steps,
-                               shift=config.rollout.shift, micro_batch=128)
+        images = sample_images(
+            policy,
+            [keys[example] for example in examples],
+            [seed_of("measure", seed, i) for i in range(count)],
+            steps=config.rollout.steps,
+            shift=config.rollout.shift,
+            micro_batch=128,
+        )
     return measure(examples, images)
 
 
@@ -72,13 +93,22 @@ def report_measure(trainer) -> None:
     It takes eight images for every one that a validation takes.
     """
     count = 8 * trainer.config.validation.count
-    base, trained = (measure_policy(trainer.policy, trainer.config, count=count, reference=reference,
-                                    seed=trainer.config.run.seed)
-                     for reference in (True, False))
+    base, trained = (
+        measure_policy(
+            trainer.policy,
+            trainer.config,
+            count=count,
+            reference=reference,
+            seed=trainer.config.run.seed,
+        )
+        for reference in (True, False)
+    )
     name = "exact edits" if trainer.config.task == "edit" else "exact compositions"
     trainer.emit("measure", name=name, unit="share", base=base.fields(), policy=trained.fields())
     if trainer.rank == 0:
         write_report(trainer.folder)
         (low, high), (low_base, high_base) = trained.interval, base.interval
-        print(f"An independent exact measure, {count} images of held-out prompts: {name} {base.rate:.0%} "
-              f"({low_base:.0%} to {high_base:.0%}) before, {trained.rate:.0%} ({low:.0%} to {high:.0%}) after.")
+        print(
+            f"An independent exact measure, {count} images of held-out prompts: {name} {base.rate:.0%} "
+            f"({low_base:.0%} to {high_base:.0%}) before, {trained.rate:.0%} ({low:.0%} to {high:.0%}) after."
+        )

@@ -6,6 +6,7 @@ names one change to one object of a picture (``make the red circle blue``) and i
 ``exact_image`` and ``exact_edit`` find the objects in the pixels and compare every part with the request. They know
 nothing of any model, and no training ever sees them: judges are learned networks, this is the ruler held against both.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -19,11 +20,20 @@ from PIL import Image, ImageDraw
 
 SIZE = 32  # pixels, square
 GROUND = (238, 238, 232)
-COLOURS = {"red": (216, 44, 40), "green": (40, 158, 64), "blue": (44, 88, 220), "yellow": (240, 200, 40),
-           "purple": (150, 56, 176)}
+COLOURS = {
+    "red": (216, 44, 40),
+    "green": (40, 158, 64),
+    "blue": (44, 88, 220),
+    "yellow": (240, 200, 40),
+    "purple": (150, 56, 176),
+}
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-PROMPTED = ("left of", "right of", "above")  # the embedded prompts; the ruler reads all four relations
+PROMPTED = (
+    "left of",
+    "right of",
+    "above",
+)  # the embedded prompts; the ruler reads all four relations
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 CELLS = ((8, 8), (24, 8), (8, 24), (24, 24))
@@ -63,7 +73,11 @@ class Request:
     @property
     def things(self) -> list[str]:
         """Sorted names of everything that must be in the picture, and nothing else."""
-        return sorted([self.first.name] * self.count if self.second is None else [self.first.name, self.second.name])
+        return sorted(
+            [self.first.name] * self.count
+            if self.second is None
+            else [self.first.name, self.second.name]
+        )
 
 
 @dataclass(frozen=True)
@@ -76,25 +90,35 @@ class Edit:
 
     @property
     def instruction(self) -> str:
-        return {"colour": f"make the {self.target} {self.value}", "shape": f"turn the {self.target} into a {self.value}",
-                "remove": f"remove the {self.target}"}[self.kind]
+        return {
+            "colour": f"make the {self.target} {self.value}",
+            "shape": f"turn the {self.target} into a {self.value}",
+            "remove": f"remove the {self.target}",
+        }[self.kind]
 
     def apply(self, scene: list[Thing]) -> list[Thing]:
         """The scene after the change: same places, everything else as it was."""
         if self.kind == "remove":
             return [thing for thing in scene if thing.name != self.target]
-        return [replace(thing, **{self.kind: self.value}) if thing.name == self.target else thing for thing in scene]
+        return [
+            replace(thing, **{self.kind: self.value}) if thing.name == self.target else thing
+            for thing in scene
+        ]
 
 
 def parse_prompt(prompt: str) -> Request:
     """The request a prompt states. Raises ValueError for a sentence that is not of this world."""
-    relation = re.fullmatch(r"an? (\w+) (\w+) (left of|right of|above|below) an? (\w+) (\w+)", prompt.strip().lower())
+    relation = re.fullmatch(
+        r"an? (\w+) (\w+) (left of|right of|above|below) an? (\w+) (\w+)", prompt.strip().lower()
+    )
     if relation:
         c1, s1, where, c2, s2 = relation.groups()
         return Request(Thing(s1, c1), 1, Thing(s2, c2), where)
     count = re.fullmatch(r"(one|two|three|four) (\w+) (\w+?)s?", prompt.strip().lower())
     if not count:
-        raise ValueError(f"not a prompt of the miniature world: {prompt!r} (try 'a red circle left of a blue square')")
+        raise ValueError(
+            f"not a prompt of the miniature world: {prompt!r} (try 'a red circle left of a blue square')"
+        )
     number, colour, shape = count.groups()
     return Request(Thing(shape, colour), COUNTS[number])
 
@@ -102,26 +126,37 @@ def parse_prompt(prompt: str) -> Request:
 def parse_instruction(instruction: str) -> Edit:
     """The edit an instruction states. Raises ValueError for a sentence that is not of this world."""
     text = instruction.strip().lower()
-    for kind, pattern in (("colour", r"make the (\w+ \w+) (\w+)"), ("shape", r"turn the (\w+ \w+) into an? (\w+)"),
-                          ("remove", r"remove the (\w+ \w+)()")):
+    for kind, pattern in (
+        ("colour", r"make the (\w+ \w+) (\w+)"),
+        ("shape", r"turn the (\w+ \w+) into an? (\w+)"),
+        ("remove", r"remove the (\w+ \w+)()"),
+    ):
         found = re.fullmatch(pattern, text)
         if found:
             return Edit(found[1], kind, found[2])
-    raise ValueError(f"not an edit of the miniature world: {instruction!r} (try 'make the red circle blue')")
+    raise ValueError(
+        f"not an edit of the miniature world: {instruction!r} (try 'make the red circle blue')"
+    )
 
 
 def requests(prompted: Sequence[str] = PROMPTED) -> list[Request]:
     """Every embedded prompt, in a fixed order: 180 pairs of differently coloured things in each relation, and 60 counts."""
     things = [Thing(shape, colour) for colour, shape in itertools.product(COLOURS, SHAPES)]
-    relations = [Request(a, 1, b, where) for a, b in itertools.permutations(things, 2) if a.colour != b.colour
-                 for where in prompted]
+    relations = [
+        Request(a, 1, b, where)
+        for a, b in itertools.permutations(things, 2)
+        if a.colour != b.colour
+        for where in prompted
+    ]
     return relations + [Request(thing, number) for thing in things for number in COUNTS.values()]
 
 
 def edits() -> list[Edit]:
     """Every edit there is, in a fixed order: 60 recolourings, 30 reshapings and 15 removals."""
     names = [f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    found = [Edit(name, "colour", colour) for name in names for colour in COLOURS if colour not in name]
+    found = [
+        Edit(name, "colour", colour) for name in names for colour in COLOURS if colour not in name
+    ]
     found += [Edit(name, "shape", shape) for name in names for shape in SHAPES if shape not in name]
     return found + [Edit(name, "remove") for name in names]
 
@@ -133,9 +168,14 @@ def held_out(key: str, share: float = 0.25) -> bool:
 
 def place(request: Request, rng: random.Random) -> list[Thing]:
     """One layout of the request: places and sizes drawn at random, cells never shared."""
+
     def near(thing: Thing, x: float, y: float, loose: float = 1.2) -> Thing:
-        return replace(thing, x=x + rng.uniform(-loose, loose), y=y + rng.uniform(-loose, loose),
-                       half=rng.uniform(4.8, 6.0))
+        return replace(
+            thing,
+            x=x + rng.uniform(-loose, loose),
+            y=y + rng.uniform(-loose, loose),
+            half=rng.uniform(4.8, 6.0),
+        )
 
     if request.second is None:
         if request.count == 1:
@@ -145,11 +185,15 @@ def place(request: Request, rng: random.Random) -> list[Thing]:
     drift = rng.uniform(-5, 5)
     across, down = (drift, 0) if dy else (0, drift)
     centre = SIZE / 2
-    return [near(request.first, centre + 8 * dx + across, centre + 8 * dy + down),
-            near(request.second, centre - 8 * dx + across, centre - 8 * dy + down)]
+    return [
+        near(request.first, centre + 8 * dx + across, centre + 8 * dy + down),
+        near(request.second, centre - 8 * dx + across, centre - 8 * dy + down),
+    ]
 
 
-def _outline(draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], fill) -> None:
+def _outline(
+    draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], fill
+) -> None:
     left, top, right, bottom = box
     if shape == "circle":
         draw.ellipse(box, fill=fill)
@@ -164,13 +208,21 @@ def render(scene: list[Thing], scale: int = 4) -> Image.Image:
     image = Image.new("RGB", (SIZE * scale, SIZE * scale), GROUND)
     draw = ImageDraw.Draw(image)
     for thing in scene:
-        box = tuple(scale * side for side in (thing.x - thing.half, thing.y - thing.half,
-                                              thing.x + thing.half, thing.y + thing.half))
+        box = tuple(
+            scale * side
+            for side in (
+                thing.x - thing.half,
+                thing.y - thing.half,
+                thing.x + thing.half,
+                thing.y + thing.half,
+            )
+        )
         _outline(draw, thing.shape, box, COLOURS[thing.colour])
     return image.resize((SIZE, SIZE), Image.BOX)
 
 
 # --------------------------------------------------------------------------- the ruler
+
 
 def _components(mask: np.ndarray) -> list[np.ndarray]:
     """Boolean masks of the 4-connected regions of ``mask``."""
@@ -216,7 +268,7 @@ def find_things(image: Image.Image) -> list[Thing] | None:
         top, left, height, width = ys.min(), xs.min(), int(np.ptp(ys)) + 1, int(np.ptp(xs)) + 1
         if not all(5.5 * 4 < side < 17 * 4 for side in (height, width)):
             return None
-        crop, overlap = fine[top:top + height, left:left + width], {}
+        crop, overlap = fine[top : top + height, left : left + width], {}
         for shape in SHAPES:
             drawn = Image.new("1", (width, height))
             _outline(ImageDraw.Draw(drawn), shape, (0, 0, width - 1, height - 1), 1)
@@ -224,8 +276,15 @@ def find_things(image: Image.Image) -> list[Thing] | None:
         shape = max(overlap, key=overlap.get)
         if overlap[shape] < 0.78:
             return None
-        found.append(Thing(shape, names[colour], float(left + width / 2) / 4, float(top + height / 2) / 4,
-                           (width + height) / 16))
+        found.append(
+            Thing(
+                shape,
+                names[colour],
+                float(left + width / 2) / 4,
+                float(top + height / 2) / 4,
+                (width + height) / 16,
+            )
+        )
     return found
 
 
@@ -238,20 +297,29 @@ def exact_image(image: Image.Image, prompt: str) -> bool:
         return True
     first, second = sorted(found, key=lambda thing: thing.name != request.first.name)
     dx, dy = RELATIONS[request.relation]
-    along, across = (first.x - second.x) * dx + (first.y - second.y) * dy, abs(
-        (first.x - second.x) * dy) + abs((first.y - second.y) * dx)
+    along, across = (
+        (first.x - second.x) * dx + (first.y - second.y) * dy,
+        abs((first.x - second.x) * dy) + abs((first.y - second.y) * dx),
+    )
     return along > 6 and along > across
 
 
-def outside_change(source: Image.Image, image: Image.Image, target: Thing, margin: int = 3) -> float:
+def outside_change(
+    source: Image.Image, image: Image.Image, target: Thing, margin: int = 3
+) -> float:
     """Mean absolute change, in 0..255, of the pixels that the edit of ``target`` has no business with."""
-    before, after = (np.asarray(im.convert("RGB").resize((SIZE, SIZE), Image.BOX), np.float32) for im in (source, image))
+    before, after = (
+        np.asarray(im.convert("RGB").resize((SIZE, SIZE), Image.BOX), np.float32)
+        for im in (source, image)
+    )
     ys, xs = np.mgrid[:SIZE, :SIZE] + 0.5
     outside = np.maximum(np.abs(xs - target.x), np.abs(ys - target.y)) > target.half + margin
     return float(np.abs(before - after)[outside].mean())
 
 
-def exact_edit(source: Image.Image, image: Image.Image, instruction: str, tolerance: float = 8.0) -> bool:
+def exact_edit(
+    source: Image.Image, image: Image.Image, instruction: str, tolerance: float = 8.0
+) -> bool:
     """Whether the one change was made, in its place, and nothing else moved or changed (mean change <= tolerance)."""
     edit, before, after = parse_instruction(instruction), find_things(source), find_things(image)
     target = next((thing for thing in before or () if thing.name == edit.target), None)
@@ -262,5 +330,10 @@ def exact_edit(source: Image.Image, image: Image.Image, instruction: str, tolera
     wanted = edit.apply(before)
     if sorted(thing.name for thing in after) != sorted(thing.name for thing in wanted):
         return False
-    return all(any(got.name == want.name and max(abs(got.x - want.x), abs(got.y - want.y)) < 3.0 for got in after)
-               for want in wanted)
+    return all(
+        any(
+            got.name == want.name and max(abs(got.x - want.x), abs(got.y - want.y)) < 3.0
+            for got in after
+        )
+        for want in wanted
+    )

@@ -1,4 +1,5 @@
 """What the project's pages share: one template with its style, charts, pictures and words. Every page is self-contained."""
+
 from pathlib import Path
 from string import Template
 

@@ -2,6 +2,7 @@
 
 Colours come from the page: a line has the class of its role, so that light and dark are one style sheet.
 """
+
 from __future__ import annotations
 
 import math
@@ -33,45 +34,86 @@ class Line:
     smooth: bool = False
 
 
-def line_chart(title: str, lines: Sequence[Line], *, show: Callable[[float], str], value: str = "", note: str = "",
-               band: Sequence[tuple[float, float, float]] = (), level: float | None = None, low: float | None = None,
-               high: float | None = None, kind: str = "") -> str:
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    show: Callable[[float], str],
+    value: str = "",
+    note: str = "",
+    band: Sequence[tuple[float, float, float]] = (),
+    level: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    kind: str = "",
+) -> str:
     """A figure of lines over updates, or of the words "no data yet".
 
     show: a y value as text, for the axis. value: what stands beside the title, usually where the line ends.
     band: (x, low, high) behind the lines. level: a y that is drawn across. low, high: ends of the y axis.
     """
-    legend = "".join(f'<span class="key {line.role}">{escape(line.label)}</span>' for line in lines if line.label)
-    caption = (f'<figcaption><span class="name">{escape(title)}</span> <span class="value">{escape(value)}</span>'
-               f'<span class="legend">{legend}</span></figcaption>')
+    legend = "".join(
+        f'<span class="key {line.role}">{escape(line.label)}</span>' for line in lines if line.label
+    )
+    caption = (
+        f'<figcaption><span class="name">{escape(title)}</span> <span class="value">{escape(value)}</span>'
+        f'<span class="legend">{legend}</span></figcaption>'
+    )
     known = [point for line in lines for point in line.points if point.y is not None]
     if not known:
         return f'<figure class="chart {kind}">{caption}{NOTHING}</figure>'
     xs = [point.x for line in lines for point in line.points]
-    ys = [point.y for point in known] + [end for _, *ends in band for end in ends] + ([] if level is None else [level])
+    ys = (
+        [point.y for point in known]
+        + [end for _, *ends in band for end in ends]
+        + ([] if level is None else [level])
+    )
     x_ticks = _ticks(min(xs), max(xs), whole=True)
     y_ticks = _ticks(min(ys) if low is None else low, max(ys) if high is None else high)
-    scale = _Scale(min(xs), max(xs), y_ticks[0] if low is None else low, y_ticks[-1] if high is None else high)
-    y_labels = "".join(f'<span style="top:{scale.y(tick) / 10:.2f}%">{escape(show(tick))}</span>' for tick in y_ticks)
-    x_labels = "".join(f'<span style="left:{scale.x(tick) / 10:.2f}%">{tick:.0f}</span>' for tick in x_ticks)
+    scale = _Scale(
+        min(xs), max(xs), y_ticks[0] if low is None else low, y_ticks[-1] if high is None else high
+    )
+    y_labels = "".join(
+        f'<span style="top:{scale.y(tick) / 10:.2f}%">{escape(show(tick))}</span>'
+        for tick in y_ticks
+    )
+    x_labels = "".join(
+        f'<span style="left:{scale.x(tick) / 10:.2f}%">{tick:.0f}</span>' for tick in x_ticks
+    )
     grid = "".join(f'<path class="grid" d="M0 {scale.y(tick):.1f}H{SIZE}"/>' for tick in y_ticks)
     middle = "" if level is None else f'<path class="level" d="M0 {scale.y(level):.1f}H{SIZE}"/>'
     drawn = "".join(_draw(line, scale) for line in lines)
     first, last = known[0], known[-1]
-    spoken = escape(f"{title}: {show(first.y)} at update {first.x:.0f}, {show(last.y)} at update {last.x:.0f}")
+    spoken = escape(
+        f"{title}: {show(first.y)} at update {first.x:.0f}, {show(last.y)} at update {last.x:.0f}"
+    )
     remark = f'<p class="remark">{escape(note)}</p>' if note else ""
-    return (f'<figure class="chart {kind}">{caption}<div class="plot" role="img" aria-label="{spoken}">'
-            f'<div class="y">{y_labels}</div><svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none">'
-            f'{grid}{_band(band, scale)}{middle}{drawn}</svg><div class="x">{x_labels}</div></div>{remark}</figure>')
+    return (
+        f'<figure class="chart {kind}">{caption}<div class="plot" role="img" aria-label="{spoken}">'
+        f'<div class="y">{y_labels}</div><svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none">'
+        f'{grid}{_band(band, scale)}{middle}{drawn}</svg><div class="x">{x_labels}</div></div>{remark}</figure>'
+    )
 
 
-def interval(value: float, low: float, high: float, start: float, end: float, *, role: str = "policy",
-             half: bool = False) -> str:
+def interval(
+    value: float,
+    low: float,
+    high: float,
+    start: float,
+    end: float,
+    *,
+    role: str = "policy",
+    half: bool = False,
+) -> str:
     """A value and its interval as a mark and a bar on a line from ``start`` to ``end``; ``half`` marks the middle."""
-    left, right, at = (100 * min(1.0, max(0.0, (place - start) / (end - start))) for place in (low, high, value))
+    left, right, at = (
+        100 * min(1.0, max(0.0, (place - start) / (end - start))) for place in (low, high, value)
+    )
     middle = '<span class="half" style="left:50%"></span>' if half else ""
-    return (f'<div class="interval {role}" aria-hidden="true">{middle}<span class="span" style="left:{left:.1f}%;'
-            f'width:{right - left:.1f}%"></span><span class="at" style="left:{at:.1f}%"></span></div>')
+    return (
+        f'<div class="interval {role}" aria-hidden="true">{middle}<span class="span" style="left:{left:.1f}%;'
+        f'width:{right - left:.1f}%"></span><span class="at" style="left:{at:.1f}%"></span></div>'
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +124,11 @@ class _Scale:
     top: float
 
     def x(self, value: float) -> float:
-        return SIZE * (value - self.left) / (self.right - self.left) if self.right > self.left else SIZE / 2
+        return (
+            SIZE * (value - self.left) / (self.right - self.left)
+            if self.right > self.left
+            else SIZE / 2
+        )
 
     def y(self, value: float) -> float:
         return SIZE * (self.top - value) / (self.top - self.bottom)
@@ -93,12 +139,18 @@ def _draw(line: Line, scale: _Scale) -> str:
     if not line.smooth:
         drawn = f'<path class="line {line.role}" d="{_path(points, scale)}"/>'
     else:
-        drawn = (f'<path class="line faint {line.role}" d="{_path(points, scale)}"/>'
-                 f'<path class="line {line.role}" d="{_path(_smoothed(points), scale)}"/>')
+        drawn = (
+            f'<path class="line faint {line.role}" d="{_path(points, scale)}"/>'
+            f'<path class="line {line.role}" d="{_path(_smoothed(points), scale)}"/>'
+        )
     if line.dots:
         # A line of no length with round ends stays a circle, however the page stretches the SVG.
-        drawn += "".join(f'<path class="dot {line.role}" d="M{scale.x(x):.1f} {scale.y(y):.1f}h0">'
-                         f'<title>{escape(note)}</title></path>' for x, y, note in points if y is not None)
+        drawn += "".join(
+            f'<path class="dot {line.role}" d="M{scale.x(x):.1f} {scale.y(y):.1f}h0">'
+            f"<title>{escape(note)}</title></path>"
+            for x, y, note in points
+            if y is not None
+        )
     return drawn
 
 
@@ -123,15 +175,19 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     run = math.ceil(len(points) / MOST_POINTS)
     if run <= 1:
         return list(points)
-    pieces = [points[start:start + run] for start in range(0, len(points), run)]
+    pieces = [points[start : start + run] for start in range(0, len(points), run)]
     return [Point(piece[-1].x, _mean([point.y for point in piece])) for piece in pieces]
 
 
 def _smoothed(points: Sequence[Point]) -> list[Point]:
     """Means over a window around each point, a tenth of the line wide."""
     reach = max(1, len(points) // 20)
-    return [Point(point.x, _mean([near.y for near in points[max(0, place - reach):place + reach + 1]]))
-            for place, point in enumerate(points)]
+    return [
+        Point(
+            point.x, _mean([near.y for near in points[max(0, place - reach) : place + reach + 1]])
+        )
+        for place, point in enumerate(points)
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

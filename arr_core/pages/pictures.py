@@ -1,4 +1,5 @@
 """Pictures of a run as data URIs, drawn anew, so that nothing but pixels reaches the page."""
+
 from __future__ import annotations
 
 import base64
@@ -23,8 +24,10 @@ def picture(folder: Path, name: Any, alt: str, largest: int = LARGE) -> str:
     crisp = " crisp" if max(image.size) < SMALL else ""
     image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     width, height = image.size
-    return (f'<img class="picture{crisp}" src="{_data_uri(image)}" alt="{escape(alt)}" width="{width}" '
-            f'height="{height}" loading="lazy">')
+    return (
+        f'<img class="picture{crisp}" src="{_data_uri(image)}" alt="{escape(alt)}" width="{width}" '
+        f'height="{height}" loading="lazy">'
+    )
 
 
 def _open(folder: Path, name: Any) -> Image.Image:

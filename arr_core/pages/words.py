@@ -1,4 +1,5 @@
 """Values of events as words and numbers to read. What an event holds is not trusted: wrong types read as unknown."""
+
 from __future__ import annotations
 
 import math
@@ -61,7 +62,11 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f}{SPACE}s" if seconds < 9.95 else f"{seconds:.0f}{SPACE}s"
     minutes, rest = divmod(math.floor(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}{SPACE}h {minutes:02}{SPACE}min" if hours else f"{minutes}{SPACE}min {rest:02}{SPACE}s"
+    return (
+        f"{hours}{SPACE}h {minutes:02}{SPACE}min"
+        if hours
+        else f"{minutes}{SPACE}min {rest:02}{SPACE}s"
+    )
 
 
 def span(low: float, high: float) -> str:
@@ -70,7 +75,7 @@ def span(low: float, high: float) -> str:
 
 
 def plural(count: float, noun: str) -> str:
-    """"1 pair", "2 pairs"."""
+    """ "1 pair", "2 pairs"."""
     return f"{figure(count)} {noun}{'' if count == 1 else 's'}"
 
 

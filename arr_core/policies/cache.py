@@ -1,4 +1,5 @@
 """Encoded examples on disk, one safetensors file each, named by the content of everything that shaped it."""
+
 from __future__ import annotations
 
 import hashlib
@@ -15,9 +16,19 @@ MEMORY_LIMIT = 1 << 30  # bytes of encodings kept in memory beside the disk
 
 def content_key(identity: str, settings, example) -> str:
     """The name of an example's encoding: base, prompt, source bytes and the settings that matter to encoders."""
-    shaped_by = {name: getattr(settings, name) for name in (
-        "height", "width", "true_cfg_scale", "negative_prompt", "max_sequence_length", "condition_area", "dtype",
-        "quantization")}
+    shaped_by = {
+        name: getattr(settings, name)
+        for name in (
+            "height",
+            "width",
+            "true_cfg_scale",
+            "negative_prompt",
+            "max_sequence_length",
+            "condition_area",
+            "dtype",
+            "quantization",
+        )
+    }
     digest = hashlib.sha256(json.dumps([identity, shaped_by, example.prompt], default=str).encode())
     if example.source is not None:
         digest.update(Path(example.source).read_bytes())
@@ -48,8 +59,14 @@ class EncodingCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.tensors.items()}, partial,
-                      metadata={"height": str(conditioning.height), "width": str(conditioning.width)})
+            save_file(
+                {
+                    name: tensor.detach().cpu().contiguous()
+                    for name, tensor in conditioning.tensors.items()
+                },
+                partial,
+                metadata={"height": str(conditioning.height), "width": str(conditioning.width)},
+            )
             partial.replace(self._path(key))
         except safetensors.SafetensorError as error:  # what the library calls a full disk
             raise OSError(f"{partial}: could not be written: {error}") from error
@@ -65,7 +82,9 @@ class EncodingCache:
             return self._memory[key]
         with safetensors.safe_open(self._path(key), "pt") as file:
             size = {name: int(value) for name, value in file.metadata().items()}
-            conditioning = Conditioning({name: file.get_tensor(name) for name in file.keys()}, **size)
+            conditioning = Conditioning(
+                {name: file.get_tensor(name) for name in file.keys()}, **size
+            )
         self._memory[key] = conditioning
         self._bytes += _size(conditioning)
         while self._bytes > MEMORY_LIMIT and len(self._memory) > 1:

@@ -1,4 +1,5 @@
 """Where a base comes from, which family it is, and where its weights go."""
+
 from __future__ import annotations
 
 import gc
@@ -19,10 +20,16 @@ from .qwen_image_edit import QwenImageEditPolicy
 from .sharding import sharding_fault
 
 MINIATURE = Path(__file__).parents[1] / "miniature"
-PIPELINES = {"FluxPipeline": "flux", "QwenImageEditPipeline": "qwen-image-edit",
-             "QwenImageEditPlusPipeline": "qwen-image-edit"}
-LARGE_PARTS = {"FluxPipeline": ("transformer", "text_encoder_2"), "QwenImageEditPipeline": ("transformer", "text_encoder"),
-               "QwenImageEditPlusPipeline": ("transformer", "text_encoder")}
+PIPELINES = {
+    "FluxPipeline": "flux",
+    "QwenImageEditPipeline": "qwen-image-edit",
+    "QwenImageEditPlusPipeline": "qwen-image-edit",
+}
+LARGE_PARTS = {
+    "FluxPipeline": ("transformer", "text_encoder_2"),
+    "QwenImageEditPipeline": ("transformer", "text_encoder"),
+    "QwenImageEditPlusPipeline": ("transformer", "text_encoder"),
+}
 POLICIES = {"flux": FluxPolicy, "qwen-image-edit": QwenImageEditPolicy}
 
 
@@ -34,7 +41,9 @@ class PipelineSource:
     """A base on disk or on the Hugging Face hub: which pipeline it is, and pipelines with parts left out."""
 
     def __init__(self, settings):
-        self.base = str(MINIATURE / settings.family) if settings.base == "miniature" else settings.base
+        self.base = (
+            str(MINIATURE / settings.family) if settings.base == "miniature" else settings.base
+        )
         self.revision = settings.revision
         self.device = _device(settings.device)
         self.dtype = getattr(torch, settings.dtype)
@@ -43,15 +52,19 @@ class PipelineSource:
         if self.sharded and (fault := sharding_fault()):
             raise PolicyError(f"policy.sharded: {fault}")
         if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
-            raise PolicyError(f"policy.quantization: {self.quantization} needs the package bitsandbytes; install it with "
-                              "pip install bitsandbytes, or leave the field null")
+            raise PolicyError(
+                f"policy.quantization: {self.quantization} needs the package bitsandbytes; install it with "
+                "pip install bitsandbytes, or leave the field null"
+            )
         index = self._index()
         self.class_name = index["_class_name"]
         family = PIPELINES.get(self.class_name)
         if family != settings.family:
-            raise PolicyError(f"policy.base: expected a {settings.family} pipeline "
-                              f"({', '.join(name for name, f in PIPELINES.items() if f == settings.family)}), "
-                              f"came {settings.base}, a {self.class_name}")
+            raise PolicyError(
+                f"policy.base: expected a {settings.family} pipeline "
+                f"({', '.join(name for name, f in PIPELINES.items() if f == settings.family)}), "
+                f"came {settings.base}, a {self.class_name}"
+            )
         self._check_whole(index)
         self.identity = self._identity()
 
@@ -59,28 +72,44 @@ class PipelineSource:
         """The content of the base's model_index.json, fetched alone: nothing large is loaded to refuse a wrong base."""
         folder = Path(self.base)
         if folder.parent == MINIATURE and not folder.is_dir():
-            raise PolicyError(f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
-                              "with python -m arr_core.miniature.build")
+            raise PolicyError(
+                f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
+                "with python -m arr_core.miniature.build"
+            )
         if folder.parent == MINIATURE and (fault := transformers_fault()):
             raise PolicyError(f"policy.base: {fault}")
         if folder.is_dir():
             path = folder / "model_index.json"
             if not path.is_file():
-                raise PolicyError(f"policy.base: expected a diffusers folder with model_index.json, came {folder}")
-        elif (folder.is_absolute() or self.base.startswith(".") or self.base.count("/") != 1
-              or any(folder.parent.glob("*/config.yaml"))):  # a folder of runs: this name is a mistyped one
-            raise PolicyError(f"policy.base: expected a diffusers folder or a Hugging Face id like "
-                              f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder")
+                raise PolicyError(
+                    f"policy.base: expected a diffusers folder with model_index.json, came {folder}"
+                )
+        elif (
+            folder.is_absolute()
+            or self.base.startswith(".")
+            or self.base.count("/") != 1
+            or any(folder.parent.glob("*/config.yaml"))
+        ):  # a folder of runs: this name is a mistyped one
+            raise PolicyError(
+                f"policy.base: expected a diffusers folder or a Hugging Face id like "
+                f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder"
+            )
         else:
             from huggingface_hub import hf_hub_download
-            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+            from huggingface_hub.errors import (
+                HfHubHTTPError,
+                HFValidationError,
+                LocalEntryNotFoundError,
+            )
 
             try:
                 path = hf_hub_download(self.base, "model_index.json", revision=self.revision)
             except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-                raise PolicyError(f"policy.base: {self.base} cannot be fetched from the Hugging Face hub; check the "
-                                  f"id, accept its licence and set HF_TOKEN, or name a local folder "
-                                  f"({type(error).__name__})") from error
+                raise PolicyError(
+                    f"policy.base: {self.base} cannot be fetched from the Hugging Face hub; check the "
+                    f"id, accept its licence and set HF_TOKEN, or name a local folder "
+                    f"({type(error).__name__})"
+                ) from error
         try:
             index = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -92,20 +121,27 @@ class PipelineSource:
     def _check_whole(self, index: dict) -> None:
         """Raises PolicyError for a local folder that lacks a part which its index names."""
         folder = Path(self.base)
-        parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
+        parts = [
+            name for name, value in index.items() if isinstance(value, list) and value and value[0]
+        ]
         missing = [name for name in ("transformer", "vae") if name not in parts]
         missing += [name for name in parts if not (folder / name).is_dir()]
         if folder.is_dir() and missing:
-            raise PolicyError(f"policy.base: expected a whole diffusers pipeline in {folder}, found no {', '.join(missing)}; "
-                              "download or save it again")
+            raise PolicyError(
+                f"policy.base: expected a whole diffusers pipeline in {folder}, found no {', '.join(missing)}; "
+                "download or save it again"
+            )
 
     def _identity(self) -> str:
         """What names the base in caches: id and revision, or a local folder's files with sizes and times."""
         folder = Path(self.base)
         if not folder.is_dir():
             return f"{self.base}@{self.revision or 'main'}"
-        files = sorted((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-                       for path in folder.rglob("*") if path.is_file())
+        files = sorted(
+            (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in folder.rglob("*")
+            if path.is_file()
+        )
         return f"{folder.resolve()}@{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
     def load(self, without: tuple[str, ...] = ()):
@@ -116,12 +152,19 @@ class PipelineSource:
         dtype = "dtype" if _takes_dtype(pipeline_class) else "torch_dtype"
         revision = {"revision": self.revision} if self.revision else {}
         pipeline = pipeline_class.from_pretrained(
-            self.base, **{dtype: self.dtype}, **revision, **self._in_four_bits(without), **dict.fromkeys(without, None))
+            self.base,
+            **{dtype: self.dtype},
+            **revision,
+            **self._in_four_bits(without),
+            **dict.fromkeys(without, None),
+        )
         pipeline.set_progress_bar_config(disable=True)
         if not self.sharded:
             return pipeline.to(self.device)
         for name, part in pipeline.components.items():
-            if isinstance(part, torch.nn.Module) and name != "transformer":  # which no device may hold whole
+            if (
+                isinstance(part, torch.nn.Module) and name != "transformer"
+            ):  # which no device may hold whole
                 part.to(self.device)
         return pipeline
 
@@ -132,9 +175,17 @@ class PipelineSource:
             return {}
         from diffusers import PipelineQuantizationConfig
 
-        return {"quantization_config": PipelineQuantizationConfig(
-            quant_backend="bitsandbytes_4bit", components_to_quantize=parts,
-            quant_kwargs={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype})}
+        return {
+            "quantization_config": PipelineQuantizationConfig(
+                quant_backend="bitsandbytes_4bit",
+                components_to_quantize=parts,
+                quant_kwargs={
+                    "load_in_4bit": True,
+                    "bnb_4bit_quant_type": "nf4",
+                    "bnb_4bit_compute_dtype": self.dtype,
+                },
+            )
+        }
 
     def free(self) -> None:
         """Give memory back after a pipeline was dropped."""
@@ -153,7 +204,9 @@ def _device(name: str) -> torch.device:
     if kind in ("cuda", "mps", "xpu"):
         there = torch.get_device_module(kind)
         if not there.is_available() or int(number or 0) >= there.device_count():
-            raise PolicyError(f"policy.device: expected a device of this machine, came {name}; auto takes the best one")
+            raise PolicyError(
+                f"policy.device: expected a device of this machine, came {name}; auto takes the best one"
+            )
     if name != "auto":
         return torch.device(name)
     import accelerate

@@ -3,6 +3,7 @@
 ``Policy`` is what the trainer knows. ``DiffusersPolicy`` is what two families share; each says only how its own
 transformer is fed. Encoding, packing and decoding are the pipelines' own functions.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -66,7 +67,9 @@ class Policy(Protocol):
     def initial_noise(self, batch: Batch, seeds: Sequence[int]) -> torch.Tensor:
         """Packed noise [B, L, C], one seed a picture: the same seed gives the same noise in any batch."""
 
-    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch) -> torch.Tensor:
+    def velocity(
+        self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch
+    ) -> torch.Tensor:
         """The predicted velocity (noise - picture) [B, L, C]."""
 
     def decode(self, latents: torch.Tensor, batch: Batch) -> list[Image.Image]:
@@ -123,7 +126,11 @@ class DiffusersPolicy:
 
     def encode(self, examples: Sequence, watch: Watch = lambda done, total: None) -> list[str]:
         keys = [content_key(self.source.identity, self.settings, example) for example in examples]
-        missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in self.cache}
+        missing = {
+            key: example
+            for key, example in zip(keys, examples, strict=True)
+            if key not in self.cache
+        }
         if missing:
             pipeline = self.source.load(without=("transformer",))
             with torch.no_grad():
@@ -149,31 +156,47 @@ class DiffusersPolicy:
         if len(sizes) != 1:
             raise ValueError(f"one batch holds pictures of one size; came {sorted(sizes)}")
         tensors = [item.tensors for item in items]
-        negative = self._move(self._collate(tensors, "negative_")) if self.settings.true_cfg_scale > 1 else None
+        negative = (
+            self._move(self._collate(tensors, "negative_"))
+            if self.settings.true_cfg_scale > 1
+            else None
+        )
         return Batch(self._move(self._collate(tensors, "")), negative, *sizes.pop())
 
     def _move(self, inputs: dict) -> dict:
-        return {name: tensor if tensor is None else tensor.to(
-            self.device, self.dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()}
+        return {
+            name: tensor
+            if tensor is None
+            else tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
 
     def sigmas(self, steps: int, shift: float) -> torch.Tensor:
         return static_sigmas(steps, shift)
 
     def initial_noise(self, batch: Batch, seeds: Sequence[int]) -> torch.Tensor:
         shape = self._noise_shape(batch.height, batch.width)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
         packed = self.pipeline._pack_latents(noise, len(seeds), shape[-3], *shape[-2:])
         return packed.to(self.device, self.dtype)
 
-    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch) -> torch.Tensor:
+    def velocity(
+        self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch
+    ) -> torch.Tensor:
         for dropout in self._dropouts:
             dropout.train(torch.is_grad_enabled())  # pictures depend on their seeds alone
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(
+            len(latents)
+        )
         timestep = (levels * 1000).to(latents.dtype) / 1000  # the pipelines' own rounding
         positive = self._predict(latents, timestep, batch.positive, batch.height, batch.width)
         if batch.negative is None:
             return positive
-        return self._guide(positive, self._predict(latents, timestep, batch.negative, batch.height, batch.width))
+        return self._guide(
+            positive, self._predict(latents, timestep, batch.negative, batch.height, batch.width)
+        )
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, batch: Batch) -> list[Image.Image]:
@@ -188,13 +211,23 @@ class DiffusersPolicy:
 
         from .loading import PolicyError
 
-        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-                            target_modules=list(settings.targets), init_lora_weights=True)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.targets),
+            init_lora_weights=True,
+        )
         names = [name for name, _ in self.transformer.named_modules()]
-        if unknown := [target for target in settings.targets
-                       if not any(name == target or name.endswith(f".{target}") for name in names)]:
-            raise PolicyError(f"adapter.targets: expected modules of the transformer, found none called "
-                              f"{', '.join(unknown)}")
+        if unknown := [
+            target
+            for target in settings.targets
+            if not any(name == target or name.endswith(f".{target}") for name in names)
+        ]:
+            raise PolicyError(
+                f"adapter.targets: expected modules of the transformer, found none called "
+                f"{', '.join(unknown)}"
+            )
         self.transformer.add_adapter(config)
         return self.adapter_parameters()
 
@@ -209,8 +242,11 @@ class DiffusersPolicy:
             parameter.requires_grad_(True)
         if self.sharded:
             shard(self.transformer, parameters.values(), self.device)
-        self._dropouts = [module for name, module in self.transformer.named_modules()
-                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
+        self._dropouts = [
+            module
+            for name, module in self.transformer.named_modules()
+            if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)
+        ]
         return parameters
 
     def unreachable(self, name: str) -> bool:

@@ -1,4 +1,5 @@
 """A frozen transformer that no single card holds, split over the cards of all processes."""
+
 from __future__ import annotations
 
 import inspect
@@ -15,12 +16,17 @@ def sharding_fault() -> str:
     """Why the installed torch cannot split a base and leave the adapter whole, or nothing."""
     from torch.distributed import fsdp
 
-    if "ignored_params" in inspect.signature(getattr(fsdp, "fully_shard", sharding_fault)).parameters:
+    if (
+        "ignored_params"
+        in inspect.signature(getattr(fsdp, "fully_shard", sharding_fault)).parameters
+    ):
         return ""
     return f"expected a torch whose fully_shard takes ignored_params, found torch {torch.__version__}; install a newer one"
 
 
-def shard(transformer: torch.nn.Module, adapter: Iterable[torch.nn.Parameter], device: torch.device) -> None:
+def shard(
+    transformer: torch.nn.Module, adapter: Iterable[torch.nn.Parameter], device: torch.device
+) -> None:
     """Split every parameter but the adapter's over all processes, block by block (FSDP2, ``fully_shard``).
 
     The transformer may lie on the CPU: one block at a time visits the device. From then on a call gathers each block from all
@@ -35,7 +41,11 @@ def shard(transformer: torch.nn.Module, adapter: Iterable[torch.nn.Parameter], d
         parameter.data = parameter.data.to(device)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     warnings.filterwarnings("ignore", VIEWS, UserWarning)
-    blocks = [module for module in transformer.modules() if type(module).__name__ in transformer._no_split_modules]
+    blocks = [
+        module
+        for module in transformer.modules()
+        if type(module).__name__ in transformer._no_split_modules
+    ]
     for module in (*blocks, transformer):
         # The outermost too: were it kept whole, one process alone that reads the state dict, which drops it, would then be
         # the only one to gather it.

@@ -2,6 +2,7 @@
 
 Reading one is light; what writes one (``from_description``, ``from_pairs``) is imported when it is first used.
 """
+
 from typing import TYPE_CHECKING
 
 from .built_in import BUILT_IN
@@ -12,8 +13,21 @@ if TYPE_CHECKING:
     from .describing import from_description, from_description_async
     from .making import Outcome, Step, from_pairs, from_pairs_async
 
-__all__ = ["BUILT_IN", "Exemplar", "Outcome", "Rubric", "RubricError", "Step", "Theme", "from_description",
-           "from_description_async", "from_pairs", "from_pairs_async", "load_exemplars", "load_rubric"]
+__all__ = [
+    "BUILT_IN",
+    "Exemplar",
+    "Outcome",
+    "Rubric",
+    "RubricError",
+    "Step",
+    "Theme",
+    "from_description",
+    "from_description_async",
+    "from_pairs",
+    "from_pairs_async",
+    "load_exemplars",
+    "load_rubric",
+]
 
 
 def __getattr__(name: str):
@@ -22,4 +36,6 @@ def __getattr__(name: str):
     from .. import data
     from . import describing, making
 
-    return next(getattr(module, name) for module in (data, describing, making) if hasattr(module, name))
+    return next(
+        getattr(module, name) for module in (data, describing, making) if hasattr(module, name)
+    )

@@ -1,4 +1,5 @@
 """One question to a chat model at a time, whose readable replies are remembered: a job that was killed pays nothing twice."""
+
 from __future__ import annotations
 
 import asyncio
@@ -34,8 +35,14 @@ class Asker:
         self.cost = 0.0
         self._replies = dict(_lines(path)) if path else {}
 
-    async def ask(self, messages: Sequence[dict[str, Any]], schema: dict[str, Any], read: Callable[[str], Value], *,
-                  seed: int = 0) -> Value:
+    async def ask(
+        self,
+        messages: Sequence[dict[str, Any]],
+        schema: dict[str, Any],
+        read: Callable[[str], Value],
+        *,
+        seed: int = 0,
+    ) -> Value:
         """What ``read`` makes of the reply; it raises ValueError for a reply that says nothing. Raises NoAnswer."""
         # On a thread, as large pictures take some milliseconds, in which the loop has replies to take.
         key = await asyncio.to_thread(question_key, self.chat.identity, messages, seed)
@@ -45,7 +52,11 @@ class Asker:
         reason, asked = "", list(messages)
         for attempt in range(TRIES):
             reply = await self.chat.complete(asked, schema=schema, seed=seed + 1000 * attempt)
-            self.calls, self.tokens, self.cost = self.calls + 1, self.tokens + reply.tokens, self.cost + reply.cost
+            self.calls, self.tokens, self.cost = (
+                self.calls + 1,
+                self.tokens + reply.tokens,
+                self.cost + reply.cost,
+            )
             if reply.failure:
                 raise NoAnswer(reply.failure)  # the chat itself has tried often enough
             try:
@@ -72,7 +83,10 @@ def question_key(identity: str, messages: Sequence[dict[str, Any]], seed: int) -
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             image: Image.Image | None = part.get("image")
             said = repr((message["role"], part.get("text") if image is None else image.size))
-            digest.update(said.encode("utf-8", "backslashreplace") + (b"" if image is None else image.tobytes()))
+            digest.update(
+                said.encode("utf-8", "backslashreplace")
+                + (b"" if image is None else image.tobytes())
+            )
     return digest.hexdigest()
 
 

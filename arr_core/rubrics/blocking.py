@@ -1,4 +1,5 @@
 """Coroutines for callers without a loop of their own."""
+
 from __future__ import annotations
 
 import asyncio
@@ -16,6 +17,7 @@ def blocking(chat: Chat, work: Awaitable[Value]) -> Value:
 
     Where this thread's loop runs already, as ComfyUI's does, the work gets a thread of its own.
     """
+
     async def all_of_it() -> Value:
         try:
             return await work

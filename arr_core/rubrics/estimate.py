@@ -1,4 +1,5 @@
 """What a job will about cost, before it makes a call."""
+
 from __future__ import annotations
 
 import math
@@ -14,7 +15,10 @@ from .writing import REFINEMENTS
 # refinements for each of those between, a pair is refined so often on average:
 REFINED = 0.04 * REFINEMENTS + 0.09 * 1.5
 PATCH = 28  # pixels a side of what Qwen2.5-VL counts as one token; others count alike or less
-ASKED, ANSWERED = 700, 350  # tokens of a question's text and of a reply, as seen with our own questions
+ASKED, ANSWERED = (
+    700,
+    350,
+)  # tokens of a question's text and of a reply, as seen with our own questions
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,23 @@ class Estimate:
     def text(self) -> str:
         """A sentence."""
         tokens = f"{_rounded(self.prompt_tokens)} prompt tokens and {_rounded(self.reply_tokens)} reply tokens"
-        money = ("the profile has no price" if self.cost is None else
-                 f"about {self.cost:.2f} at the profile's price")
+        money = (
+            "the profile has no price"
+            if self.cost is None
+            else f"about {self.cost:.2f} at the profile's price"
+        )
         return f"about {self.expected} calls ({self.least} to {self.most}), {tokens}; {money}"
 
 
-def estimate(seeds: Sequence[PreferencePair], held_out: Sequence[PreferencePair], *, price: float = 0.0,
-             reply_price: float | None = None, side: int = 1024, example_characters: int = 0) -> Estimate:
+def estimate(
+    seeds: Sequence[PreferencePair],
+    held_out: Sequence[PreferencePair],
+    *,
+    price: float = 0.0,
+    reply_price: float | None = None,
+    side: int = 1024,
+    example_characters: int = 0,
+) -> Estimate:
     """The estimate for seed and held-out pairs; prices are per million tokens. Sizes are read from the files' headers.
 
     Every pair is written for once and verified in two orders, as often again as it is refined; the rubric is structured
@@ -49,9 +63,14 @@ def estimate(seeds: Sequence[PreferencePair], held_out: Sequence[PreferencePair]
     prompt = round(images + ASKED * expected + example_characters / 4 * len(seeds))
     replies = ANSWERED * expected
     cost = (prompt * price + replies * (price if reply_price is None else reply_price)) / 1e6
-    return Estimate(3 * len(seeds) + 1 + 4 * len(held_out), expected,
-                    3 * len(seeds) * (1 + REFINEMENTS) + 1 + 4 * len(held_out), prompt, replies,
-                    cost if price or reply_price else None)
+    return Estimate(
+        3 * len(seeds) + 1 + 4 * len(held_out),
+        expected,
+        3 * len(seeds) * (1 + REFINEMENTS) + 1 + 4 * len(held_out),
+        prompt,
+        replies,
+        cost if price or reply_price else None,
+    )
 
 
 def _image_tokens(pairs: Sequence[PreferencePair], side: int) -> int:

@@ -1,4 +1,5 @@
 """Whether a rubric helps: the judge on held-out pairs with it and without it, both orders, pair by pair."""
+
 from __future__ import annotations
 
 import math
@@ -23,7 +24,9 @@ class Comparison:
     @property
     def better(self) -> bool:
         """More right less wrong verdicts with the rubric than without: what a policy would be paid by them."""
-        return right(self.with_rubric) - wrong(self.with_rubric) > right(self.without) - wrong(self.without)
+        return right(self.with_rubric) - wrong(self.with_rubric) > right(self.without) - wrong(
+            self.without
+        )
 
     @property
     def sure(self) -> bool:
@@ -38,15 +41,24 @@ class Comparison:
         return min(1.0, 2 * tail / 2**changed)
 
 
-def compare_judges(pairs: Sequence[PreferencePair], with_rubric: Sequence[Verdict],
-                   without: Sequence[Verdict]) -> Comparison:
+def compare_judges(
+    pairs: Sequence[PreferencePair], with_rubric: Sequence[Verdict], without: Sequence[Verdict]
+) -> Comparison:
     """What two sets of verdicts on the same pairs are worth. A pair that failed in either counts in neither."""
-    sound = [(pair, one, other) for pair, one, other in zip(pairs, with_rubric, without, strict=True)
-             if not (one.failed or other.failed)]
+    sound = [
+        (pair, one, other)
+        for pair, one, other in zip(pairs, with_rubric, without, strict=True)
+        if not (one.failed or other.failed)
+    ]
     kept, ones, others = ([entry[at] for entry in sound] for at in range(3))
     scores = [(_score(pair, one), _score(pair, other)) for pair, one, other in sound]
-    return Comparison(measure(kept, ones), measure(kept, others), sum(one > other for one, other in scores),
-                      sum(one < other for one, other in scores), len(pairs) - len(sound))
+    return Comparison(
+        measure(kept, ones),
+        measure(kept, others),
+        sum(one > other for one, other in scores),
+        sum(one < other for one, other in scores),
+        len(pairs) - len(sound),
+    )
 
 
 def right(measures: Measures) -> int:

@@ -1,4 +1,5 @@
 """A rubric from labelled pairs: write, verify, refine, select, structure, and keep what beats the judge without one."""
+
 from __future__ import annotations
 
 import asyncio
@@ -67,16 +68,35 @@ class Outcome:
 Observer = Callable[[Step], object]
 
 
-def from_pairs(pairs: Sequence[PreferencePair], chat: Chat, *, task: Task, folder: str | Path,
-               observer: Observer | None = None, **options: Any) -> Outcome:
+def from_pairs(
+    pairs: Sequence[PreferencePair],
+    chat: Chat,
+    *,
+    task: Task,
+    folder: str | Path,
+    observer: Observer | None = None,
+    **options: Any,
+) -> Outcome:
     """What comes of labelled pairs; the options are those of ``from_pairs_async``. Blocks, and closes the chat."""
-    return blocking(chat, from_pairs_async(pairs, chat, task=task, folder=folder, observer=observer, **options))
+    return blocking(
+        chat, from_pairs_async(pairs, chat, task=task, folder=folder, observer=observer, **options)
+    )
 
 
-async def from_pairs_async(pairs: Sequence[PreferencePair], chat: Chat, *, task: Task, folder: str | Path,
-                           observer: Observer | None = None, language: str = "en", examples: Sequence[Exemplar] = (),
-                           held_out: float | Sequence[PreferencePair] = HELD_OUT, most_criteria: int = MOST_CRITERIA,
-                           at_once: int = AT_ONCE, name: str = "rubric from pairs") -> Outcome:
+async def from_pairs_async(
+    pairs: Sequence[PreferencePair],
+    chat: Chat,
+    *,
+    task: Task,
+    folder: str | Path,
+    observer: Observer | None = None,
+    language: str = "en",
+    examples: Sequence[Exemplar] = (),
+    held_out: float | Sequence[PreferencePair] = HELD_OUT,
+    most_criteria: int = MOST_CRITERIA,
+    at_once: int = AT_ONCE,
+    name: str = "rubric from pairs",
+) -> Outcome:
     """What comes of labelled pairs, for a caller with a loop of its own; the chat stays open.
 
     folder: where replies (``replies.jsonl``) and finished pairs (``pairs.jsonl``) are kept. A job that ended early goes
@@ -107,11 +127,34 @@ async def from_pairs_async(pairs: Sequence[PreferencePair], chat: Chat, *, task:
         else:
             candidate = Rubric(name=name, task=task, language=language, themes=themes)
             comparison = await job.check(held, candidate)
-            candidate = candidate.model_copy(update={"provenance": of_pairs(
-                candidate, chat.identity, seeds, outcomes, len(selected), comparison, len(examples))})
+            candidate = candidate.model_copy(
+                update={
+                    "provenance": of_pairs(
+                        candidate,
+                        chat.identity,
+                        seeds,
+                        outcomes,
+                        len(selected),
+                        comparison,
+                        len(examples),
+                    )
+                }
+            )
     better = comparison is not None and comparison.better
-    return Outcome(candidate if better else None, candidate, fault or sentence(comparison), tuple(seeds), tuple(held),
-                   tuple(outcomes), tuple(selected), comparison, asker.calls, asker.remembered, asker.tokens, asker.cost)
+    return Outcome(
+        candidate if better else None,
+        candidate,
+        fault or sentence(comparison),
+        tuple(seeds),
+        tuple(held),
+        tuple(outcomes),
+        tuple(selected),
+        comparison,
+        asker.calls,
+        asker.remembered,
+        asker.tokens,
+        asker.cost,
+    )
 
 
 @dataclass
@@ -130,35 +173,73 @@ class _Job:
         record.write_bytes(b"")  # what was finished before comes again from the replies, at once
 
         async def one(pair: PreferencePair) -> PairOutcome:
-            outcome = await write_criteria(self.asker, await _opened(pair), pair.preferred, task=self.task,
-                                           language=self.language, examples=self.examples)
-            append_line(record, {
-                "prompt": pair.prompt, "images": list(map(str, pair.images)), "preferred": pair.preferred,
-                "ending": outcome.ending, "reason": outcome.reason,
-                "attempts": [{"criteria": list(attempt.criteria), "fault": attempt.fault, "critique": attempt.critique}
-                             for attempt in outcome.attempts]})
+            outcome = await write_criteria(
+                self.asker,
+                await _opened(pair),
+                pair.preferred,
+                task=self.task,
+                language=self.language,
+                examples=self.examples,
+            )
+            append_line(
+                record,
+                {
+                    "prompt": pair.prompt,
+                    "images": list(map(str, pair.images)),
+                    "preferred": pair.preferred,
+                    "ending": outcome.ending,
+                    "reason": outcome.reason,
+                    "attempts": [
+                        {
+                            "criteria": list(attempt.criteria),
+                            "fault": attempt.fault,
+                            "critique": attempt.critique,
+                        }
+                        for attempt in outcome.attempts
+                    ],
+                },
+            )
             return outcome
 
         return await self._each("writing", pairs, one, lambda outcome: outcome.ending)
 
     async def structure(self, criteria: Sequence[str]):
         self.observer(Step("structuring", 0, 1))
-        themes = await self.asker.ask(structure_messages(criteria, task=self.task, language=self.language),
-                                      THEMES_SCHEMA, read_themes)
+        themes = await self.asker.ask(
+            structure_messages(criteria, task=self.task, language=self.language),
+            THEMES_SCHEMA,
+            read_themes,
+        )
         self.observer(Step("structuring", 1, 1))
         return themes
 
     async def check(self, pairs: Sequence[PreferencePair], rubric: Rubric) -> Comparison:
         async def one(pair: PreferencePair) -> tuple[Verdict, Verdict]:
             images = await _opened(pair)
-            return tuple(await asyncio.gather(*(compare(self.asker, images, under)
-                                                for under in (rubric, NO_RUBRIC[self.task]))))
+            return tuple(
+                await asyncio.gather(
+                    *(
+                        compare(self.asker, images, under)
+                        for under in (rubric, NO_RUBRIC[self.task])
+                    )
+                )
+            )
 
-        verdicts = await self._each("checking", pairs, one, lambda both: "failed" if both[0].failed or both[1].failed else "")
+        verdicts = await self._each(
+            "checking",
+            pairs,
+            one,
+            lambda both: "failed" if both[0].failed or both[1].failed else "",
+        )
         return compare_judges(pairs, [one for one, _ in verdicts], [other for _, other in verdicts])
 
-    async def _each(self, stage: str, pairs: Sequence[PreferencePair], work: Callable[[PreferencePair], Awaitable[Value]],
-                    note: Callable[[Value], str]) -> list[Value]:
+    async def _each(
+        self,
+        stage: str,
+        pairs: Sequence[PreferencePair],
+        work: Callable[[PreferencePair], Awaitable[Value]],
+        note: Callable[[Value], str],
+    ) -> list[Value]:
         """The work's results in order. What cannot go on ends what has begun."""
         free, done = asyncio.Semaphore(self.at_once), 0
 
@@ -182,23 +263,30 @@ class _Job:
 
 async def _opened(pair: PreferencePair) -> Pair:
     """The pair with its images in memory, read on a thread."""
+
     def read(path: Path):
         image = open_image(path)
         image.thumbnail((SIDE, SIDE))
         return image
 
     def all_images() -> Pair:
-        return Pair(pair.prompt, *map(read, pair.images), read(pair.source) if pair.source else None)
+        return Pair(
+            pair.prompt, *map(read, pair.images), read(pair.source) if pair.source else None
+        )
 
     try:
         return await asyncio.to_thread(all_images)
     except OSError as error:
-        raise RubricError(f"pair {pair.prompt[:60]!r}: expected its images where they were, came {error}") from error
+        raise RubricError(
+            f"pair {pair.prompt[:60]!r}: expected its images where they were, came {error}"
+        ) from error
 
 
 def _folder(folder: str | Path) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RubricError(f"{folder}: expected a folder that can be written; {error.strerror}") from error
+        raise RubricError(
+            f"{folder}: expected a folder that can be written; {error.strerror}"
+        ) from error
     return Path(folder)

@@ -1,4 +1,5 @@
 """What the writer of a rubric is asked, the form of its replies, and how they are read."""
+
 from __future__ import annotations
 
 import re
@@ -14,14 +15,34 @@ MOST_TIPS = 8  # of a theme: what a judge can still check one by one
 LANGUAGES = {"en": "English", "zh": "Simplified Chinese"}
 
 CRITERIA_SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["reason", "criteria"],
-    "properties": {"reason": {"type": "string"}, "criteria": {"type": "array", "items": {"type": "string"}}}}
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["reason", "criteria"],
+    "properties": {
+        "reason": {"type": "string"},
+        "criteria": {"type": "array", "items": {"type": "string"}},
+    },
+}
 CRITERIA_FORM = '{"reason": "what decides between the two images", "criteria": ["...", "...", "...", "...", "..."]}'
 THEMES_SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["themes"],
-    "properties": {"themes": {"type": "array", "items": {
-        "type": "object", "additionalProperties": False, "required": ["theme", "tips"],
-        "properties": {"theme": {"type": "string"}, "tips": {"type": "array", "items": {"type": "string"}}}}}}}
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["themes"],
+    "properties": {
+        "themes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["theme", "tips"],
+                "properties": {
+                    "theme": {"type": "string"},
+                    "tips": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        }
+    },
+}
 THEMES_FORM = '{"themes": [{"theme": "one thing to look at", "tips": ["one sentence", ...]}, ...]}'
 
 SYSTEM = """\
@@ -33,19 +54,23 @@ You write criteria by which images are judged. Every criterion
 Write in {language}. Reply with one JSON object and nothing else."""
 AIMS = {
     "t2i": "how well the image follows the prompt (objects, attributes, counts, relations, style), realism, composition, "
-           "artifacts and beauty",
+    "artifacts and beauty",
     "edit": "whether the instruction is carried out, what of the source image had to stay and stayed, how the change blends "
-            "in, light and perspective, artifacts"}
+    "in, light and perspective, artifacts",
+}
 
 # What gives a comparison away. A comparison with the BASE image of an edit is none: the BASE is no candidate.
-_COMPARISON = re.compile(r"""
+_COMPARISON = re.compile(
+    r"""
     \b(?i:better|worse|superior|inferior|than\ the\ (?:other|alternative|rest))\b |
     \b(?:PREFERRED|OTHER|FIRST|SECOND)\b |
     \b(?i:the\ other|another|first|second|preferred|chosen|rejected|both|(?:the|of|between|these)\ two)\ (?i:
         images?|pictures?|candidates?)\b |
     \b(?i:image|picture|candidate)\ (?:[12AB]|one|two)\b |
     更好|更差|更优 | [比与和]另一[张幅] | (?:另一|[两二]|第[一二12])[张幅](?:图|照片|候选) |
-    图(?:像|片)?[12AB一二] """, re.VERBOSE)
+    图(?:像|片)?[12AB一二] """,
+    re.VERBOSE,
+)
 
 
 def comparison(criterion: str) -> str:
@@ -54,23 +79,42 @@ def comparison(criterion: str) -> str:
     return found[0] if found else ""
 
 
-def write_messages(prompt: str, images: Sequence[tuple[str, Any]], *, task: Task, language: str,
-                   examples: Sequence[Any] = (), failed: str = "") -> list[dict[str, Any]]:
+def write_messages(
+    prompt: str,
+    images: Sequence[tuple[str, Any]],
+    *,
+    task: Task,
+    language: str,
+    examples: Sequence[Any] = (),
+    failed: str = "",
+) -> list[dict[str, Any]]:
     """The question for criteria of a labelled pair. ``images`` are labels with pictures: BASE, PREFERRED, OTHER.
 
     failed: criteria of an earlier attempt and what went wrong with them, as ``critique`` says it.
     """
     asked = _asked(task)
-    content: list[dict[str, Any]] = [{"type": "text", "text": (
-        f"{_shown_examples(examples)}People were shown two images for this {asked}, and liked PREFERRED more.\n"
-        f"The {asked}:\n{prompt}")}]
+    content: list[dict[str, Any]] = [
+        {
+            "type": "text",
+            "text": (
+                f"{_shown_examples(examples)}People were shown two images for this {asked}, and liked PREFERRED more.\n"
+                f"The {asked}:\n{prompt}"
+            ),
+        }
+    ]
     for label, image in images:
         note = " (the source: for comparison, never judged)" if label == "BASE" else ""
         content += [{"type": "text", "text": f"{label}{note}:"}, {"type": "image", "image": image}]
-    content.append({"type": "text", "text": (
-        f"{failed}Look at {AIMS[task]}. State what decides between the two, then write exactly {CRITERIA} criteria that "
-        "PREFERRED meets and OTHER does not, or not all of them. Someone who does not know which is which must come to the "
-        f"same choice with them. Reply in this form:\n{CRITERIA_FORM}")})
+    content.append(
+        {
+            "type": "text",
+            "text": (
+                f"{failed}Look at {AIMS[task]}. State what decides between the two, then write exactly {CRITERIA} criteria that "
+                "PREFERRED meets and OTHER does not, or not all of them. Someone who does not know which is which must come to the "
+                f"same choice with them. Reply in this form:\n{CRITERIA_FORM}"
+            ),
+        }
+    )
     return [_system(task, language), {"role": "user", "content": content}]
 
 
@@ -80,29 +124,51 @@ def critique(criteria: Sequence[str], said: str) -> str:
     return f"These criteria did not do:\n{numbered}\nWhat went wrong:\n{said}\nWrite others, or word them anew.\n\n"
 
 
-def structure_messages(criteria: Sequence[str], *, task: Task, language: str) -> list[dict[str, Any]]:
+def structure_messages(
+    criteria: Sequence[str], *, task: Task, language: str
+) -> list[dict[str, Any]]:
     """The question for themes with tips, made of criteria that were verified one pair at a time."""
     listed = "\n".join(f"- {line}" for line in criteria)
-    return [_system(task, language), {"role": "user", "content": (
-        f"Each of these criteria has been verified on a pair of images for some {_asked(task)}:\n{listed}\n\n"
-        f"Put them in order: at most {MOST_THEMES} themes that do not overlap, each with tips, at most {MOST_TIPS}. A tip "
-        "is a criterion: say the same thing once, keep what holds for many images, leave out what holds for one only, and "
-        f"add nothing of your own. What decides most often comes first. Reply in this form:\n{THEMES_FORM}")}]
+    return [
+        _system(task, language),
+        {
+            "role": "user",
+            "content": (
+                f"Each of these criteria has been verified on a pair of images for some {_asked(task)}:\n{listed}\n\n"
+                f"Put them in order: at most {MOST_THEMES} themes that do not overlap, each with tips, at most {MOST_TIPS}. A tip "
+                "is a criterion: say the same thing once, keep what holds for many images, leave out what holds for one only, and "
+                f"add nothing of your own. What decides most often comes first. Reply in this form:\n{THEMES_FORM}"
+            ),
+        },
+    ]
 
 
-def describe_messages(text: str, *, task: Task, language: str, examples: Sequence[Any] = ()) -> list[dict[str, Any]]:
+def describe_messages(
+    text: str, *, task: Task, language: str, examples: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
     """The question for a rubric from a task description, or from a prompt alone."""
-    return [_system(task, language), {"role": "user", "content": (
-        f"{_shown_examples(examples)}Images are made for this, which describes a task or is itself one {_asked(task)}:\n"
-        f"{text}\n\nWrite a rubric for judging them: at most {MOST_THEMES} themes that do not overlap, each with tips, at "
-        f"most {MOST_TIPS}. A tip is a criterion. Look at {AIMS[task]}, and at what this text asks for in particular. What "
-        f"should decide most often comes first. Reply in this form:\n{THEMES_FORM}")}]
+    return [
+        _system(task, language),
+        {
+            "role": "user",
+            "content": (
+                f"{_shown_examples(examples)}Images are made for this, which describes a task or is itself one {_asked(task)}:\n"
+                f"{text}\n\nWrite a rubric for judging them: at most {MOST_THEMES} themes that do not overlap, each with tips, at "
+                f"most {MOST_TIPS}. A tip is a criterion. Look at {AIMS[task]}, and at what this text asks for in particular. What "
+                f"should decide most often comes first. Reply in this form:\n{THEMES_FORM}"
+            ),
+        },
+    ]
 
 
 def read_criteria(reply: str) -> tuple[str, ...]:
     """The criteria of a reply. Raises ValueError where there are not as many as were asked for."""
     found = _object(reply, "criteria").get("criteria")
-    lines = [" ".join(line.split()) for line in found if isinstance(line, str)] if isinstance(found, list) else []
+    lines = (
+        [" ".join(line.split()) for line in found if isinstance(line, str)]
+        if isinstance(found, list)
+        else []
+    )
     lines = list(dict.fromkeys(filter(None, lines)))
     if len(lines) < CRITERIA:
         raise ValueError(f"{len(lines)} criteria in the reply, {CRITERIA} were asked for")
@@ -113,9 +179,15 @@ def read_themes(reply: str) -> tuple[Theme, ...]:
     """The themes of a reply, without tips that compare. Raises ValueError where there are none, or too many."""
     found, themes = _object(reply, "themes").get("themes"), []
     for entry in found if isinstance(found, list) else ():
-        name, tips = (entry.get("theme"), entry.get("tips")) if isinstance(entry, dict) else (None, None)
+        name, tips = (
+            (entry.get("theme"), entry.get("tips")) if isinstance(entry, dict) else (None, None)
+        )
         if isinstance(name, str) and name.strip():
-            lines = [line for line in tips if isinstance(line, str) and line.strip()] if isinstance(tips, list) else []
+            lines = (
+                [line for line in tips if isinstance(line, str) and line.strip()]
+                if isinstance(tips, list)
+                else []
+            )
             lines = [line for line in dict.fromkeys(lines) if not comparison(line)]
             if lines or not comparison(name):
                 themes.append(Theme(theme=name, tips=tuple(lines[:MOST_TIPS])))
@@ -143,15 +215,21 @@ def _shown_examples(examples: Sequence[Any]) -> str:
     parts = []
     for example in examples:
         criteria = "".join(f"\n- {line}" for line in example.criteria)
-        parts.append(f"{example.prompt}\nWhy people chose as they did: {example.rationale}"
-                     f"{f'{chr(10)}Good criteria:{criteria}' if criteria else ''}")
+        parts.append(
+            f"{example.prompt}\nWhy people chose as they did: {example.rationale}"
+            f"{f'{chr(10)}Good criteria:{criteria}' if criteria else ''}"
+        )
     return "Examples of how experts reason:\n\n" + "\n\n".join(parts) + "\n\n---\n\n"
 
 
 def _system(task: Task, language: str) -> dict[str, Any]:
     sight = "the edited image and its BASE" if task == "edit" else "the image and its prompt"
-    return {"role": "system", "content": SYSTEM.format(sight=sight, asked=_asked(task),
-                                                       language=LANGUAGES.get(language, language))}
+    return {
+        "role": "system",
+        "content": SYSTEM.format(
+            sight=sight, asked=_asked(task), language=LANGUAGES.get(language, language)
+        ),
+    }
 
 
 def _asked(task: Task) -> str:
@@ -160,4 +238,6 @@ def _asked(task: Task) -> str:
 
 def as_rubric(criteria: Sequence[str], task: Task, language: str) -> Rubric:
     """The criteria of one pair as a rubric, for their verification."""
-    return Rubric(name="criteria of one pair", task=task, language=language, criteria=tuple(criteria))
+    return Rubric(
+        name="criteria of one pair", task=task, language=language, criteria=tuple(criteria)
+    )

@@ -1,4 +1,5 @@
 """What a rubric's file says about where it comes from."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -21,30 +22,55 @@ def sentence(comparison: Comparison) -> str:
         return f"All {comparison.failed} held-out pairs failed, so nothing shows that the rubric helps; run the command again."
     result = "beats" if comparison.better else "does not beat"
     failed = f" {comparison.failed} more failed." if comparison.failed else ""
-    return (f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {right(with_rubric)} right "
-            f"and {wrong(with_rubric)} wrong against {right(plain)} right and {wrong(plain)} wrong, the others undecided."
-            f"{failed}")
+    return (
+        f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {right(with_rubric)} right "
+        f"and {wrong(with_rubric)} wrong against {right(plain)} right and {wrong(plain)} wrong, the others undecided."
+        f"{failed}"
+    )
 
 
-def of_pairs(rubric: Rubric, model: str, seeds: Sequence[PreferencePair], outcomes: Sequence[PairOutcome], structured: int,
-             comparison: Comparison, examples: int) -> dict[str, Any]:
+def of_pairs(
+    rubric: Rubric,
+    model: str,
+    seeds: Sequence[PreferencePair],
+    outcomes: Sequence[PairOutcome],
+    structured: int,
+    comparison: Comparison,
+    examples: int,
+) -> dict[str, Any]:
     """Where a rubric from labelled pairs comes from, and how the judge did with it on held-out pairs."""
     endings = Counter(outcome.ending for outcome in outcomes)
     figures = {}
     for suffix, side in (("", comparison.with_rubric), ("_without_rubric", comparison.without)):
-        figures |= {f"held_out_accuracy{suffix}": _rounded(side.accuracy.value),
-                    f"held_out_coverage{suffix}": _rounded(side.coverage.value),
-                    f"flip_rate{suffix}": _rounded(side.flip_rate.value)}
-    return {"made_from": "labelled pairs", **_common(rubric, model, examples), "seed_pairs": len(seeds),
-            "seed_data_hash": data_hash(seeds),
-            **{f"pairs_{ending}": endings[ending] for ending in ("kept", "refined", "discarded", "failed")},
-            "criteria_structured": structured, "held_out_pairs": comparison.with_rubric.pairs, **figures,
-            "beats_judge_without_rubric": comparison.better, "p_value": _rounded(comparison.p_value)}
+        figures |= {
+            f"held_out_accuracy{suffix}": _rounded(side.accuracy.value),
+            f"held_out_coverage{suffix}": _rounded(side.coverage.value),
+            f"flip_rate{suffix}": _rounded(side.flip_rate.value),
+        }
+    return {
+        "made_from": "labelled pairs",
+        **_common(rubric, model, examples),
+        "seed_pairs": len(seeds),
+        "seed_data_hash": data_hash(seeds),
+        **{
+            f"pairs_{ending}": endings[ending]
+            for ending in ("kept", "refined", "discarded", "failed")
+        },
+        "criteria_structured": structured,
+        "held_out_pairs": comparison.with_rubric.pairs,
+        **figures,
+        "beats_judge_without_rubric": comparison.better,
+        "p_value": _rounded(comparison.p_value),
+    }
 
 
 def of_description(rubric: Rubric, model: str, text: str, examples: int) -> dict[str, Any]:
     """Where a rubric from a description comes from."""
-    return {"made_from": "a description", "description": text[:2000], **_common(rubric, model, examples)}
+    return {
+        "made_from": "a description",
+        "description": text[:2000],
+        **_common(rubric, model, examples),
+    }
 
 
 def edited(rubric: Rubric) -> bool:
@@ -54,7 +80,13 @@ def edited(rubric: Rubric) -> bool:
 
 def _common(rubric: Rubric, model: str, examples: int) -> dict[str, Any]:
     today = datetime.now(timezone.utc).date().isoformat()
-    return {"model": model, "date": today, "version": __version__, "rubric_hash": rubric.content_hash, "examples": examples}
+    return {
+        "model": model,
+        "date": today,
+        "version": __version__,
+        "rubric_hash": rubric.content_hash,
+        "examples": examples,
+    }
 
 
 def _rounded(value: float | None) -> float | None:

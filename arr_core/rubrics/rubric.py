@@ -1,4 +1,5 @@
 """A rubric and its file: JSON with provenance, or plain text with one criterion a line."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +18,9 @@ Task = Literal["t2i", "edit"]
 # What begins a theme where a text has headings, and a tip: "# Realism", "Theme: realism", "Tip 1: light falls one way".
 _HEADING = re.compile(r"^(?:#+\s+|(?:theme|主题)\s*\d*\s*[:：]\s*)", re.IGNORECASE)
 _TIP = re.compile(r"^(?:tips?|提示)\s*\d*\s*[:：]\s*", re.IGNORECASE)
-_MARK = re.compile(r"^(?:[-*•·]|\d+[.)、])(?:\s+|$)|^\d+、")  # of an item of a list, in English or Chinese
+_MARK = re.compile(
+    r"^(?:[-*•·]|\d+[.)、])(?:\s+|$)|^\d+、"
+)  # of an item of a list, in English or Chinese
 
 
 class RubricError(ArrError, ValueError):
@@ -52,20 +55,30 @@ class Rubric(BaseModel):
     name: str = Field(description="Short name")
     task: Task = Field(description="Text to image, or editing")
     language: str = Field("en", description="Language of the criteria: en, zh, ...")
-    criteria: tuple[Line, ...] = Field((), description="Criteria, decided jointly; none weighs more by its place")
-    themes: tuple[Theme, ...] = Field((), description="Themes with tips, in place of plain criteria")
-    provenance: dict[str, Any] = Field(default_factory=dict, description="Model, seed data, date, held-out accuracy, ...")
+    criteria: tuple[Line, ...] = Field(
+        (), description="Criteria, decided jointly; none weighs more by its place"
+    )
+    themes: tuple[Theme, ...] = Field(
+        (), description="Themes with tips, in place of plain criteria"
+    )
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="Model, seed data, date, held-out accuracy, ..."
+    )
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Rubric:
         if bool(self.criteria) == bool(self.themes):
-            raise ValueError("either criteria or themes are expected, at least one of them and not both")
+            raise ValueError(
+                "either criteria or themes are expected, at least one of them and not both"
+            )
         return self
 
     @property
     def statements(self) -> tuple[str, ...]:
         """What a picture may meet or fail, one by one: the criteria; or the tips, and the themes that have none."""
-        return self.criteria or tuple(line for theme in self.themes for line in theme.tips or (theme.theme,))
+        return self.criteria or tuple(
+            line for theme in self.themes for line in theme.tips or (theme.theme,)
+        )
 
     @property
     def text(self) -> str:
@@ -84,8 +97,14 @@ class Rubric(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write the JSON file in one step, the content hash beside the rest."""
-        content = {name: value for name, value in self.model_dump(mode="json").items() if value or name == "provenance"}
-        text = json.dumps({**content, "hash": self.content_hash}, indent=2, ensure_ascii=False) + "\n"
+        content = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if value or name == "provenance"
+        }
+        text = (
+            json.dumps({**content, "hash": self.content_hash}, indent=2, ensure_ascii=False) + "\n"
+        )
         beside = Path(path).with_name(f".{Path(path).name}.new")
         beside.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(beside, path)
@@ -115,31 +134,42 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
             content.pop("hash", None)
         rubric = Rubric.model_validate(content)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise RubricError(f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {error}") from error
+        raise RubricError(
+            f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {error}"
+        ) from error
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(map(str, fault["loc"]))
-        raise RubricError(f"{path}: expected a rubric with name, task, and criteria or themes; "
-                          f"{f'{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}") from error
+        raise RubricError(
+            f"{path}: expected a rubric with name, task, and criteria or themes; "
+            f"{f'{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}"
+        ) from error
     return _of_task(rubric, path, task)
 
 
 def _of_task(rubric: Rubric, path: Path, task: Task | None) -> Rubric:
     if task not in (None, rubric.task):
-        raise RubricError(f"{path}: expected a rubric for the task {task!r}, came one for {rubric.task!r}")
+        raise RubricError(
+            f"{path}: expected a rubric for the task {task!r}, came one for {rubric.task!r}"
+        )
     return rubric
 
 
 def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
     if task is None:
-        raise RubricError(f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own")
+        raise RubricError(
+            f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own"
+        )
     entries: list[tuple[str, list[str]]] = []
     margin = None
-    lines = [(len(line) - len(line.lstrip()), _MARK.sub("", line.strip()).strip()) for line in text.expandtabs(4).splitlines()]
+    lines = [
+        (len(line) - len(line.lstrip()), _MARK.sub("", line.strip()).strip())
+        for line in text.expandtabs(4).splitlines()
+    ]
     headed = any(_HEADING.match(words) for _, words in lines)
     for indent, words in lines:
         heading = _HEADING.match(words)
-        words = words[heading.end():] if heading else _TIP.sub("", words)
+        words = words[heading.end() :] if heading else _TIP.sub("", words)
         if not words:
             continue
         margin = indent if margin is None else min(margin, indent)
@@ -151,7 +181,13 @@ def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
         entries = [(theme, tips) for theme, tips in entries if tips]  # a title has none
     if not entries:
         raise RubricError(f"{path}: expected one criterion a line, came an empty file")
-    common = {"name": path.stem, "task": task, "language": "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"}
+    common = {
+        "name": path.stem,
+        "task": task,
+        "language": "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en",
+    }
     if any(tips for _, tips in entries):
-        return Rubric(**common, themes=tuple(Theme(theme=theme, tips=tuple(tips)) for theme, tips in entries))
+        return Rubric(
+            **common, themes=tuple(Theme(theme=theme, tips=tuple(tips)) for theme, tips in entries)
+        )
     return Rubric(**common, criteria=tuple(words for words, _ in entries))

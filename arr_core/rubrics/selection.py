@@ -6,6 +6,7 @@ submodular, so that greedy choice reaches 1 - 1/e of the best (Nemhauser, Wolsey
 for choosing sentences: Lin & Bilmes, ACL 2011). The similarity is the cosine of TF-IDF vectors of words and pairs of
 words (of characters, in Chinese): no further model is needed, and the same criteria always give the same choice.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -55,8 +56,13 @@ def _similarities(texts: Sequence[str]):
     for at, count in enumerate(counts):
         for term in count:
             holders.setdefault(term, []).append(at)
-    rarity = {term: math.log((1 + len(texts)) / (1 + len(places))) + 1 for term, places in holders.items()}
-    weights = [{term: (1 + math.log(times)) * rarity[term] for term, times in count.items()} for count in counts]
+    rarity = {
+        term: math.log((1 + len(texts)) / (1 + len(places))) + 1 for term, places in holders.items()
+    }
+    weights = [
+        {term: (1 + math.log(times)) * rarity[term] for term, times in count.items()}
+        for count in counts
+    ]
     norms = [math.sqrt(sum(weight * weight for weight in row.values())) or 1.0 for row in weights]
     similarity = np.zeros((len(texts), len(texts)))
     for term, places in holders.items():

@@ -1,4 +1,5 @@
 """The judge's own question about a pair in both orders, without the label: verification is judging, word for word."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,9 +14,13 @@ from .rubric import Rubric
 
 async def compare(asker: Asker, pair: Pair, rubric: Rubric) -> Verdict:
     """The verdict of both orders under a rubric. A question without an answer fails, and decides nothing."""
-    questions = [Question(pair.prompt, *shown, pair.source, rubric)
-                 for shown in ((pair.image_a, pair.image_b), (pair.image_b, pair.image_a))]
-    return combine(tuple(await asyncio.gather(*(_opinion(asker, question) for question in questions))))
+    questions = [
+        Question(pair.prompt, *shown, pair.source, rubric)
+        for shown in ((pair.image_a, pair.image_b), (pair.image_b, pair.image_a))
+    ]
+    return combine(
+        tuple(await asyncio.gather(*(_opinion(asker, question) for question in questions)))
+    )
 
 
 async def _opinion(asker: Asker, question: Question) -> Opinion:

@@ -2,6 +2,7 @@
 
 Noise needs no generator state (``randomness.py``); what is saved of torch's generators serves LoRA dropout.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -55,7 +56,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         final.rename(replaced)
     partial.rename(final)
     _sync(folder)
-    for left_over in folder.glob(".replaced-*"):  # this one's, and that of a process that was killed in between
+    for left_over in folder.glob(
+        ".replaced-*"
+    ):  # this one's, and that of a process that was killed in between
         shutil.rmtree(left_over, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(folder / str(old))
@@ -64,11 +67,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def _write(partial: Path, checkpoint: Checkpoint) -> None:
     """The files of a checkpoint; that of the sums comes last."""
-    flat = {f"{group}/{name}": tensor.detach().cpu().contiguous()
-            for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
+    flat = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, tensors in checkpoint.tensors.items()
+        for name, tensor in tensors.items()
+    }
     save_file(flat, partial / "weights.safetensors")
-    torch.save({"optimizer": checkpoint.optimizer, "generators": checkpoint.generators}, partial / "optimizer.pt")
-    (partial / "state.json").write_text(json.dumps({"update": checkpoint.update, **checkpoint.values}, indent=1))
+    torch.save(
+        {"optimizer": checkpoint.optimizer, "generators": checkpoint.generators},
+        partial / "optimizer.pt",
+    )
+    (partial / "state.json").write_text(
+        json.dumps({"update": checkpoint.update, **checkpoint.values}, indent=1)
+    )
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
     for path in partial.iterdir():
         _sync(path)
@@ -78,20 +89,33 @@ def _write(partial: Path, checkpoint: Checkpoint) -> None:
 
 def list_checkpoints(folder: Path) -> list[int]:
     """The updates that have a checkpoint, rising."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        if folder.is_dir()
+        else []
+    )
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """The newest checkpoint, verified. Raises CheckpointError; a damaged one names the newest sound one."""
     updates = list_checkpoints(folder)
     if not updates:
-        raise CheckpointError(f"{folder}: expected a checkpoint to resume from, found none; start the run anew")
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint to resume from, found none; start the run anew"
+        )
     damage = _damage(folder / str(updates[-1]))
     if damage:
-        sound = next((update for update in reversed(updates[:-1]) if not _damage(folder / str(update))), None)
-        advice = (f"the newest sound one is {sound}: delete {folder / str(updates[-1])} to resume from it"
-                  if sound is not None else "there is no sound one; start the run anew")
-        raise CheckpointError(f"{folder / str(updates[-1])}: the checkpoint is damaged ({damage}); {advice}")
+        sound = next(
+            (update for update in reversed(updates[:-1]) if not _damage(folder / str(update))), None
+        )
+        advice = (
+            f"the newest sound one is {sound}: delete {folder / str(updates[-1])} to resume from it"
+            if sound is not None
+            else "there is no sound one; start the run anew"
+        )
+        raise CheckpointError(
+            f"{folder / str(updates[-1])}: the checkpoint is damaged ({damage}); {advice}"
+        )
     return _read(folder / str(updates[-1]))
 
 
@@ -102,7 +126,9 @@ def _read(path: Path) -> Checkpoint:
         tensors.setdefault(group, {})[rest] = tensor
     saved = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     values = json.loads((path / "state.json").read_text())
-    return Checkpoint(values.pop("update"), tensors, saved["optimizer"], saved["generators"], values)
+    return Checkpoint(
+        values.pop("update"), tensors, saved["optimizer"], saved["generators"], values
+    )
 
 
 def _damage(path: Path) -> str:
@@ -134,7 +160,9 @@ def _sync(path: Path) -> None:
     """Ask the system to put a file or folder on the disk."""
     if path.is_dir() and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written
+    descriptor = os.open(
+        path, os.O_RDWR if os.name == "nt" else os.O_RDONLY
+    )  # Windows syncs what may be written
     try:
         os.fsync(descriptor)
     finally:

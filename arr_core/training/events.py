@@ -20,6 +20,7 @@ read these and nothing else. ``null`` stands for what is unknown, and for number
 Every process begins with ``started``; one that goes on says ``resumed`` next, when its model is there.
 Paths are relative to the run's folder. What an update says of time and of the judge is about that update alone.
 """  # noqa: E501 (a table's row is one line)
+
 from __future__ import annotations
 
 import json
@@ -48,7 +49,11 @@ class EventLog:
 
     def emit(self, kind: str, **fields: Any) -> Event:
         """The event as it was written."""
-        event = {"event": kind, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **_plain(fields)}
+        event = {
+            "event": kind,
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            **_plain(fields),
+        }
         line = json.dumps(event, ensure_ascii=False, allow_nan=False)
         # A lone surrogate has no UTF-8; the escape that Python puts in its place is the one that JSON reads back.
         self._write(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -64,7 +69,7 @@ class EventLog:
 
     def _write(self, line: bytes) -> None:
         while line:
-            line = line[self._file.write(line):]
+            line = line[self._file.write(line) :]
 
     def __enter__(self) -> EventLog:
         return self
@@ -119,7 +124,7 @@ class History:
 
     @property
     def state(self) -> str:
-        """"finished", "stopped", or "open": still going, or killed without a word."""
+        """ "finished", "stopped", or "open": still going, or killed without a word."""
         return "finished" if self.finished else "stopped" if self.stopped else "open"
 
 
@@ -139,13 +144,19 @@ def history(events: Iterable[Event]) -> History:
             result.started, result.stopped, result.finished = event, None, None
         elif kind == "resumed":
             _rewind(result, event)
-        elif kind in ("update", "validation", "checkpoint") and isinstance(event.get("update"), int):
+        elif kind in ("update", "validation", "checkpoint") and isinstance(
+            event.get("update"), int
+        ):
             kept = getattr(result, f"{kind}s")
-            while kept and kept[-1]["update"] >= event["update"]:  # only a log that lost its ``resumed`` has such
+            while (
+                kept and kept[-1]["update"] >= event["update"]
+            ):  # only a log that lost its ``resumed`` has such
                 kept.pop()
             kept.append(event)
         elif kind == "measure":
-            others = [measure for measure in result.measures if measure.get("name") != event.get("name")]
+            others = [
+                measure for measure in result.measures if measure.get("name") != event.get("name")
+            ]
             result.measures = [*others, event]
         elif kind == "encoded":
             result.encoded.append(event)
@@ -182,8 +193,10 @@ def _plain(value: Any) -> Any:
         return value.as_posix()
     if hasattr(value, "item"):
         return _plain(value.item())
-    raise TypeError("expected text, a number, a path, or lists and mappings of them in an event, "
-                    f"came {type(value).__name__}")
+    raise TypeError(
+        "expected text, a number, a path, or lists and mappings of them in an event, "
+        f"came {type(value).__name__}"
+    )
 
 
 def _ends_inside_a_line(path: Path) -> bool:

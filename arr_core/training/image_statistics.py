@@ -1,4 +1,5 @@
 """Statistics of pictures that betray a policy which pleases its judge by harsher contrast, edges or colours."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ def image_statistics(images: Sequence[Image.Image]) -> dict[str, float]:
         raise ValueError("expected at least one image, came none")
     rows = [_statistics(np.asarray(image.convert("RGB"))) for image in images]
     means = np.mean(rows, axis=0)
-    return {name: float(mean) for name, mean in zip(("contrast", "edge_energy", "colour_entropy"), means, strict=True)}
+    return {
+        name: float(mean)
+        for name, mean in zip(("contrast", "edge_energy", "colour_entropy"), means, strict=True)
+    }
 
 
 def _statistics(pixels: np.ndarray) -> tuple[float, float, float]:
@@ -31,4 +35,8 @@ def _statistics(pixels: np.ndarray) -> tuple[float, float, float]:
     red, green, blue = np.moveaxis(pixels.astype(np.int64) * LEVELS // 256, -1, 0)
     counts = np.bincount(((red * LEVELS + green) * LEVELS + blue).ravel(), minlength=LEVELS**3)
     shares = counts[counts > 0] / counts.sum()
-    return float(luminance.std()), float(edges.mean()) if edges.size else 0.0, float(-(shares * np.log2(shares)).sum())
+    return (
+        float(luminance.std()),
+        float(edges.mean()) if edges.size else 0.0,
+        float(-(shares * np.log2(shares)).sum()),
+    )

@@ -1,4 +1,5 @@
 """What learns: the adapter's weights with those that live beside them, and the optimizer that moves them."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,8 +31,12 @@ class LearningError(ArrError, ValueError):
 
 def decided(group: Group, verdicts: Sequence[Verdict]) -> list[Decided]:
     """The candidates of the decided pairs of a group; the others cost nothing from here on."""
-    return [(candidate, winner) for at, verdict in enumerate(verdicts) if (winner := verdict.winner) is not None
-            for candidate in group.candidates[2 * at:2 * at + 2]]
+    return [
+        (candidate, winner)
+        for at, verdict in enumerate(verdicts)
+        if (winner := verdict.winner) is not None
+        for candidate in group.candidates[2 * at : 2 * at + 2]
+    ]
 
 
 class Learner:
@@ -47,16 +52,31 @@ class Learner:
             self.parameters = policy.adapter_parameters()
         self.start_weights = snapshot(self.parameters) if objective.reference == "start" else None
         self.average = snapshot(self.parameters) if config.adapter.ema_decay else None
-        self.old = snapshot(self.parameters) if objective.algorithm == "nft" and objective.nft_decay else None
+        self.old = (
+            snapshot(self.parameters)
+            if objective.algorithm == "nft" and objective.nft_decay
+            else None
+        )
         settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, betas=settings.betas,
-                                           eps=settings.eps, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
         self.gradients_checked = False
 
     # ------------------------------------------------------------------ the update
 
-    def learn(self, update: int, candidates: Sequence[Decided], *, spare: Candidate | None = None,
-              watch: Callable[[int], object] = lambda done: None) -> tuple[dict[str, float], float]:
+    def learn(
+        self,
+        update: int,
+        candidates: Sequence[Decided],
+        *,
+        spare: Candidate | None = None,
+        watch: Callable[[int], object] = lambda done: None,
+    ) -> tuple[dict[str, float], float]:
         """Means over what was trained, and the gradient norm of the last optimizer step. Raises LearningError.
 
         The divisor is what the update asked for, not what the judge decided, so fewer verdicts make smaller steps. Of a
@@ -71,9 +91,15 @@ class Learner:
             for part in range(parts):
                 self.optimizer.zero_grad()
                 chosen = [item for item in candidates if item[0].pair % parts == part]
-                places = batches(self.policy, [candidate.key for candidate, _ in chosen], self.config.rollout.micro_batch)
+                places = batches(
+                    self.policy,
+                    [candidate.key for candidate, _ in chosen],
+                    self.config.rollout.micro_batch,
+                )
                 chunks = [[chosen[at] for at in chunk] for chunk in places]
-                for chunk, own in distributed.in_step(chunks, [(spare, 0)], needed=self.policy.sharded):
+                for chunk, own in distributed.in_step(
+                    chunks, [(spare, 0)], needed=self.policy.sharded
+                ):
                     if own:
                         self.accumulate(update, chunk, divisor, statistics)
                         watch(done := done + len(chunk))
@@ -97,22 +123,41 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
 
-    def accumulate(self, update: int, chunk: Sequence[Decided], divisor: float, statistics: Statistics) -> None:
+    def accumulate(
+        self, update: int, chunk: Sequence[Decided], divisor: float, statistics: Statistics
+    ) -> None:
         """Add the gradient of one chunk: its share of the batch whose images ``divisor`` counts."""
         objective = self.config.objective
         candidates, winners = [candidate for candidate, _ in chunk], [winner for _, winner in chunk]
         sides = torch.tensor([candidate.side for candidate in candidates])
         rows = torch.arange(len(chunk))
-        shared = dict(settings=self.config.rollout, objective=objective, reference=self.reference, statistics=statistics)
+        shared = dict(
+            settings=self.config.rollout,
+            objective=objective,
+            reference=self.reference,
+            statistics=statistics,
+        )
         if objective.algorithm == "rpo":
-            advantages = rpo.advantages(winners, mode=objective.advantage, reward_preferred=objective.reward_preferred,
-                                        reward_dispreferred=objective.reward_dispreferred)
+            advantages = rpo.advantages(
+                winners,
+                mode=objective.advantage,
+                reward_preferred=objective.reward_preferred,
+                reward_dispreferred=objective.reward_dispreferred,
+            )
             accumulate_rpo(self.policy, candidates, advantages[rows, sides], divisor, **shared)
         else:
             swapped_rewards = objective.reward_preferred < objective.reward_dispreferred
             optimality = nft.optimality([winner ^ swapped_rewards for winner in winners])
-            accumulate_nft(self.policy, candidates, optimality[rows, sides], divisor, seed=self.config.run.seed,
-                           update=update, old=None if self.old is None else self._old, **shared)
+            accumulate_nft(
+                self.policy,
+                candidates,
+                optimality[rows, sides],
+                divisor,
+                seed=self.config.run.seed,
+                update=update,
+                old=None if self.old is None else self._old,
+                **shared,
+            )
 
     def step(self, decided: bool) -> float:
         """The gradient norm before clipping. Without one decided pair anywhere nothing moves, not even Adam's moments."""
@@ -120,11 +165,15 @@ class Learner:
             return 0.0
         distributed.sum_gradients(self.parameters.values())
         self._check_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters.values(), self.config.optimizer.max_grad_norm
+        )
         if not torch.isfinite(norm):
-            raise LearningError("the gradient is not finite; start a new run with a lower optimizer.learning_rate or with "
-                                "policy.dtype float32, from what was learned: --adapter.start "
-                                f"{self.config.run.folder / 'adapter'}")
+            raise LearningError(
+                "the gradient is not finite; start a new run with a lower optimizer.learning_rate or with "
+                "policy.dtype float32, from what was learned: --adapter.start "
+                f"{self.config.run.folder / 'adapter'}"
+            )
         self.optimizer.step()
         return norm.item()
 
@@ -133,11 +182,18 @@ class Learner:
         if self.gradients_checked:
             return
         self.gradients_checked = True
-        still = [name for name, p in self.parameters.items() if "lora_B" in name and not self.policy.unreachable(name)
-                 and (p.grad is None or not p.grad.any())]
+        still = [
+            name
+            for name, p in self.parameters.items()
+            if "lora_B" in name
+            and not self.policy.unreachable(name)
+            and (p.grad is None or not p.grad.any())
+        ]
         if still:
-            raise LearningError(f"{len(still)} of the adapter's modules got no gradient at the first update, for example "
-                                f"{still[0]}; adapter.targets may name modules that do not shape the image")
+            raise LearningError(
+                f"{len(still)} of the adapter's modules got no gradient at the first update, for example "
+                f"{still[0]}; adapter.targets may name modules that do not shape the image"
+            )
 
     # ------------------------------------------------------------------ whose weights compute
 
@@ -153,7 +209,11 @@ class Learner:
 
     def published(self) -> contextlib.AbstractContextManager:
         """The weights that are validated and saved: the moving average where one is kept."""
-        return swapped(self.parameters, self.average) if self.average is not None else contextlib.nullcontext()
+        return (
+            swapped(self.parameters, self.average)
+            if self.average is not None
+            else contextlib.nullcontext()
+        )
 
     def _old(self) -> contextlib.AbstractContextManager:
         return swapped(self.parameters, self.old)
@@ -172,8 +232,13 @@ class Learner:
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
-        return Checkpoint(update, tensors, self.optimizer.state_dict(), generators,
-                          {**values, "gradients_checked": self.gradients_checked})
+        return Checkpoint(
+            update,
+            tensors,
+            self.optimizer.state_dict(),
+            generators,
+            {**values, "gradients_checked": self.gradients_checked},
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up what ``checkpoint`` saved."""

@@ -9,6 +9,7 @@
 
 It needs no SDE, no stored trajectory and no ratio: pictures come from ordinary ODE sampling.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -39,8 +40,16 @@ def noised(x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tens
     return (1 - t) * x0 + t * noise
 
 
-def loss(v: torch.Tensor, v_old: torch.Tensor, u: torch.Tensor, r: torch.Tensor, *, b: float, kl_coefficient: float,
-         v_ref: torch.Tensor | None) -> NFTLoss:
+def loss(
+    v: torch.Tensor,
+    v_old: torch.Tensor,
+    u: torch.Tensor,
+    r: torch.Tensor,
+    *,
+    b: float,
+    kl_coefficient: float,
+    v_ref: torch.Tensor | None,
+) -> NFTLoss:
     """r |v+ - u|^2 + (1 - r) |v- - u|^2 + beta |v - v_ref|^2, means over elements, per picture [B].
 
     v+ = (1 - b) v_old + b v and v- = (1 + b) v_old - b v. At v = v_old the gradient in v is 2 b (2 r - 1) (v_old - u):
@@ -54,4 +63,6 @@ def loss(v: torch.Tensor, v_old: torch.Tensor, u: torch.Tensor, r: torch.Tensor,
     positive = mean_square((1 - b) * v_old + b * v - u)
     negative = mean_square((1 + b) * v_old - b * v - u)
     kl = mean_square(v - v_ref.float()) if v_ref is not None else v.new_zeros(len(v))
-    return NFTLoss(r * positive + (1 - r) * negative + kl_coefficient * kl, kl, mean_square(v.detach() - v_old))
+    return NFTLoss(
+        r * positive + (1 - r) * negative + kl_coefficient * kl, kl, mean_square(v.detach() - v_old)
+    )

@@ -1,4 +1,5 @@
 """What a run shows in a terminal, or in a file that stands in for one."""
+
 from __future__ import annotations
 
 import shlex
@@ -25,8 +26,14 @@ class Progress:
     The last sentence, and where the adapter and the report lie, go to ``output``: they are what the command returns.
     """
 
-    def __init__(self, folder: str | Path = "", *, stream: TextIO | None = None, output: TextIO | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        folder: str | Path = "",
+        *,
+        stream: TextIO | None = None,
+        output: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.folder, self.clock = Path(folder), clock
         self.stream, self.output = stream or sys.stderr, output or sys.stdout
         self.total, self.done, self.win_rate, self.bar = 0, 0, None, None
@@ -48,8 +55,10 @@ class Progress:
     def on_started(self, event: Event) -> None:
         self.total = event.get("updates") or 0
         rubric = (event.get("rubric") or {}).get("name") or "none"
-        self._say(f"{event.get('run')}: {event.get('algorithm')}, {event.get('prompts')} prompts, "
-                  f"{event.get('validation_prompts')} held out, rubric {rubric}, on {event.get('device')}")
+        self._say(
+            f"{event.get('run')}: {event.get('algorithm')}, {event.get('prompts')} prompts, "
+            f"{event.get('validation_prompts')} held out, rubric {rubric}, on {event.get('device')}"
+        )
 
     def on_resumed(self, event: Event) -> None:
         self.done = event.get("update") or 0
@@ -58,7 +67,9 @@ class Progress:
         self._say(f"resumed after update {self.done}")
 
     def on_encoded(self, event: Event) -> None:
-        self._say(f"encoded {event.get('examples')} prompts in {duration(event.get('seconds') or 0)}")
+        self._say(
+            f"encoded {event.get('examples')} prompts in {duration(event.get('seconds') or 0)}"
+        )
         self._open_bar()
 
     def on_update(self, event: Event) -> None:
@@ -101,14 +112,18 @@ class Progress:
     def on_measure(self, event: Event) -> None:
         sides = [(event.get(side) or {}).get("value") for side in ("base", "policy")]
         base, policy = ("unknown" if value is None else f"{value:.4g}" for value in sides)
-        self._say(f"{event.get('name')}: base {base}, policy {policy} {event.get('unit') or ''}".rstrip())
+        self._say(
+            f"{event.get('name')}: base {base}, policy {policy} {event.get('unit') or ''}".rstrip()
+        )
 
     def on_warning(self, event: Event) -> None:
         self._say(f"warning: {event.get('message')}")
 
     def on_stopped(self, event: Event) -> None:
         self.close()
-        self._say(f"stopped after update {event.get('update')} of {self.total}: {event.get('reason')}")
+        self._say(
+            f"stopped after update {event.get('update')} of {self.total}: {event.get('reason')}"
+        )
         self._say(f"go on with: python -m arr_core.train --resume {shlex.quote(str(self.folder))}")
 
     def on_finished(self, event: Event) -> None:
@@ -120,16 +135,26 @@ class Progress:
 
     def _open_bar(self) -> None:
         if self.bar is None and self.stream.isatty():
-            self.bar = tqdm(total=self.total or None, initial=self.done, desc="updates", file=self.stream,
-                            bar_format=BAR if self.total else None, dynamic_ncols=True)
+            self.bar = tqdm(
+                total=self.total or None,
+                initial=self.done,
+                desc="updates",
+                file=self.stream,
+                bar_format=BAR if self.total else None,
+                dynamic_ncols=True,
+            )
 
     def _status(self) -> str:
         """Win rate, undecided share of the last updates, KL or loss, and time left."""
         event = self.recent[-1]
         pairs = sum(recent.get("pairs") or 0 for recent in self.recent)
-        undecided = sum(recent.get("undecided") or 0 for recent in self.recent) / pairs if pairs else None
+        undecided = (
+            sum(recent.get("undecided") or 0 for recent in self.recent) / pairs if pairs else None
+        )
         parts = [f"win rate {_percent(self.win_rate)}", f"undecided {_percent(undecided)}"]
-        name = next((name for name in ("kl", "loss") if event.get(name)), None)  # no KL is asked for where it is nothing
+        name = next(
+            (name for name in ("kl", "loss") if event.get(name)), None
+        )  # no KL is asked for where it is nothing
         if name:
             parts.append(f"{name} {event[name]:.2g}")
         pace = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
@@ -147,7 +172,13 @@ def duration(seconds: float) -> str:
     """Seconds as "9 s", "3:07" or "2:03:07"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}" if minutes else f"{rest} s"
+    return (
+        f"{hours}:{minutes:02}:{rest:02}"
+        if hours
+        else f"{minutes}:{rest:02}"
+        if minutes
+        else f"{rest} s"
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -3,6 +3,7 @@
 The noise of an image depends on the run's seed, the update, the pair and the candidate, never on which process or
 batch it was made in; so a resumed run, a larger batch and a second GPU draw the same numbers.
 """
+
 from __future__ import annotations
 
 import hashlib

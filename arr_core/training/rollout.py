@@ -1,4 +1,5 @@
 """Sampling pairs: both candidates of several prompts in one batch, handed to the judge while the next batch is made."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,16 @@ class Group:
 
 
 @torch.no_grad()
-def sample(policy: Policy, batch: Batch, noise_seeds: Sequence[int], sigmas: torch.Tensor, *,
-           sampler: sde.Sampler = "dance", eta: float = 0.0, step_seeds: Sequence[int] | None = None) -> Trajectory:
+def sample(
+    policy: Policy,
+    batch: Batch,
+    noise_seeds: Sequence[int],
+    sigmas: torch.Tensor,
+    *,
+    sampler: sde.Sampler = "dance",
+    eta: float = 0.0,
+    step_seeds: Sequence[int] | None = None,
+) -> Trajectory:
     """A trajectory from noise to picture; without ``step_seeds`` the noise-free Euler path of the stock pipeline."""
     levels = sigmas.tolist()
     x = policy.initial_noise(batch, noise_seeds)
@@ -61,8 +70,16 @@ def sample(policy: Policy, batch: Batch, noise_seeds: Sequence[int], sigmas: tor
         v = policy.velocity(x, t, batch)
         if t_next == 0:
             picture = sde.denoised(x, v, t)
-        taken = sde.step(x, v, t, t_next, sampler=sampler, eta=eta if noise is not None else 0.0, t_second=levels[1],
-                         noise=None if noise is None else noise[i].to(x.device))
+        taken = sde.step(
+            x,
+            v,
+            t,
+            t_next,
+            sampler=sampler,
+            eta=eta if noise is not None else 0.0,
+            t_second=levels[1],
+            noise=None if noise is None else noise[i].to(x.device),
+        )
         x = taken.latents
         latents.append(x)
         log_probs.append(taken.log_prob)
@@ -70,8 +87,16 @@ def sample(policy: Policy, batch: Batch, noise_seeds: Sequence[int], sigmas: tor
     return Trajectory(torch.stack(latents), torch.stack(log_probs), torch.stack(roundings), picture)
 
 
-def sample_pairs(policy: Policy, keys: Sequence[str], indices: Sequence[int], settings, *, seed: int, update: int,
-                 with_noise: bool) -> Iterator[Group]:
+def sample_pairs(
+    policy: Policy,
+    keys: Sequence[str],
+    indices: Sequence[int],
+    settings,
+    *,
+    seed: int,
+    update: int,
+    with_noise: bool,
+) -> Iterator[Group]:
     """Groups of sampled pairs, at most ``settings.micro_batch`` images a group (never less than one pair).
 
     ``keys`` are the prompts' conditionings and ``indices`` the pairs' numbers within the update, over all processes:
@@ -82,34 +107,78 @@ def sample_pairs(policy: Policy, keys: Sequence[str], indices: Sequence[int], se
     for chosen, own in distributed.in_step(groups, groups[0], needed=policy.sharded):
         both = [(indices[at], side, keys[at]) for at in chosen for side in (0, 1)]
         batch = policy.batch([key for _, _, key in both])
-        noise_seeds = [seed_of(seed, "noise", update, pair, 0 if settings.shared_noise else side) for pair, side, _ in both]
-        step_seeds = [seed_of(seed, "steps", update, pair, side) for pair, side, _ in both] if with_noise else None
-        path = sample(policy, batch, noise_seeds, sigmas, sampler=settings.sampler, eta=settings.eta, step_seeds=step_seeds)
+        noise_seeds = [
+            seed_of(seed, "noise", update, pair, 0 if settings.shared_noise else side)
+            for pair, side, _ in both
+        ]
+        step_seeds = (
+            [seed_of(seed, "steps", update, pair, side) for pair, side, _ in both]
+            if with_noise
+            else None
+        )
+        path = sample(
+            policy,
+            batch,
+            noise_seeds,
+            sigmas,
+            sampler=settings.sampler,
+            eta=settings.eta,
+            step_seeds=step_seeds,
+        )
         if not own:
             continue
         images = policy.decode(path.picture, batch)
         candidates = [
-            Candidate(pair, side, key, *((step_seeds[at], path.latents[:, at], path.log_probs[:, at],
-                                          path.roundings[:, at]) if with_noise else [None] * 4), path.picture[at])
-            for at, (pair, side, key) in enumerate(both)]
+            Candidate(
+                pair,
+                side,
+                key,
+                *(
+                    (
+                        step_seeds[at],
+                        path.latents[:, at],
+                        path.log_probs[:, at],
+                        path.roundings[:, at],
+                    )
+                    if with_noise
+                    else [None] * 4
+                ),
+                path.picture[at],
+            )
+            for at, (pair, side, key) in enumerate(both)
+        ]
         yield Group([indices[at] for at in chosen], candidates, images)
 
 
-def sample_batches(policy: Policy, keys: Sequence[str], seeds: Sequence[int], *, steps: int, shift: float,
-                   micro_batch: int) -> Iterator[tuple[list[int], list[Image.Image]]]:
+def sample_batches(
+    policy: Policy,
+    keys: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    shift: float,
+    micro_batch: int,
+) -> Iterator[tuple[list[int], list[Image.Image]]]:
     """Noise-free images, one a key, batch by batch: their places among the keys, and the images."""
     sigmas = policy.sigmas(steps, shift)
-    for chosen, own in distributed.in_step(batches(policy, keys, micro_batch), [0], needed=policy.sharded):
+    for chosen, own in distributed.in_step(
+        batches(policy, keys, micro_batch), [0], needed=policy.sharded
+    ):
         batch = policy.batch([keys[at] for at in chosen])
         path = sample(policy, batch, [seeds[at] for at in chosen], sigmas)
         if own:
             yield chosen, policy.decode(path.picture, batch)
 
 
-def sample_images(policy: Policy, keys: Sequence[str], seeds: Sequence[int], **settings) -> list[Image.Image]:
+def sample_images(
+    policy: Policy, keys: Sequence[str], seeds: Sequence[int], **settings
+) -> list[Image.Image]:
     """The images of ``sample_batches``, in the order of the keys."""
-    images = {at: image for places, made in sample_batches(policy, keys, seeds, **settings)
-              for at, image in zip(places, made, strict=True)}
+    images = {
+        at: image
+        for places, made in sample_batches(policy, keys, seeds, **settings)
+        for at, image in zip(places, made, strict=True)
+    }
     return [images[at] for at in range(len(keys))]
 
 
@@ -118,4 +187,8 @@ def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
     by_size: dict[tuple[int, int], list[int]] = {}
     for at, key in enumerate(keys):
         by_size.setdefault(policy.size(key), []).append(at)
-    return [places[start:start + width] for places in by_size.values() for start in range(0, len(places), width)]
+    return [
+        places[start : start + width]
+        for places in by_size.values()
+        for start in range(0, len(places), width)
+    ]

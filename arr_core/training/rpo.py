@@ -8,6 +8,7 @@
 
 Sources: arXiv 2605.08354 (ARR + RPO); the guard ratio is GRPO-Guard's, arXiv 2510.22319. Pure arithmetic.
 """
+
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
@@ -27,8 +28,13 @@ class RPOLoss(NamedTuple):
     clipped_low: torch.Tensor
 
 
-def advantages(preferred: list[int | None], *, mode: Literal["raw", "centred"], reward_preferred: float = 1.0,
-               reward_dispreferred: float = -0.1) -> torch.Tensor:
+def advantages(
+    preferred: list[int | None],
+    *,
+    mode: Literal["raw", "centred"],
+    reward_preferred: float = 1.0,
+    reward_dispreferred: float = -0.1,
+) -> torch.Tensor:
     """Advantages [P, 2] of P pairs: ``preferred`` holds 0, 1, or None for a pair without a verdict, which gets zeros.
 
     ``raw`` uses the rewards as they are; ``centred`` subtracts the pair's mean, which keeps the expected gradient
@@ -53,16 +59,26 @@ def guard_shift(new: Transition, old_mean: torch.Tensor) -> torch.Tensor:
     return ((new.mean - old_mean) ** 2).flatten(1).mean(1) / (2 * new.std**2)
 
 
-def log_ratio(log_prob: torch.Tensor, old_log_prob: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
+def log_ratio(
+    log_prob: torch.Tensor, old_log_prob: torch.Tensor, shift: torch.Tensor | None = None
+) -> torch.Tensor:
     """log(new / old) [B]; the guard ratio adds ``shift``, from ``guard_shift``, which centres it at 0."""
     difference = log_prob - old_log_prob
     return difference if shift is None else difference + shift
 
 
-def loss(log_ratio: torch.Tensor, advantage: torch.Tensor, kl: torch.Tensor, *, clip_range: float,
-         kl_coefficient: float) -> RPOLoss:
+def loss(
+    log_ratio: torch.Tensor,
+    advantage: torch.Tensor,
+    kl: torch.Tensor,
+    *,
+    clip_range: float,
+    kl_coefficient: float,
+) -> RPOLoss:
     """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages, by a divisor of its own."""
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     surrogate = torch.maximum(-advantage * ratio, -advantage * clipped)
-    return RPOLoss(surrogate + kl_coefficient * kl, kl, ratio, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return RPOLoss(
+        surrogate + kl_coefficient * kl, kl, ratio, ratio > 1 + clip_range, ratio < 1 - clip_range
+    )

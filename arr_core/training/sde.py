@@ -14,6 +14,7 @@
 sqrt(t / (1 - t)); both keep the marginal of x. `cps` (FlowCPS) keeps the coefficients of x0 and noise instead.
 Everything here is pure arithmetic: no device, no state, no files.
 """
+
 from __future__ import annotations
 
 import math
@@ -48,11 +49,21 @@ def diffusion(sampler: Sampler, eta: float, t: float, t_second: float) -> float:
         return eta
     if sampler == "flow":
         return eta * math.sqrt(t / (1 - (t_second if t == 1 else t)))
-    raise ValueError(f"the sampler {sampler!r} has no diffusion coefficient; expected 'dance' or 'flow'")
+    raise ValueError(
+        f"the sampler {sampler!r} has no diffusion coefficient; expected 'dance' or 'flow'"
+    )
 
 
-def transition(x: torch.Tensor, v: torch.Tensor, t: float, t_next: float, *, sampler: Sampler, eta: float,
-               t_second: float) -> Transition:
+def transition(
+    x: torch.Tensor,
+    v: torch.Tensor,
+    t: float,
+    t_next: float,
+    *,
+    sampler: Sampler,
+    eta: float,
+    t_second: float,
+) -> Transition:
     """The distribution of the next latents. With ``eta`` = 0 every sampler's mean is the Euler step x + v dt."""
     x, v = _precise(x), _precise(v)
     dt = t_next - t
@@ -67,12 +78,25 @@ def transition(x: torch.Tensor, v: torch.Tensor, t: float, t_next: float, *, sam
 def log_prob_mean(x_next: torch.Tensor, transition: Transition) -> torch.Tensor:
     """Gaussian log-density [B] of ``x_next``, averaged over the elements of each latent (the family's convention)."""
     mean, std = transition
-    density = -((_precise(x_next) - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+    density = (
+        -((_precise(x_next) - mean) ** 2) / (2 * std**2)
+        - math.log(std)
+        - 0.5 * math.log(2 * math.pi)
+    )
     return density.flatten(1).mean(1)
 
 
-def step(x: torch.Tensor, v: torch.Tensor, t: float, t_next: float, *, sampler: Sampler, eta: float, t_second: float,
-         noise: torch.Tensor | None) -> Step:
+def step(
+    x: torch.Tensor,
+    v: torch.Tensor,
+    t: float,
+    t_next: float,
+    *,
+    sampler: Sampler,
+    eta: float,
+    t_second: float,
+    noise: torch.Tensor | None,
+) -> Step:
     """The step taken with ``noise`` (standard normal, the shape of x), or the mean itself where it is None.
 
     What is stored is what is scored: latents are rounded to the dtype of ``x`` first, so a replay under unchanged
@@ -84,7 +108,9 @@ def step(x: torch.Tensor, v: torch.Tensor, t: float, t_next: float, *, sampler: 
         return Step(distribution.mean.to(x.dtype), zeros, zeros)
     mean, std = distribution
     x_next = (mean + std * _precise(noise)).to(x.dtype)
-    rounding = ((mean - (_precise(x_next) - std * _precise(noise))) ** 2).flatten(1).mean(1) / (2 * std**2)
+    rounding = ((mean - (_precise(x_next) - std * _precise(noise))) ** 2).flatten(1).mean(1) / (
+        2 * std**2
+    )
     return Step(x_next, log_prob_mean(x_next, distribution), rounding)
 
 

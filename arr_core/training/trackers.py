@@ -1,4 +1,5 @@
 """The numbers of a run, passed on to tensorboard or wandb through accelerate's trackers."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -22,7 +23,9 @@ class Trackers:
     def __init__(self, names: Sequence[str], folder: str | Path, run: str):
         for name in names:
             if not any(importlib.util.find_spec(package) for package in PACKAGES[name]):
-                raise ConfigError(f"run.trackers: expected an installed tracker, but {name} is not: pip install {name}")
+                raise ConfigError(
+                    f"run.trackers: expected an installed tracker, but {name} is not: pip install {name}"
+                )
         self.names, self.folder, self.run, self.update = names, str(folder), run, 0
         self.trackers = None
 
@@ -50,8 +53,12 @@ class Trackers:
         from accelerate.tracking import TensorBoardTracker, WandBTracker
 
         PartialState()  # which accelerate's trackers ask for their rank
-        makers = {"tensorboard": lambda: TensorBoardTracker("tensorboard", self.folder, purge_step=self.update + 1),
-                  "wandb": lambda: WandBTracker("arr-rpo", name=self.run, dir=self.folder)}
+        makers = {
+            "tensorboard": lambda: TensorBoardTracker(
+                "tensorboard", self.folder, purge_step=self.update + 1
+            ),
+            "wandb": lambda: WandBTracker("arr-rpo", name=self.run, dir=self.folder),
+        }
         self.trackers = [makers[name]() for name in self.names]
         for tracker in self.trackers:
             tracker.start()

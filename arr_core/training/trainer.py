@@ -2,6 +2,7 @@
 
 It knows policies, judges, prompts and files through their seams only. Everything that happens leaves through events.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -48,38 +49,67 @@ class Outcome:
 class Trainer:
     """One run of a configuration. ``Trainer(config).run()`` trains; ``resume=True`` goes on from the newest checkpoint."""
 
-    def __init__(self, config: TrainConfig, *, resume: bool = False, observers: Sequence[Callable[[dict], None]] = (),
-                 judge: Judge | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        resume: bool = False,
+        observers: Sequence[Callable[[dict], None]] = (),
+        judge: Judge | None = None,
+    ):
         """Check everything that can be checked before a model loads. Raises ConfigError, DataError, PolicyError, RunError."""
         self.config, self.folder = config, config.run.folder
         self.rank, self.world = distributed.rank(), distributed.world_size()
         if config.rollout.prompts_per_update % self.world:
-            raise RunError(f"rollout.prompts_per_update: expected a multiple of the {self.world} processes, "
-                           f"came {config.rollout.prompts_per_update}")
+            raise RunError(
+                f"rollout.prompts_per_update: expected a multiple of the {self.world} processes, "
+                f"came {config.rollout.prompts_per_update}"
+            )
         if config.policy.sharded and self.world == 1:
-            raise RunError("policy.sharded: expected several processes that share the base (accelerate launch -m "
-                           "arr_core.train ...), came one; policy.quantization nf4 fits a large base on one card")
+            raise RunError(
+                "policy.sharded: expected several processes that share the base (accelerate launch -m "
+                "arr_core.train ...), came one; policy.quantization nf4 fits a large base on one card"
+            )
         self.checkpoint = self._find_checkpoint() if resume else self._check_folder()
         self.train_examples, self.held_out = load_split(
-            config.data.train, config.data.validation, config.data.validation_count, config.task)
-        self.held_out = self.held_out[:config.validation.count]
+            config.data.train, config.data.validation, config.data.validation_count, config.task
+        )
+        self.held_out = self.held_out[: config.validation.count]
         self.data_hash = content_hash([*self.train_examples, *self.held_out])
         if self.checkpoint is not None and self.checkpoint.values["data_hash"] != self.data_hash:
-            raise RunError(f"{config.data.train}: expected the prompts and images that the run {self.folder} began with, found "
-                           "others; give it those, or start a new run")
+            raise RunError(
+                f"{config.data.train}: expected the prompts and images that the run {self.folder} began with, found "
+                "others; give it those, or start a new run"
+            )
         if config.policy.sharded and len(self.held_out) < self.world:
-            raise RunError(f"validation.count: expected at least one prompt for each of the {self.world} processes that share "
-                           f"the base, came {len(self.held_out)}")
+            raise RunError(
+                f"validation.count: expected at least one prompt for each of the {self.world} processes that share "
+                f"the base, came {len(self.held_out)}"
+            )
         self.rubric = judge.rubric if judge else self._rubric(config.judge.profile)
         self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
         self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
         client = None if judge else self._client(config.judge.profile)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.judge = judge or Judge(client, self.rubric, both_orders=config.judge.both_orders, store=self._store(),
-                                    flip_rate=config.judge.flip_rate, position_bias=config.judge.position_bias)
+        self.judge = judge or Judge(
+            client,
+            self.rubric,
+            both_orders=config.judge.both_orders,
+            store=self._store(),
+            flip_rate=config.judge.flip_rate,
+            position_bias=config.judge.position_bias,
+        )
         other = config.validation.judge_profile
-        self.validation_judge = self.judge if other is None else Judge(
-            self._client(other), self._rubric(other), both_orders=config.judge.both_orders, store=self._store())
+        self.validation_judge = (
+            self.judge
+            if other is None
+            else Judge(
+                self._client(other),
+                self._rubric(other),
+                both_orders=config.judge.both_orders,
+                store=self._store(),
+            )
+        )
         if self.rank == 0:
             save_config(config, self.folder / "config.yaml")
         self.events = EventLog(self.folder / "events.jsonl", observers) if self.rank == 0 else None
@@ -100,20 +130,28 @@ class Trainer:
     # ------------------------------------------------------------------ before the first update
 
     def _check_folder(self) -> None:
-        if self.rank == 0 and any((self.folder / name).exists() for name in ("events.jsonl", "config.yaml")):
-            raise RunError(f"{self.folder}: expected a new folder, found another run; go on with it by --resume "
-                           f"{self.folder}, or choose another --run.name")
+        if self.rank == 0 and any(
+            (self.folder / name).exists() for name in ("events.jsonl", "config.yaml")
+        ):
+            raise RunError(
+                f"{self.folder}: expected a new folder, found another run; go on with it by --resume "
+                f"{self.folder}, or choose another --run.name"
+            )
 
     def _find_checkpoint(self) -> Checkpoint | None:
         """None for a run that ended before its first checkpoint: nothing holds it to its settings."""
         if not (self.folder / "config.yaml").is_file():
-            raise RunError(f"{self.folder}: expected the folder of a run, found no config.yaml in it")
+            raise RunError(
+                f"{self.folder}: expected the folder of a run, found no config.yaml in it"
+            )
         if not list_checkpoints(self.folder / "checkpoints"):
             return None
         changed = changed_fields(load_config(str(self.folder / "config.yaml")), self.config)
         if changed:
-            raise RunError(f"{self.folder}: a resumed run keeps its settings; changed here: {', '.join(changed)}; "
-                           "start a new run for them")
+            raise RunError(
+                f"{self.folder}: a resumed run keeps its settings; changed here: {', '.join(changed)}; "
+                "start a new run for them"
+            )
         return load_checkpoint(self.folder / "checkpoints")
 
     def _rubric(self, profile: str) -> Rubric:
@@ -124,8 +162,12 @@ class Trainer:
 
     def _client(self, profile: str):
         settings = self.config.judge
-        return make_client(profile, timeout_s=settings.timeout_s, retries=settings.retries,
-                           concurrency=settings.concurrency)
+        return make_client(
+            profile,
+            timeout_s=settings.timeout_s,
+            retries=settings.retries,
+            concurrency=settings.concurrency,
+        )
 
     def _store(self) -> Path:
         """Every process has a file of its own: the folder may lie on a network, where SQLite cannot share one."""
@@ -135,18 +177,29 @@ class Trainer:
         """Encode every prompt, add the adapter, make the optimizer, and take up the checkpoint if there is one."""
         config, start = self.config, time.monotonic()
         examples = [*self.train_examples, *self.held_out]
-        if self.world > 1:  # each its share; what is then missing lies on the disk of another machine
-            self.policy.encode(examples[self.rank::self.world], self._encoding)
+        if (
+            self.world > 1
+        ):  # each its share; what is then missing lies on the disk of another machine
+            self.policy.encode(examples[self.rank :: self.world], self._encoding)
             distributed.gather(None)
         keys = self.policy.encode(examples, self._encoding)
         self.emit("encoded", examples=len(examples), seconds=time.monotonic() - start)
-        self.keys, held_out_keys = keys[:len(self.train_examples)], keys[len(self.train_examples):]
+        self.keys, held_out_keys = (
+            keys[: len(self.train_examples)],
+            keys[len(self.train_examples) :],
+        )
         self.learner = Learner(config, self.policy, self.start_adapter)
         self.order = PromptOrder(len(self.train_examples), config.run.seed)
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
-        self.validation = Validation(self.policy, self.validation_judge, self.held_out, held_out_keys, config,
-                                     self.folder / "samples")
+        self.validation = Validation(
+            self.policy,
+            self.validation_judge,
+            self.held_out,
+            held_out_keys,
+            config,
+            self.folder / "samples",
+        )
 
     # ------------------------------------------------------------------ the loop
 
@@ -155,11 +208,19 @@ class Trainer:
         config = self.config
         with self._signals():
             begun = time.monotonic()
-            self.emit("started", run=config.run.name, config_hash=config_hash(config), version=__version__,
-                      updates=config.run.updates, prompts=len(self.train_examples), task=config.task,
-                      validation_prompts=len(self.held_out), device=str(self.policy.device),
-                      algorithm=config.objective.algorithm,
-                      rubric={"name": self.rubric.name, "hash": self.rubric.content_hash})
+            self.emit(
+                "started",
+                run=config.run.name,
+                config_hash=config_hash(config),
+                version=__version__,
+                updates=config.run.updates,
+                prompts=len(self.train_examples),
+                task=config.task,
+                validation_prompts=len(self.held_out),
+                device=str(self.policy.device),
+                algorithm=config.objective.algorithm,
+                rubric={"name": self.rubric.name, "hash": self.rubric.content_hash},
+            )
             if self.rank == 0:
                 self.rubric.save(self.folder / "rubric.json")
             self._prepare()
@@ -167,7 +228,9 @@ class Trainer:
             if self.checkpoint is not None:
                 update = self.checkpoint.update
                 self.emit("resumed", update=update)
-                self.checkpoint = None  # it has been taken up, and is as large as the adapter and its optimizer
+                self.checkpoint = (
+                    None  # it has been taken up, and is as large as the adapter and its optimizer
+                )
                 if self.validation_due:
                     self._try_validate(update)
             saved = update
@@ -216,30 +279,63 @@ class Trainer:
             groups.append((group, self.judge.submit(self._pairs(group, place_of))))
             self.tell("sampling", done := done + len(group.images), 2 * len(indices))
         sampled = time.monotonic()
-        judged = distributed.together(lambda: [(group, future.result()) for group, future in groups], JudgeError)
+        judged = distributed.together(
+            lambda: [(group, future.result()) for group, future in groups], JudgeError
+        )
         waited = time.monotonic()
         chosen = [item for group, verdicts in judged for item in decided(group, verdicts)]
         total = len(chosen) * self.config.objective.epochs
-        statistics, norm = self.learner.learn(update, chosen, spare=groups[0][0].candidates[0],
-                                              watch=lambda done: self.tell("training", done, total))
-        verdicts = [verdict for part in distributed.gather([v for _, verdicts in judged for v in verdicts]) for verdict in part]
-        opinions = [opinion for verdict in verdicts for opinion in verdict.opinions if opinion.preferred is not None]
+        statistics, norm = self.learner.learn(
+            update,
+            chosen,
+            spare=groups[0][0].candidates[0],
+            watch=lambda done: self.tell("training", done, total),
+        )
+        verdicts = [
+            verdict
+            for part in distributed.gather([v for _, verdicts in judged for v in verdicts])
+            for verdict in part
+        ]
+        opinions = [
+            opinion
+            for verdict in verdicts
+            for opinion in verdict.opinions
+            if opinion.preferred is not None
+        ]
         self._check_judge(verdicts)
         now = time.monotonic()
-        self.emit("update", update=update, seconds=now - begun, sampling_s=sampled - begun, waiting_s=waited - sampled,
-                  training_s=now - waited, pairs=len(verdicts), decided=sum(v.decided for v in verdicts),
-                  undecided=sum(not v.decided for v in verdicts), failures=sum(v.failed for v in verdicts),
-                  first_pick_rate=sum(o.preferred == 0 for o in opinions) / len(opinions) if opinions else None,
-                  grad_norm=norm, learning_rate=self.learner.learning_rate,
-                  judge_calls=sum(v.calls for v in verdicts), judge_tokens=sum(v.tokens for v in verdicts),
-                  judge_cost=sum(v.cost for v in verdicts), **statistics)
+        self.emit(
+            "update",
+            update=update,
+            seconds=now - begun,
+            sampling_s=sampled - begun,
+            waiting_s=waited - sampled,
+            training_s=now - waited,
+            pairs=len(verdicts),
+            decided=sum(v.decided for v in verdicts),
+            undecided=sum(not v.decided for v in verdicts),
+            failures=sum(v.failed for v in verdicts),
+            first_pick_rate=sum(o.preferred == 0 for o in opinions) / len(opinions)
+            if opinions
+            else None,
+            grad_norm=norm,
+            learning_rate=self.learner.learning_rate,
+            judge_calls=sum(v.calls for v in verdicts),
+            judge_tokens=sum(v.tokens for v in verdicts),
+            judge_cost=sum(v.cost for v in verdicts),
+            **statistics,
+        )
 
     def _check_judge(self, verdicts: Sequence[Verdict]) -> None:
         """A judge that answers nothing for three updates would train nothing to the end."""
-        self.updates_without_judge = self.updates_without_judge + 1 if all(v.failed for v in verdicts) else 0
+        self.updates_without_judge = (
+            self.updates_without_judge + 1 if all(v.failed for v in verdicts) else 0
+        )
         if self.updates_without_judge == 3:
-            raise JudgeError(f"three updates got no answer from the judge ({verdicts[0].reason}); see that it runs, then "
-                             f"go on with --resume {self.folder}")
+            raise JudgeError(
+                f"three updates got no answer from the judge ({verdicts[0].reason}); see that it runs, then "
+                f"go on with --resume {self.folder}"
+            )
 
     def _draw_prompts(self) -> tuple[list[int], list[int]]:
         """The numbers of this process's pairs within the update, and the places of their prompts."""
@@ -249,14 +345,27 @@ class Trainer:
 
     def _sample(self, update: int, indices: list[int], places: list[int]) -> Iterator[Group]:
         with self.learner.sampling():
-            yield from sample_pairs(self.policy, [self.keys[place] for place in places], indices, self.config.rollout,
-                                    seed=self.config.run.seed, update=update,
-                                    with_noise=self.config.objective.algorithm == "rpo")
+            yield from sample_pairs(
+                self.policy,
+                [self.keys[place] for place in places],
+                indices,
+                self.config.rollout,
+                seed=self.config.run.seed,
+                update=update,
+                with_noise=self.config.objective.algorithm == "rpo",
+            )
 
     def _pairs(self, group: Group, place_of: dict[int, int]) -> list[Pair]:
         examples = [self.train_examples[place_of[pair]] for pair in group.pairs]
-        return [Pair(example.prompt, group.images[2 * at], group.images[2 * at + 1], self.policy.source_picture(example))
-                for at, example in enumerate(examples)]
+        return [
+            Pair(
+                example.prompt,
+                group.images[2 * at],
+                group.images[2 * at + 1],
+                self.policy.source_picture(example),
+            )
+            for at, example in enumerate(examples)
+        ]
 
     # ------------------------------------------------------------------ record
 
@@ -296,11 +405,20 @@ class Trainer:
         if self.rank:
             return
         score = self.score and [self.score.wins, self.score.losses, self.score.undecided]
-        values = {"order": self.order.state(), "best_margin": self.best_margin, "verdicts": len(self.judge.store),
-                  "config_hash": config_hash(self.config), "data_hash": self.data_hash, "score": score,
-                  "validation_due": self.validation_due}
-        path = save_checkpoint(self.folder / "checkpoints", self.learner.checkpoint(update, values),
-                               self.config.run.keep_checkpoints)
+        values = {
+            "order": self.order.state(),
+            "best_margin": self.best_margin,
+            "verdicts": len(self.judge.store),
+            "config_hash": config_hash(self.config),
+            "data_hash": self.data_hash,
+            "score": score,
+            "validation_due": self.validation_due,
+        }
+        path = save_checkpoint(
+            self.folder / "checkpoints",
+            self.learner.checkpoint(update, values),
+            self.config.run.keep_checkpoints,
+        )
         self._write_adapter("adapter")
         self.emit("checkpoint", update=update, path=path.relative_to(self.folder).as_posix())
         write_report(self.folder)
@@ -316,8 +434,15 @@ class Trainer:
         if stopped:
             self.emit("stopped", update=update, reason="requested")
         else:
-            self.emit("finished", update=update, seconds=seconds, adapter="adapter", sentence=self.sentence(),
-                      universal=f"{self.config.run.name}.safetensors", report="report.html")
+            self.emit(
+                "finished",
+                update=update,
+                seconds=seconds,
+                adapter="adapter",
+                sentence=self.sentence(),
+                universal=f"{self.config.run.name}.safetensors",
+                report="report.html",
+            )
         if self.rank == 0:
             write_report(self.folder)
 
@@ -329,14 +454,17 @@ class Trainer:
         if self.score.win_rate is None:
             return f"On {pairs} held-out prompts the judge decided no pair between the adapter and the base."
         low, high = self.score.interval
-        return (f"On {pairs} held-out prompts the adapter beats the base in {self.score.win_rate:.0%} of the decided pairs "
-                f"(95 % interval {low:.0%} to {high:.0%}; {self.score.undecided} undecided).")
+        return (
+            f"On {pairs} held-out prompts the adapter beats the base in {self.score.win_rate:.0%} of the decided pairs "
+            f"(95 % interval {low:.0%} to {high:.0%}; {self.score.undecided} undecided)."
+        )
 
     # ------------------------------------------------------------------ signals
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """The first SIGINT or SIGTERM ends the run after the update; a second one takes its ordinary course."""
+
         def ask(number, frame):
             self.stop_requested = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -345,7 +473,9 @@ class Trainer:
 
         before = {}
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {
+                number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+            }
         try:
             yield
         finally:

@@ -1,4 +1,5 @@
 """The policy against the frozen base on held-out prompts, same seeds: the one number that shows progress."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,9 @@ from .image_statistics import image_statistics
 from .randomness import seed_of
 from .rollout import sample_batches
 
-Tell = Callable[[str, int, int], object]  # hears a stage, how much of it is done, and how much there is
+Tell = Callable[
+    [str, int, int], object
+]  # hears a stage, how much of it is done, and how much there is
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,15 @@ class Score:
 class Validation:
     """Held-out prompts with their base images, made once; ``run`` compares the adapter with them."""
 
-    def __init__(self, policy: Policy, judge: Judge, examples: Sequence[Example], keys: Sequence[str], config,
-                 folder: Path):
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge,
+        examples: Sequence[Example],
+        keys: Sequence[str],
+        config,
+        folder: Path,
+    ):
         share = slice(distributed.rank(), None, distributed.world_size())
         self.numbers = list(range(len(examples)))[share]
         self.examples, self.keys = list(examples)[share], list(keys)[share]
@@ -61,18 +71,30 @@ class Validation:
         """
         if not self._base:
             with self.policy.reference():
-                self._base = dict(pair for batch in self._sample("base images", tell) for pair in batch)
+                self._base = dict(
+                    pair for batch in self._sample("base images", tell) for pair in batch
+                )
         images: dict[int, Image.Image] = {}
         asked: list[tuple[list[int], Future[list[Verdict]]]] = []
         for batch in self._sample("validation images", tell):
             images.update(batch)
             places = [at for at, _ in batch]
-            asked.append((places, self.judge.submit([self._pair(at, image) for at, image in batch])))
+            asked.append(
+                (places, self.judge.submit([self._pair(at, image) for at, image in batch]))
+            )
         judged: dict[int, Verdict] = distributed.together(
-            lambda: {at: verdict for places, future in asked for at, verdict in zip(places, future.result(), strict=True)},
-            JudgeError)
-        shown = [self._show(update, at, images[at], judged[at]) for at, number in enumerate(self.numbers)
-                 if number < self.config.validation.images]
+            lambda: {
+                at: verdict
+                for places, future in asked
+                for at, verdict in zip(places, future.result(), strict=True)
+            },
+            JudgeError,
+        )
+        shown = [
+            self._show(update, at, images[at], judged[at])
+            for at, number in enumerate(self.numbers)
+            if number < self.config.validation.images
+        ]
         everything = [(judged[at], images[at], self._base[at]) for at in range(len(self.numbers))]
         parts = distributed.gather((everything, shown))
         verdicts, policy, base = zip(*(item for part in parts for item in part[0]), strict=True)
@@ -80,17 +102,33 @@ class Validation:
         score = Score(wins, losses, len(verdicts) - wins - losses)
         low, high = score.interval
         return score, {
-            "update": update, "wins": wins, "losses": losses, "undecided": score.undecided, "win_rate": score.win_rate,
-            "low": low, "high": high, "statistics": {"base": image_statistics(base), "policy": image_statistics(policy)},
-            "judge_calls": sum(v.calls for v in verdicts), "judge_tokens": sum(v.tokens for v in verdicts),
+            "update": update,
+            "wins": wins,
+            "losses": losses,
+            "undecided": score.undecided,
+            "win_rate": score.win_rate,
+            "low": low,
+            "high": high,
+            "statistics": {"base": image_statistics(base), "policy": image_statistics(policy)},
+            "judge_calls": sum(v.calls for v in verdicts),
+            "judge_tokens": sum(v.tokens for v in verdicts),
             "judge_cost": sum(v.cost for v in verdicts),
-            "images": sorted((item for part in parts for item in part[1]), key=lambda item: item.pop("number"))}
+            "images": sorted(
+                (item for part in parts for item in part[1]), key=lambda item: item.pop("number")
+            ),
+        }
 
     def _sample(self, stage: str, tell: Tell) -> Iterator[list[tuple[int, Image.Image]]]:
         """Batches of places and their images."""
         settings, rollout, done = self.config.validation, self.config.rollout, 0
-        for places, images in sample_batches(self.policy, self.keys, self.seeds, steps=settings.steps or rollout.steps,
-                                             shift=rollout.shift, micro_batch=rollout.micro_batch):
+        for places, images in sample_batches(
+            self.policy,
+            self.keys,
+            self.seeds,
+            steps=settings.steps or rollout.steps,
+            shift=rollout.shift,
+            micro_batch=rollout.micro_batch,
+        ):
             tell(stage, done := done + len(images), len(self.keys))
             yield list(zip(places, images, strict=True))
 
@@ -100,16 +138,27 @@ class Validation:
 
     def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict) -> dict:
         number, source = self.numbers[at], self.policy.source_picture(self.examples[at])
-        paths = {"policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
-                 "base": self.folder / "base" / f"{number:03d}.png",
-                 "source": self.folder / "source" / f"{number:03d}.png"}
+        paths = {
+            "policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
+            "base": self.folder / "base" / f"{number:03d}.png",
+            "source": self.folder / "source" / f"{number:03d}.png",
+        }
         pictures = {"policy": image, "base": self._base[at], "source": source}
         for name, picture in pictures.items():
             if picture is not None and (name == "policy" or not paths[name].exists()):
                 paths[name].parent.mkdir(parents=True, exist_ok=True)
                 picture.save(paths[name])
-        relative = {name: paths[name].relative_to(self.folder.parent).as_posix() if pictures[name] is not None else None
-                    for name in paths}
+        relative = {
+            name: paths[name].relative_to(self.folder.parent).as_posix()
+            if pictures[name] is not None
+            else None
+            for name in paths
+        }
         side = {"a": "policy", "b": "base", None: None}[verdict.preferred]
-        return {"number": number, "prompt": self.examples[at].prompt, **relative, "preferred": side,
-                "reason": verdict.reason}
+        return {
+            "number": number,
+            "prompt": self.examples[at].prompt,
+            **relative,
+            "preferred": side,
+            "reason": verdict.reason,
+        }

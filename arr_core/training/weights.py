@@ -1,4 +1,5 @@
 """Adapter weights that live beside the trained ones: a moving average, the old policy, the start."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +19,9 @@ def snapshot(parameters: Parameters) -> Tensors:
 @torch.no_grad()
 def average_into(average: Tensors, parameters: Parameters, decay: float) -> None:
     """average = decay * average + (1 - decay) * weights, in place."""
-    torch._foreach_lerp_(list(average.values()), [parameters[name].detach() for name in average], 1 - decay)
+    torch._foreach_lerp_(
+        list(average.values()), [parameters[name].detach() for name in average], 1 - decay
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """A real browser: chromium, found on the path or named by CHROMIUM, driven by playwright."""
+
 from __future__ import annotations
 
 import os
@@ -7,15 +8,21 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="module")  # no longer: while playwright runs, no other test of this thread can start an event loop
+@pytest.fixture(
+    scope="module"
+)  # no longer: while playwright runs, no other test of this thread can start an event loop
 def chromium():
     """The browser, started once a file."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install playwright"
+    )
     names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     named = os.environ.get("CHROMIUM") or next(filter(None, names), None)
     with playwright.sync_playwright() as started:
         if named is None and not os.path.exists(started.chromium.executable_path):
-            pytest.skip("no chromium: install one, name it by CHROMIUM, or run: playwright install chromium")
+            pytest.skip(
+                "no chromium: install one, name it by CHROMIUM, or run: playwright install chromium"
+            )
         browser = started.chromium.launch(executable_path=named, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -28,7 +35,9 @@ def tab(chromium):
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: faults.append(message.text) if message.type == "error" else None
+    )
     page.faults = faults
     yield page
     context.close()

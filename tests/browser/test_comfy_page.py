@@ -1,4 +1,5 @@
 """The pack on ComfyUI's page, in a real browser: every node, every workflow, help, and a training that is watched."""
+
 from __future__ import annotations
 
 import json
@@ -13,8 +14,16 @@ from real_comfyui.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-NODES = ["ARRLoadAdapter", "ARRRubric", "ARRRubricFromPrompt", "ARRRubricFromPairs", "ARRJudge", "ARRJudgePair", "ARRTrainRPO",
-         "ARRWinRate"]
+NODES = [
+    "ARRLoadAdapter",
+    "ARRRubric",
+    "ARRRubricFromPrompt",
+    "ARRRubricFromPairs",
+    "ARRJudge",
+    "ARRJudgePair",
+    "ARRTrainRPO",
+    "ARRWinRate",
+]
 SMALL = "rollout.prompts_per_update = 4\nrollout.micro_batch = 8\nvalidation.every = 1\nvalidation.count = 4"
 # Whether the trainer's node shows a text, and a picture of this width.
 SHOWN = """([text, width]) => { const node = app.graph._nodes.find(node => node.type === 'ARRTrainRPO');
@@ -22,8 +31,10 @@ SHOWN = """([text, width]) => { const node = app.graph._nodes.find(node => node.
     return new RegExp(text).test(said) && (node.imgs ?? []).some(image => image.naturalWidth === width); }"""
 # Of ComfyUI itself: files that a fresh user does not have, an extension's old way, the older page's own start, and a
 # node's text that reaches the older page before its canvas is made (the next one is shown).
-NOISE = re.compile(r"Failed to load resource|accessed before initialization|net::ERR|api.comfy.org|Failed to fetch|"
-                   r"at onChange \(|getCanvas: canvas is null")
+NOISE = re.compile(
+    r"Failed to load resource|accessed before initialization|net::ERR|api.comfy.org|Failed to fetch|"
+    r"at onChange \(|getCanvas: canvas is null"
+)
 
 
 @pytest.fixture(scope="module", params=["0.30.0", "0.3.75"])
@@ -51,7 +62,9 @@ def page(chromium, served):
     tab = chromium.new_page(viewport={"width": 1600, "height": 1000})
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab.on(
+        "console", lambda message: faults.append(message.text) if message.type == "error" else None
+    )
     opened(tab, served)
     yield tab
     tab.close()
@@ -60,7 +73,9 @@ def page(chromium, served):
 
 def opened(tab, server) -> None:
     tab.goto(server.url)
-    tab.wait_for_function("() => window.app?.extensionManager?.workflow && window.app.graph", timeout=60000)
+    tab.wait_for_function(
+        "() => window.app?.extensionManager?.workflow && window.app.graph", timeout=60000
+    )
     tab.wait_for_timeout(500)
 
 
@@ -84,34 +99,53 @@ def boxes(tab) -> dict[str, list[float]]:
 
 
 def test_every_node_can_be_placed(page):
-    page.evaluate("""names => { app.graph.clear(); names.forEach((name, at) => {
+    page.evaluate(
+        """names => { app.graph.clear(); names.forEach((name, at) => {
         const node = LiteGraph.createNode(name); node.pos = [60 + 430 * (at % 4), 120 + 460 * Math.floor(at / 4)];
         app.graph.add(node); });
-        app.canvas.ds.scale = 0.85; app.canvas.ds.offset = [60, 40]; app.canvas.setDirty(true, true); }""", NODES)
+        app.canvas.ds.scale = 0.85; app.canvas.ds.offset = [60, 40]; app.canvas.setDirty(true, true); }""",
+        NODES,
+    )
     page.wait_for_timeout(700)
     picture(page, "nodes")
-    found = page.evaluate("() => app.graph._nodes.map(node => [node.type, node.title, node.has_errors ?? false])")
+    found = page.evaluate(
+        "() => app.graph._nodes.map(node => [node.type, node.title, node.has_errors ?? false])"
+    )
     assert [kind for kind, _, _ in found] == NODES and not any(fault for *_, fault in found)
     assert "Train Adapter (RPO)" in [title for _, title, _ in found]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_opens_without_missing_nodes_or_overlaps_and_runs_as_its_api_form_says(page, path):
+def test_a_workflow_opens_without_missing_nodes_or_overlaps_and_runs_as_its_api_form_says(
+    page, path
+):
     load(page, json.loads(path.read_text(encoding="utf-8")))
     picture(page, path.stem)
     assert page.get_by_text("Invalid workflow").count() == 0
-    assert page.evaluate("() => app.graph._nodes.filter(node => !LiteGraph.registered_node_types[node.type]).length") == 0
+    assert (
+        page.evaluate(
+            "() => app.graph._nodes.filter(node => !LiteGraph.registered_node_types[node.type]).length"
+        )
+        == 0
+    )
     placed = list(boxes(page).items())
     for at, (name, (left, top, right, bottom)) in enumerate(placed):
-        for other, (x0, y0, x1, y1) in placed[at + 1:]:
-            assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top, f"{name} overlaps {other}"
+        for other, (x0, y0, x1, y1) in placed[at + 1 :]:
+            assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top, (
+                f"{name} overlaps {other}"
+            )
     sent = page.evaluate("async () => (await app.graphToPrompt()).output")
     wanted = json.loads((ROOT / "workflows/api" / path.name).read_text(encoding="utf-8"))
     assert sent.keys() == wanted.keys()
     for number, node in wanted.items():
         inputs = sent[number]["inputs"]
-        if not node["class_type"].startswith("ARR"):  # an older ComfyUI's own nodes have other widgets
-            inputs = {**node["inputs"], **{name: inputs[name] for name in inputs if name in node["inputs"]}}
+        if not node["class_type"].startswith(
+            "ARR"
+        ):  # an older ComfyUI's own nodes have other widgets
+            inputs = {
+                **node["inputs"],
+                **{name: inputs[name] for name in inputs if name in node["inputs"]},
+            }
         assert sent[number]["class_type"] == node["class_type"] and inputs == node["inputs"], number
 
 
@@ -129,8 +163,11 @@ def test_words_of_strangers_run_nothing_on_the_page(page):
         const set = (name, value) => { node.widgets.find(widget => widget.name === name).value = value; };
         set('source', 'typed below'); set('text', 'It is <b>bright</b>. <img src=x onerror="window.ran = true">');
         app.graph.add(node); app.queuePrompt(0, 1); }""")
-    page.wait_for_function("""() => app.graph._nodes[0].widgets.some(
-        widget => widget.name === '$$node-text-preview' && widget.value.includes('bright'))""", timeout=30000)
+    page.wait_for_function(
+        """() => app.graph._nodes[0].widgets.some(
+        widget => widget.name === '$$node-text-preview' && widget.value.includes('bright'))""",
+        timeout=30000,
+    )
     page.wait_for_timeout(1000)
     picture(page, "strangers")
     assert page.evaluate("() => window.ran ?? false") is False
@@ -139,7 +176,9 @@ def test_words_of_strangers_run_nothing_on_the_page(page):
 
 @pytest.mark.timeout(900)  # a page, a server and a trainer share what cores there are
 def test_a_training_is_watched_stopped_and_seen_again_after_a_reload(page, served):
-    content = json.loads((ROOT / "workflows/arr_demo_miniature_training.json").read_text(encoding="utf-8"))
+    content = json.loads(
+        (ROOT / "workflows/arr_demo_miniature_training.json").read_text(encoding="utf-8")
+    )
     node = next(node for node in content["nodes"] if node["type"] == "ARRTrainRPO")
     names = [entry["name"] for entry in node["inputs"] if "widget" in entry]
     node["widgets_values"][names.index("settings")] = SMALL

@@ -1,4 +1,5 @@
 """The human judge in a real browser: keys and buttons pressed, verdicts that arrive, and pages that may not answer."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +19,9 @@ from arr_core.judging.human import HumanClient
 from arr_core.judging.profiles import make_client
 from arr_core.rubrics import Rubric
 
-RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.", "It is not <b>dull</b>."))
+RUBRIC = Rubric(
+    name="light", task="t2i", criteria=("The image is bright.", "It is not <b>dull</b>.")
+)
 BRIGHT, DARK, SOURCE = (Image.new("RGB", (64, 48), (level, 60, 60)) for level in (250, 20, 120))
 
 
@@ -30,7 +33,10 @@ def human(settle_s: float = 0.3, **settings):
 
 def pairs(count: int, source=None) -> list[Pair]:
     """Image a is the bright one where the number is even."""
-    return [Pair(f"prompt {n}", *(BRIGHT, DARK)[::1 if n % 2 == 0 else -1], source) for n in range(count)]
+    return [
+        Pair(f"prompt {n}", *(BRIGHT, DARK)[:: 1 if n % 2 == 0 else -1], source)
+        for n in range(count)
+    ]
 
 
 def until(tab, expression: str, *arguments) -> None:
@@ -43,7 +49,9 @@ def until(tab, expression: str, *arguments) -> None:
 
 def shown(tab, prompt: str) -> None:
     """Wait until this pair can be judged: its pictures are there."""
-    until(tab, "prompt => document.getElementById('prompt').textContent === prompt && ready", prompt)
+    until(
+        tab, "prompt => document.getElementById('prompt').textContent === prompt && ready", prompt
+    )
 
 
 def bright_side(tab) -> str:
@@ -149,7 +157,9 @@ def test_text_is_text(tab):
         tab.goto(judge.client.url)
         shown(tab, hostile)
         assert tab.text_content("#criteria") == "1. The image is bright.\n2. It is not <b>dull</b>."
-        assert tab.evaluate("document.querySelectorAll('#top img, #top b, #top script').length") == 0
+        assert (
+            tab.evaluate("document.querySelectorAll('#top img, #top b, #top script').length") == 0
+        )
 
 
 def test_a_key_pressed_twice_judges_one_pair(tab):
@@ -192,13 +202,17 @@ def test_closing_the_judge_ends_the_page_and_the_server(tab):
 
 
 def test_on_a_phone_everything_fits(chromium):
-    context = chromium.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True
+    )
     tab = context.new_page()
     with human() as judge:
         future = judge.submit(pairs(1, SOURCE))
         tab.goto(judge.client.url)
         shown(tab, "prompt 0")
-        assert tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [390, 760]
+        assert tab.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        ) == [390, 760]
         for name in ("#base", "#left", "#right", "#choose-1", "#choose-0", "#choose-2", "#undo"):
             box = tab.locator(name).bounding_box()
             assert box["y"] + box["height"] <= 760 and box["height"] >= 44, name
@@ -209,10 +223,14 @@ def test_on_a_phone_everything_fits(chromium):
 
 # --- who may not answer -------------------------------------------------------------------------------------------
 
+
 def ask(url: str, path: str = "", body: dict | None = None, **headers) -> int:
     """The status of a request that no browser made."""
-    request = urllib.request.Request(url + path, data=None if body is None else json.dumps(body).encode(),
-                                     headers={name.replace("_", "-"): value for name, value in headers.items()})
+    request = urllib.request.Request(
+        url + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:
             return reply.status
@@ -223,23 +241,41 @@ def ask(url: str, path: str = "", body: dict | None = None, **headers) -> int:
 def test_who_does_not_know_the_address_or_comes_by_another_name_sees_nothing():
     with human() as judge:
         future, url = judge.submit(pairs(1)), judge.client.url
-        origin, host = url[:url.index("/", 8)], url.split("/")[2]
+        origin, host = url[: url.index("/", 8)], url.split("/")[2]
         answer = {"number": 0, "choice": "1"}
         assert url.startswith("http://127.0.0.1:") and len(url.split("/")[3]) >= 32
         assert ask(url) == ask(url, "state?seen=-1") == 200
-        assert ask(f"{origin}/") == ask(f"{origin}/state") == ask(f"{origin}/wrong/state") == ask(url, "../state") == 404
-        for name in ("evil.example", f"evil.example:{host.split(':')[1]}", "127.0.0.1.evil.example", ""):
+        assert (
+            ask(f"{origin}/")
+            == ask(f"{origin}/state")
+            == ask(f"{origin}/wrong/state")
+            == ask(url, "../state")
+            == 404
+        )
+        for name in (
+            "evil.example",
+            f"evil.example:{host.split(':')[1]}",
+            "127.0.0.1.evil.example",
+            "",
+        ):
             assert ask(url, Host=name) == 403
             assert ask(url, "answer", answer, Host=name, Origin=f"http://{name}") == 403
         assert ask(url, "answer", answer) == 403
         for other in ("http://evil.example", "null", "http://localhost:3000", f"https://{host}"):
             assert ask(url, "answer", answer, Origin=other) == 403
-        for bad in ({"number": 0}, {"number": True, "choice": "1"}, {"number": "0", "choice": "1"},
-                    {"number": 0, "choice": "3"}, {"number": 0, "choice": "1", "more": "x" * 2000}):
+        for bad in (
+            {"number": 0},
+            {"number": True, "choice": "1"},
+            {"number": "0", "choice": "1"},
+            {"number": 0, "choice": "3"},
+            {"number": 0, "choice": "1", "more": "x" * 2000},
+        ):
             assert ask(url, "answer", bad, Origin=origin) == 400
         time.sleep(0.5)
         assert not future.done()
-        assert ask(url, "answer", {"number": 7, "choice": "1"}, Origin=origin) == 200  # no such card: nothing happens
+        assert (
+            ask(url, "answer", {"number": 7, "choice": "1"}, Origin=origin) == 200
+        )  # no such card: nothing happens
         assert ask(url, "answer", answer, Origin=origin) == 200
         assert future.result(timeout=10)[0].decided
 
@@ -261,7 +297,8 @@ def test_another_page_of_the_same_browser_cannot_answer(tab):
         evil = ThreadingHTTPServer(("127.0.0.1", 0), Evil)
         threading.Thread(target=evil.serve_forever, daemon=True).start()
         tab.goto(f"http://127.0.0.1:{evil.server_address[1]}/")
-        said = tab.evaluate("""async url => {
+        said = tab.evaluate(
+            """async url => {
             const body = JSON.stringify({number: 0, choice: "1"});
             await fetch(url + "answer", {method: "POST", mode: "no-cors", body}).catch(() => null);
             const seen = await fetch(url + "state").then(reply => reply.text()).catch(() => "unseen");
@@ -269,7 +306,9 @@ def test_another_page_of_the_same_browser_cannot_answer(tab):
             frame.src = url;
             document.body.append(frame);
             await new Promise(resolve => frame.onload = resolve);
-            return seen; }""", url)
+            return seen; }""",
+            url,
+        )
         evil.shutdown()
         assert said == "unseen"
         time.sleep(0.5)
@@ -287,11 +326,14 @@ def test_a_run_names_it_as_a_profile(capsys):
 def test_a_port_that_is_taken_is_named():
     with human() as judge:
         port = int(judge.client.url.split(":")[2].split("/")[0])
-        with pytest.raises(JudgeError, match=f"expected a free port for the page of the human judge, came {port}; "):
+        with pytest.raises(
+            JudgeError, match=f"expected a free port for the page of the human judge, came {port}; "
+        ):
             HumanClient(port)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -301,7 +343,9 @@ def images(tmp_path):
         folder.mkdir(parents=True)
         for number in range(count):
             (BRIGHT if number % 2 == 0 else DARK).save(folder / f"{number}.png")
-    (tmp_path / "images" / "a blue hat" / "prompt.txt").write_text("a blue hat, 蓝色的帽子\n", encoding="utf-8")
+    (tmp_path / "images" / "a blue hat" / "prompt.txt").write_text(
+        "a blue hat, 蓝色的帽子\n", encoding="utf-8"
+    )
     return tmp_path / "images"
 
 
@@ -316,7 +360,7 @@ class Label:
         for _ in range(200):
             printed += capsys.readouterr().err
             if "open http" in printed and "/\n" in printed:
-                self.url = printed[printed.index("http"):].split()[0]
+                self.url = printed[printed.index("http") :].split()[0]
                 break
             time.sleep(0.05)
 
@@ -329,10 +373,16 @@ class Label:
 
 
 def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
 
 
-def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(tab, images, tmp_path, capsys):
+def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(
+    tab, images, tmp_path, capsys
+):
     output = tmp_path / "out" / "labels.jsonl"
     output.parent.mkdir()
     command = Label(capsys, images, "--output", output)
@@ -341,8 +391,13 @@ def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(tab
     assert tab.text_content("#count") == "1 of 4"
     tab.keyboard.press(bright_side(tab))
     until(tab, "document.getElementById('count').textContent === '2 of 4'")
-    assert lines(output) == [{"query": "a blue hat, 蓝色的帽子", "label_rank": [1, 2], "response": [
-        "../images/a blue hat/0.png", "../images/a blue hat/1.png"]}]
+    assert lines(output) == [
+        {
+            "query": "a blue hat, 蓝色的帽子",
+            "label_rank": [1, 2],
+            "response": ["../images/a blue hat/0.png", "../images/a blue hat/1.png"],
+        }
+    ]
     until(tab, "ready")
     tab.keyboard.press("0")
     shown(tab, "a red mug")
@@ -355,7 +410,9 @@ def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(tab
     again = Label(capsys, images, "--output", output)
     tab.goto(again.url)
     for count in ("3 of 4", "4 of 4"):
-        until(tab, "count => document.getElementById('count').textContent === count && ready", count)
+        until(
+            tab, "count => document.getElementById('count').textContent === count && ready", count
+        )
         tab.keyboard.press(bright_side(tab))
     tab.wait_for_selector("#finish:visible")
     tab.click("#finish")
@@ -367,9 +424,17 @@ def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(tab
 
 def test_a_file_of_pairs_is_labelled_with_its_tags_and_sources(tab, images, tmp_path, capsys):
     SOURCE.save(tmp_path / "source.png")
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({
-        "instruction": "make it red", "base_image": "source.png", "kind": "colour",
-        "output_images": ["images/a red mug/1.png", "images/a red mug/0.png"]}), encoding="utf-8")
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps(
+            {
+                "instruction": "make it red",
+                "base_image": "source.png",
+                "kind": "colour",
+                "output_images": ["images/a red mug/1.png", "images/a red mug/0.png"],
+            }
+        ),
+        encoding="utf-8",
+    )
     command = Label(capsys, tmp_path / "pairs.jsonl", "--output", tmp_path / "labels.jsonl")
     tab.goto(command.url)
     shown(tab, "make it red")
@@ -377,9 +442,15 @@ def test_a_file_of_pairs_is_labelled_with_its_tags_and_sources(tab, images, tmp_
     tab.wait_for_selector("#finish:visible")
     tab.keyboard.press("Enter")
     assert command.end() == 0
-    assert lines(tmp_path / "labels.jsonl") == [{
-        "query": "make it red", "source_image": "source.png", "label_rank": [2, 1], "kind": "colour",
-        "edited_images": ["images/a red mug/1.png", "images/a red mug/0.png"]}]
+    assert lines(tmp_path / "labels.jsonl") == [
+        {
+            "query": "make it red",
+            "source_image": "source.png",
+            "label_rank": [2, 1],
+            "kind": "colour",
+            "edited_images": ["images/a red mug/1.png", "images/a red mug/0.png"],
+        }
+    ]
 
 
 def test_labels_that_cannot_be_written_are_not_taken(tab, images, tmp_path, capsys):

@@ -1,4 +1,5 @@
 """Small trainings as parts of a graph, and what the page would show of them."""
+
 from __future__ import annotations
 
 import base64
@@ -23,9 +24,21 @@ validation.images = 2
 
 
 def node(**inputs) -> dict:
-    return {"class_type": "ARRTrainRPO", "inputs": {
-        "preset": "miniature", "run_name": "small", "updates": 3, "prompts": "", "prompts_file": "(none)",
-        "start_adapter": "(none)", "base": "", "run_seed": 0, "settings": SMALL, **inputs}}
+    return {
+        "class_type": "ARRTrainRPO",
+        "inputs": {
+            "preset": "miniature",
+            "run_name": "small",
+            "updates": 3,
+            "prompts": "",
+            "prompts_file": "(none)",
+            "start_adapter": "(none)",
+            "base": "",
+            "run_seed": 0,
+            "settings": SMALL,
+            **inputs,
+        },
+    }
 
 
 @contextlib.contextmanager
@@ -35,8 +48,10 @@ def listening(server) -> Iterator[Callable[[bytes], re.Match]]:
     key = base64.b64encode(os.urandom(16)).decode()
     said = b""
     with socket.create_connection((address.hostname, address.port), timeout=60) as stream:
-        stream.sendall(f"GET /ws?clientId=tests HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
-                       f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+        stream.sendall(
+            f"GET /ws?clientId=tests HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
 
         def heard(pattern: bytes) -> re.Match:
             nonlocal said

@@ -1,4 +1,5 @@
 """One server of each ComfyUI for all tests of this folder."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +9,9 @@ from real_comfyui.server import serving
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The newer ComfyUI; the variable is one that a judge's profile may name."""
-    with serving(tmp_path_factory.mktemp("comfy"), ARR_TEST_KEY="sk-a-key-that-nobody-may-see") as running:
+    with serving(
+        tmp_path_factory.mktemp("comfy"), ARR_TEST_KEY="sk-a-key-that-nobody-may-see"
+    ) as running:
         yield running
 
 

@@ -1,4 +1,5 @@
 """ARRLoadAdapter in a real ComfyUI, on tiny models of ComfyUI's own classes: what it changes, compared with B @ A."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,13 +15,26 @@ SQUARE, UP, DOWN = (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)
 FLUX_BLOCK = {
     **{f"attn.to_{name}": ("img_attn.qkv", at, SQUARE) for at, name in enumerate("qkv")},
     **{f"attn.add_{name}_proj": ("txt_attn.qkv", at, SQUARE) for at, name in enumerate("qkv")},
-    "attn.to_out.0": ("img_attn.proj", None, SQUARE), "attn.to_add_out": ("txt_attn.proj", None, SQUARE),
-    "ff.net.0.proj": ("img_mlp.0", None, UP), "ff.net.2": ("img_mlp.2", None, DOWN),
-    "ff_context.net.0.proj": ("txt_mlp.0", None, UP), "ff_context.net.2": ("txt_mlp.2", None, DOWN),
+    "attn.to_out.0": ("img_attn.proj", None, SQUARE),
+    "attn.to_add_out": ("txt_attn.proj", None, SQUARE),
+    "ff.net.0.proj": ("img_mlp.0", None, UP),
+    "ff.net.2": ("img_mlp.2", None, DOWN),
+    "ff_context.net.0.proj": ("txt_mlp.0", None, UP),
+    "ff_context.net.2": ("txt_mlp.2", None, DOWN),
 }
-QWEN_BLOCK = {name: (name, None, SQUARE) for name in (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj",
-    "attn.to_add_out")} | {"img_mlp.net.0.proj": ("img_mlp.net.0.proj", None, UP)}
+QWEN_BLOCK = {
+    name: (name, None, SQUARE)
+    for name in (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+} | {"img_mlp.net.0.proj": ("img_mlp.net.0.proj", None, UP)}
 BLOCKS = {"flux": ("double_blocks", FLUX_BLOCK), "qwen": ("transformer_blocks", QWEN_BLOCK)}
 
 
@@ -30,8 +44,13 @@ def make_adapter(family: str, blocks: int = 2, alpha: float = 8.0) -> Adapter:
     modules = {}
     for block in range(blocks):
         for name, (_, _, (rows, columns)) in BLOCKS[family][1].items():
-            a, b = torch.randn(RANK, columns, generator=random), torch.randn(rows, RANK, generator=random)
-            modules[f"transformer_blocks.{block}.{name}"] = LoraPair(a, b, RANK, alpha, alpha / RANK)
+            a, b = (
+                torch.randn(RANK, columns, generator=random),
+                torch.randn(rows, RANK, generator=random),
+            )
+            modules[f"transformer_blocks.{block}.{name}"] = LoraPair(
+                a, b, RANK, alpha, alpha / RANK
+            )
     return Adapter(modules, BASES[family])
 
 
@@ -47,22 +66,40 @@ def expected_changes(adapter: Adapter, family: str, strength: float) -> dict[str
         if part is None:
             changes[key] = change
         else:
-            changes.setdefault(key, torch.zeros(3 * rows, columns))[part * rows:(part + 1) * rows] = change
+            changes.setdefault(key, torch.zeros(3 * rows, columns))[
+                part * rows : (part + 1) * rows
+            ] = change
     return changes
 
 
 def graph(family: str, adapter: str, **inputs) -> dict:
-    return {"model": {"class_type": "TestTinyModel", "inputs": {"family": family}},
-            "load": {"class_type": "ARRLoadAdapter", "inputs": {
-                "model": ["model", 0], "adapter": adapter, "strength": 1.0, "alpha": 0.0, **inputs}},
-            "change": {"class_type": "TestSaveChange", "inputs": {"model": ["load", 0], "name": "change.safetensors"}},
-            "info": {"class_type": "TestShow", "inputs": {"value": ["load", 2]}}}
+    return {
+        "model": {"class_type": "TestTinyModel", "inputs": {"family": family}},
+        "load": {
+            "class_type": "ARRLoadAdapter",
+            "inputs": {
+                "model": ["model", 0],
+                "adapter": adapter,
+                "strength": 1.0,
+                "alpha": 0.0,
+                **inputs,
+            },
+        },
+        "change": {
+            "class_type": "TestSaveChange",
+            "inputs": {"model": ["load", 0], "name": "change.safetensors"},
+        },
+        "info": {"class_type": "TestShow", "inputs": {"value": ["load", 2]}},
+    }
 
 
 def check(server, family: str, name: str, adapter: Adapter, strength: float) -> str:
     """The node's text, after the change it made was compared with the adapter's meaning."""
     outputs = server.run(graph(family, name, strength=strength))
-    found, wanted = load_file(server.base / "output/change.safetensors"), expected_changes(adapter, family, strength)
+    found, wanted = (
+        load_file(server.base / "output/change.safetensors"),
+        expected_changes(adapter, family, strength),
+    )
     assert found.keys() == wanted.keys()
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-4, atol=1e-4)
@@ -86,19 +123,34 @@ def test_a_peft_folder_acts_at_the_strength_it_was_trained_with(version, family,
 def test_strength_scales_the_change(server, strength):
     adapter = make_adapter("flux")
     adapter.save_universal(server.base / "models/loras/flux.safetensors")
-    assert f"effective scale: {strength:g}" in check(server, "flux", "flux.safetensors", adapter, strength)
+    assert f"effective scale: {strength:g}" in check(
+        server, "flux", "flux.safetensors", adapter, strength
+    )
 
 
 def test_the_lora_output_feeds_the_stock_loader_and_saver(server):
     adapter = make_adapter("qwen")
     adapter.save_universal(server.base / "models/loras/qwen.safetensors")
     stock = graph("qwen", "qwen.safetensors")
-    stock["stock"] = {"class_type": "LoraModelLoader", "inputs": {
-        "model": ["model", 0], "lora": ["load", 1], "strength_model": 1.0, "bypass": False}}
+    stock["stock"] = {
+        "class_type": "LoraModelLoader",
+        "inputs": {
+            "model": ["model", 0],
+            "lora": ["load", 1],
+            "strength_model": 1.0,
+            "bypass": False,
+        },
+    }
     stock["change"]["inputs"]["model"] = ["stock", 0]
-    stock["save"] = {"class_type": "SaveLoRA", "inputs": {"lora": ["load", 1], "prefix": "loras/saved"}}
+    stock["save"] = {
+        "class_type": "SaveLoRA",
+        "inputs": {"lora": ["load", 1], "prefix": "loras/saved"},
+    }
     server.run(stock)
-    found, wanted = load_file(server.base / "output/change.safetensors"), expected_changes(adapter, "qwen", 1.0)
+    found, wanted = (
+        load_file(server.base / "output/change.safetensors"),
+        expected_changes(adapter, "qwen", 1.0),
+    )
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-4, atol=1e-4)
     (saved,) = (server.base / "output/loras").glob("saved*.safetensors")
@@ -118,7 +170,10 @@ def test_a_model_with_fewer_blocks_is_a_warning_with_names(server):
     make_adapter("flux", blocks=3).save(server.base / "models/loras/deep")
     outputs = server.run(graph("flux", "deep/adapter_model.safetensors"))
     text = outputs["info"]["text"][0]
-    assert "modules matched: 24 of 36" in text and "warning: this model has no transformer_blocks.2." in text
+    assert (
+        "modules matched: 24 of 36" in text
+        and "warning: this model has no transformer_blocks.2." in text
+    )
 
 
 def damaged(folder):
@@ -134,29 +189,43 @@ def pickled(folder):
 def without_strength(folder):
     from safetensors.torch import save_file
 
-    save_file({f"transformer.{name}": tensor for name, tensor in make_adapter("flux").state_dict().items()},
-              folder / "silent.safetensors")
+    save_file(
+        {
+            f"transformer.{name}": tensor
+            for name, tensor in make_adapter("flux").state_dict().items()
+        },
+        folder / "silent.safetensors",
+    )
 
 
 def wider(folder):
     random = torch.Generator().manual_seed(0)
     a, b = torch.randn(4, 64, generator=random), torch.randn(64, 4, generator=random)
-    Adapter({"transformer_blocks.0.attn.to_q": LoraPair(a, b, 4, 4.0, 1.0)}, BASES["flux"]).save_universal(
-        folder / "wider.safetensors")
+    Adapter(
+        {"transformer_blocks.0.attn.to_q": LoraPair(a, b, 4, 4.0, 1.0)}, BASES["flux"]
+    ).save_universal(folder / "wider.safetensors")
 
 
 def for_qwen(folder):
     make_adapter("qwen").save_universal(folder / "for-qwen.safetensors")
 
 
-@pytest.mark.parametrize("make, name, family, words", [
-    (for_qwen, "for-qwen.safetensors", "flux", "load Qwen-Image-Edit"),
-    (for_qwen, "for-qwen.safetensors", "other", "load Qwen-Image-Edit"),
-    (damaged, "damaged.safetensors", "flux", "download or save it again"),
-    (pickled, "pickled.pt", "flux", "a pickle, which can run code"),
-    (without_strength, "silent.safetensors", "flux", "its strength is unknown"),
-    (wider, "wider.safetensors", "flux", "shape [32, 32] for transformer_blocks.0.attn.to_q, found [64, 64]"),
-])
+@pytest.mark.parametrize(
+    "make, name, family, words",
+    [
+        (for_qwen, "for-qwen.safetensors", "flux", "load Qwen-Image-Edit"),
+        (for_qwen, "for-qwen.safetensors", "other", "load Qwen-Image-Edit"),
+        (damaged, "damaged.safetensors", "flux", "download or save it again"),
+        (pickled, "pickled.pt", "flux", "a pickle, which can run code"),
+        (without_strength, "silent.safetensors", "flux", "its strength is unknown"),
+        (
+            wider,
+            "wider.safetensors",
+            "flux",
+            "shape [32, 32] for transformer_blocks.0.attn.to_q, found [64, 64]",
+        ),
+    ],
+)
 def test_an_adapter_that_does_not_fit_is_an_error_on_the_node(server, make, name, family, words):
     make(server.base / "models/loras")
     message = server.fail(graph(family, name))
@@ -169,13 +238,19 @@ def test_a_file_without_strength_takes_the_alpha_that_is_given(server):
     assert "effective scale: 2" in outputs["info"]["text"][0]
 
 
-@pytest.mark.parametrize("name, words", [
-    ("../../../etc/passwd", "expected a file of ComfyUI's loras folders"),
-    ("/etc/passwd", "expected a file of ComfyUI's loras folders"),
-    ("run: ../../models", "that is no path"),
-    ("missing.safetensors", "expected a file of ComfyUI's loras folders"),
-    ("(none)", "expected a LoRA file or a connected run"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("../../../etc/passwd", "expected a file of ComfyUI's loras folders"),
+        ("/etc/passwd", "expected a file of ComfyUI's loras folders"),
+        ("run: ../../models", "that is no path"),
+        ("missing.safetensors", "expected a file of ComfyUI's loras folders"),
+        ("(none)", "expected a LoRA file or a connected run"),
+    ],
+)
 def test_what_is_no_file_of_the_loras_folders_is_an_error_on_the_node(server, name, words):
     message = server.fail(graph("flux", name))
-    assert message.startswith("ValueError: adapter: " if "path" not in words else "ValueError: ") and words in message
+    assert (
+        message.startswith("ValueError: adapter: " if "path" not in words else "ValueError: ")
+        and words in message
+    )

@@ -1,4 +1,5 @@
 """The pack as a whole in a real ComfyUI: what the server says of it, its files, its manners as a guest."""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +15,16 @@ from real_comfyui.install import comfyui
 from real_comfyui.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = {"ARRLoadAdapter", "ARRRubric", "ARRRubricFromPrompt", "ARRRubricFromPairs", "ARRJudge", "ARRJudgePair", "ARRTrainRPO",
-         "ARRWinRate"}
+NODES = {
+    "ARRLoadAdapter",
+    "ARRRubric",
+    "ARRRubricFromPrompt",
+    "ARRRubricFromPairs",
+    "ARRJudge",
+    "ARRJudgePair",
+    "ARRTrainRPO",
+    "ARRWinRate",
+}
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SECRETS = re.compile(r"sk-|api_key|Bearer|token=", re.IGNORECASE)
 
@@ -44,7 +53,10 @@ def test_every_node_is_there_with_a_tooltip_on_every_input_and_output(info):
 
 def test_newer_fields_are_used_where_they_exist(server):
     node = server.http("/object_info/ARRTrainRPO")[1]["ARRTrainRPO"]
-    assert "lora training" in node["search_aliases"] and node["input"]["optional"]["settings"][1]["advanced"]
+    assert (
+        "lora training" in node["search_aliases"]
+        and node["input"]["optional"]["settings"][1]["advanced"]
+    )
 
 
 def test_the_other_nodes_are_as_they_are_without_us(either, info, tmp_path):
@@ -56,19 +68,30 @@ def test_the_other_nodes_are_as_they_are_without_us(either, info, tmp_path):
     with serving(tmp_path / "base", pack=empty) as alone:
         without = alone.http("/object_info")[1]
     assert without.keys() == info.keys() - NODES
-    differ = {name for name in without if without_choices(without[name]) != without_choices(info[name])}
+    differ = {
+        name for name in without if without_choices(without[name]) != without_choices(info[name])
+    }
     assert differ == set()
 
 
 def without_choices(node: dict) -> dict:
     """A node without what its combos offer: lists of files, which other tests add to."""
+
     def plain(definition):
         kind, *rest = definition
-        return ["COMBO" if isinstance(kind, list) else kind,
-                *({key: value for key, value in settings.items() if key not in ("options", "default")} for settings in rest)]
+        return [
+            "COMBO" if isinstance(kind, list) else kind,
+            *(
+                {key: value for key, value in settings.items() if key not in ("options", "default")}
+                for settings in rest
+            ),
+        ]
 
-    inputs = {group: {name: plain(definition) for name, definition in fields.items()}
-              for group, fields in node["input"].items() if group != "hidden"}
+    inputs = {
+        group: {name: plain(definition) for name, definition in fields.items()}
+        for group, fields in node["input"].items()
+        if group != "hidden"
+    }
     return {**node, "input": inputs}
 
 
@@ -89,7 +112,11 @@ def test_help_pages_name_every_input_and_output(server):
     for name, node in server.http("/object_info")[1].items():
         if name in NODES:
             page = (ROOT / f"nodes/web/docs/{name}.md").read_text(encoding="utf-8")
-            for key in [*node["input"]["required"], *node["input"].get("optional", {}), *node["output_name"]]:
+            for key in [
+                *node["input"]["required"],
+                *node["input"].get("optional", {}),
+                *node["output_name"],
+            ]:
                 assert key in page, f"{name}: {key}"
             assert "## Common errors" in page and "## Example" in page
 
@@ -103,23 +130,40 @@ def test_languages_have_the_texts_of_the_nodes(server):
         del sys.modules["build"]
 
     english = texts(server.http("/object_info")[1])
-    saved = {language: json.loads((ROOT / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8"))
-             for language in ("en", "zh")}
+    saved = {
+        language: json.loads(
+            (ROOT / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8")
+        )
+        for language in ("en", "zh")
+    }
     assert saved["en"] == english, "run: python locales/build.py URL"
     for name, node in english.items():
         other = saved["zh"][name]
-        assert other["inputs"].keys() == node["inputs"].keys() and other["outputs"].keys() == node["outputs"].keys()
+        assert (
+            other["inputs"].keys() == node["inputs"].keys()
+            and other["outputs"].keys() == node["outputs"].keys()
+        )
         for entry in [*other["inputs"].values(), *other["outputs"].values()]:
             assert entry["name"] and re.search("[\u4e00-\u9fff]", entry["tooltip"])
 
 
 def test_workflows_are_what_the_script_writes(server, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "workflows", tmp_path / "workflows", ignore=shutil.ignore_patterns("*.json", "*.jpg", "__pycache__"))
-    done = subprocess.run([sys.executable, tmp_path / "workflows/build.py", server.url], capture_output=True, text=True)
+    shutil.copytree(
+        ROOT / "workflows",
+        tmp_path / "workflows",
+        ignore=shutil.ignore_patterns("*.json", "*.jpg", "__pycache__"),
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "workflows/build.py", server.url],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     for path in [*WORKFLOWS, *(ROOT / "workflows/api").glob("*.json")]:
         made = tmp_path / "workflows" / path.relative_to(ROOT / "workflows")
-        assert json.loads(made.read_text()) == json.loads(path.read_text()), f"run: python workflows/build.py URL ({path.name})"
+        assert json.loads(made.read_text()) == json.loads(path.read_text()), (
+            f"run: python workflows/build.py URL ({path.name})"
+        )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -131,8 +175,13 @@ def test_a_workflow_holds_no_secret_and_says_where_its_models_are(path):
     for node in page["nodes"]:
         files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
         models = node["properties"].get("models", [])
-        assert set(files) <= {model["name"] for model in models}  # a page offers a download for a value of this very name
-        assert all(model["url"].startswith("https://huggingface.co/") and model["directory"] for model in models)
+        assert set(files) <= {
+            model["name"] for model in models
+        }  # a page offers a download for a value of this very name
+        assert all(
+            model["url"].startswith("https://huggingface.co/") and model["directory"]
+            for model in models
+        )
 
 
 def test_starting_costs_less_than_a_tenth_of_a_second_and_loads_nothing_heavy(tmp_path):
@@ -148,7 +197,7 @@ import nodes, server, comfy.sd, comfy.lora
 from comfy_api.latest import io
 before = set(sys.modules)
 start = time.perf_counter()
-spec = importlib.util.spec_from_file_location("custom_nodes.pack", {str(ROOT / '__init__.py')!r})
+spec = importlib.util.spec_from_file_location("custom_nodes.pack", {str(ROOT / "__init__.py")!r})
 module = sys.modules["custom_nodes.pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 extension = asyncio.run(module.comfy_entrypoint())
@@ -158,15 +207,28 @@ took = time.perf_counter() - start
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(json.dumps([took, sorted(new)]))
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/real_comfyui/shims"), "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests/real_comfyui/shims"),
+        "HOME": str(tmp_path),
+    }
     times = []
     for _ in range(3):  # the first one may compile
-        done = subprocess.run([python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         took, new = json.loads(done.stdout.strip().splitlines()[-1])
         times.append(took)
     assert min(times) < 0.1
-    assert not {"diffusers", "peft", "accelerate", "openai", "pydantic_settings", "matplotlib"} & set(new), new
+    assert not {
+        "diffusers",
+        "peft",
+        "accelerate",
+        "openai",
+        "pydantic_settings",
+        "matplotlib",
+    } & set(new), new
 
 
 def test_a_missing_package_is_an_error_on_the_node_and_no_vanished_pack(tmp_path):
@@ -177,13 +239,27 @@ def test_a_missing_package_is_an_error_on_the_node_and_no_vanished_pack(tmp_path
         "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in ('openai', 'peft', 'json_repair'):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Hide())\n")
+        "sys.meta_path.insert(0, Hide())\n"
+    )
     with serving(tmp_path / "base", PYTHONPATH=str(hidden)) as server:
-        assert server.http("/object_info").__len__() and NODES <= server.http("/object_info")[1].keys()
+        assert (
+            server.http("/object_info").__len__() and NODES <= server.http("/object_info")[1].keys()
+        )
         (server.base / "judges.yaml").write_text('box: {url: "http://127.0.0.1:9/v1", model: m}\n')
-        message = server.fail({"judge": {"class_type": "ARRJudge", "inputs": {
-            "profile": "box", "both_orders": True, "check": True, "timeout": 5.0}},
-            "show": {"class_type": "TestShow", "inputs": {"value": ["judge", 1]}}})
+        message = server.fail(
+            {
+                "judge": {
+                    "class_type": "ARRJudge",
+                    "inputs": {
+                        "profile": "box",
+                        "both_orders": True,
+                        "check": True,
+                        "timeout": 5.0,
+                    },
+                },
+                "show": {"class_type": "TestShow", "inputs": {"value": ["judge", 1]}},
+            }
+        )
     assert "is missing in ComfyUI's Python" in message and "-m pip install -r" in message
 
 
@@ -196,33 +272,92 @@ def test_requirements_change_nothing_that_a_host_has(transformers, tmp_path):
     """pip, asked to install our requirements into a ComfyUI's environment, leaves alone what others rely on. The host is made
     of the records of installed packages, which is all that pip looks at."""
     new = transformers >= "5"
-    host = {"torch": "2.8.0", "torchvision": "0.23.0", "numpy": "1.26.4", "transformers": transformers,
-            "tokenizers": "0.23.3" if new else "0.22.1", "huggingface_hub": HOSTS[transformers], "pillow": "11.0.0",
-            "safetensors": "0.8.0" if new else "0.6.2", "pydantic": "2.11.9", "pydantic_core": "2.33.2", "pyyaml": "6.0.2",
-            "tqdm": "4.67.1", "filelock": "3.13.0", "packaging": "24.0", "requests": "2.32.0", "regex": "2025.11.3",
-            "psutil": "6.0.0", "typing_extensions": "4.14.0"}
-    needs = {"transformers": [f"huggingface-hub{'<3.0,>=1.31.0' if new else '<1.0,>=0.34.0'}",
-                              "tokenizers<0.24.0,>=0.22.0", "numpy>=1.17"]}
+    host = {
+        "torch": "2.8.0",
+        "torchvision": "0.23.0",
+        "numpy": "1.26.4",
+        "transformers": transformers,
+        "tokenizers": "0.23.3" if new else "0.22.1",
+        "huggingface_hub": HOSTS[transformers],
+        "pillow": "11.0.0",
+        "safetensors": "0.8.0" if new else "0.6.2",
+        "pydantic": "2.11.9",
+        "pydantic_core": "2.33.2",
+        "pyyaml": "6.0.2",
+        "tqdm": "4.67.1",
+        "filelock": "3.13.0",
+        "packaging": "24.0",
+        "requests": "2.32.0",
+        "regex": "2025.11.3",
+        "psutil": "6.0.0",
+        "typing_extensions": "4.14.0",
+    }
+    needs = {
+        "transformers": [
+            f"huggingface-hub{'<3.0,>=1.31.0' if new else '<1.0,>=0.34.0'}",
+            "tokenizers<0.24.0,>=0.22.0",
+            "numpy>=1.17",
+        ]
+    }
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "host"], check=True)
     python = next((tmp_path / "host").glob("[bS]*/python*"))
-    where = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True,
-                           text=True, check=True).stdout.strip()
+    where = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     for name, version in host.items():
         record = Path(where, f"{name}-{version}.dist-info")
         record.mkdir()
-        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}",
-                 *(f"Requires-Dist: {need}" for need in needs.get(name, []))]
+        lines = [
+            "Metadata-Version: 2.1",
+            f"Name: {name}",
+            f"Version: {version}",
+            *(f"Requires-Dist: {need}" for need in needs.get(name, [])),
+        ]
         (record / "METADATA").write_text("\n".join(lines) + "\n")
         (record / "INSTALLER").write_text("pip\n")
-    done = subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", "--dry-run", "--quiet", "--report",
-                           tmp_path / "report.json", "-r", ROOT / "requirements.txt"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--dry-run",
+            "--quiet",
+            "--report",
+            tmp_path / "report.json",
+            "-r",
+            ROOT / "requirements.txt",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-1500:]
-    added = {item["metadata"]["name"].lower().replace("-", "_")
-             for item in json.loads((tmp_path / "report.json").read_text())["install"]}
+    added = {
+        item["metadata"]["name"].lower().replace("-", "_")
+        for item in json.loads((tmp_path / "report.json").read_text())["install"]
+    }
     assert {"diffusers", "peft", "openai"} <= added and not added & KEPT
 
 
 def test_the_registrys_own_check_passes():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "S102,S307,E702", "nodes", "arr_core",
-                           "__init__.py"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--select",
+            "S102,S307,E702",
+            "nodes",
+            "arr_core",
+            "__init__.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
 """A chat that replies as it is told, in this process: for what a judge makes of replies, thousands at a time."""
+
 from __future__ import annotations
 
 import asyncio
@@ -21,15 +22,27 @@ class Asked:
     @property
     def text(self) -> str:
         """Every text of every message."""
-        return "\n".join(part["text"] for message in self.messages for part in (
-            [{"text": message["content"]}] if isinstance(message["content"], str) else message["content"])
-            if "text" in part)
+        return "\n".join(
+            part["text"]
+            for message in self.messages
+            for part in (
+                [{"text": message["content"]}]
+                if isinstance(message["content"], str)
+                else message["content"]
+            )
+            if "text" in part
+        )
 
     @property
     def pictures(self) -> list[Image.Image]:
         """The pictures, in the order in which they are shown."""
-        return [part["image"] for message in self.messages if not isinstance(message["content"], str)
-                for part in message["content"] if part["type"] == "image"]
+        return [
+            part["image"]
+            for message in self.messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+            if part["type"] == "image"
+        ]
 
     @property
     def repair(self) -> bool:
@@ -50,7 +63,11 @@ class ScriptedChat:
         asked, number = Asked(messages, settings), len(self.asked)
         self.asked.append(asked)
         await asyncio.sleep(0)
-        said = self.answer(asked) if callable(self.answer) else self.answer[min(number, len(self.answer) - 1)]
+        said = (
+            self.answer(asked)
+            if callable(self.answer)
+            else self.answer[min(number, len(self.answer) - 1)]
+        )
         if isinstance(said, BaseException):
             raise said
         return said if isinstance(said, Reply) else Reply(said, tokens=10, cost=0.5, latency_s=0.25)

@@ -1,4 +1,5 @@
 """A judge's client that answers as it is told, in this process."""
+
 from __future__ import annotations
 
 from arr_core.judging import Opinion
@@ -15,4 +16,7 @@ class Scripted:
     async def ask(self, questions):
         self.asked += questions
         answers = [self.choose(question) for question in questions]
-        return [answer if isinstance(answer, Opinion) else Opinion(answer, "as scripted") for answer in answers]
+        return [
+            answer if isinstance(answer, Opinion) else Opinion(answer, "as scripted")
+            for answer in answers
+        ]

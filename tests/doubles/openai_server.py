@@ -2,6 +2,7 @@
 
 It counts and keeps what it is asked, replays scripted replies, and can fail in the ways of a server on a network.
 """
+
 from __future__ import annotations
 
 import base64
@@ -31,22 +32,37 @@ class Request:
     @cached_property
     def parts(self) -> list[dict]:
         """The content parts of the question, in order; a repair question comes after it."""
-        return next(message["content"] for message in self.body["messages"] if message["role"] == "user")
+        return next(
+            message["content"] for message in self.body["messages"] if message["role"] == "user"
+        )
 
     @property
     def text(self) -> str:
         """Every text of every message."""
-        return "\n".join(part["text"] for message in self.body["messages"] for part in (
-            [{"text": message["content"]}] if isinstance(message["content"], str) else message["content"])
-            if "text" in part)
+        return "\n".join(
+            part["text"]
+            for message in self.body["messages"]
+            for part in (
+                [{"text": message["content"]}]
+                if isinstance(message["content"], str)
+                else message["content"]
+            )
+            if "text" in part
+        )
 
     @cached_property
     def pictures(self) -> dict[str, Image.Image]:
         """The pictures by the first word of the text before each: BASE, FIRST, SECOND."""
-        labels = [part["text"].replace(":", " ").split()[0] for part in self.parts[:-1] if part["type"] == "text"][1:]
+        labels = [
+            part["text"].replace(":", " ").split()[0]
+            for part in self.parts[:-1]
+            if part["type"] == "text"
+        ][1:]
         urls = [part["image_url"]["url"] for part in self.parts if part["type"] == "image_url"]
-        return {label: Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
-                for label, url in zip(labels, urls, strict=True)}
+        return {
+            label: Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+            for label, url in zip(labels, urls, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,11 @@ def verdict(preferred: str, reason: str = "as scripted") -> str:
 def error(status: int, message: str = "scripted", **headers: str) -> Reply:
     """An error as such servers report it; ``Retry_After="0"`` becomes the header Retry-After."""
     body = json.dumps({"error": {"message": message, "type": "error", "code": status}}).encode()
-    return Reply(status=status, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return Reply(
+        status=status,
+        body=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
 CLOSED = Reply(close=True)
@@ -85,7 +105,9 @@ HANG = Reply(delay_s=3600.0)
 
 def brighter(request: Request) -> str:
     """The reply of a judge that prefers the brighter picture, whatever its place: it makes no mistake."""
-    first, second = (ImageStat.Stat(request.pictures[name].convert("L")).mean for name in ("FIRST", "SECOND"))
+    first, second = (
+        ImageStat.Stat(request.pictures[name].convert("L")).mean for name in ("FIRST", "SECOND")
+    )
     return verdict("tie" if first == second else "first" if first > second else "second")
 
 
@@ -93,7 +115,14 @@ def brighter_letter(request: Request) -> Reply:
     """The reply of a judge by letters: log-odds by brightness, and a liking of 3 for whatever is shown first."""
     a, b = (ImageStat.Stat(request.pictures[name].convert("L")).mean[0] for name in "AB")
     odds = (a - b) / 100 + 3
-    return Reply("A", top={"A": -math.log1p(math.exp(-odds)) - 0.1, " B": -math.log1p(math.exp(odds)) - 0.1, "The": -2.4})
+    return Reply(
+        "A",
+        top={
+            "A": -math.log1p(math.exp(-odds)) - 0.1,
+            " B": -math.log1p(math.exp(odds)) - 0.1,
+            "The": -2.4,
+        },
+    )
 
 
 Answer = Callable[[Request], Reply | str] | Sequence[Reply | str]
@@ -110,8 +139,10 @@ def vllm(body: dict[str, Any]) -> str | None:
 def reasoning(body: dict[str, Any]) -> str | None:
     """OpenAI's reasoning models: their words for each field that they do not take, and strict schemas."""
     if "max_tokens" in body:
-        return ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
-                "instead.")
+        return (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+            "instead."
+        )
     if body.get("temperature", 1) != 1:
         return "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
     if "logprobs" in body:
@@ -128,7 +159,9 @@ def json_mode_only(body: dict[str, Any]) -> str | None:
 def strict(schema: dict[str, Any]) -> str | None:
     """What OpenAI finds wrong with a strict schema: every object must name all of its properties and allow no others."""
     if schema.get("type") == "object":
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(schema["properties"]):
+        if schema.get("additionalProperties") is not False or set(
+            schema.get("required", ())
+        ) != set(schema["properties"]):
             return f"Invalid schema for response_format 'reply': {sorted(schema['properties'])}"
         return next(filter(None, map(strict, schema["properties"].values())), None)
     return strict(schema["items"]) if schema.get("type") == "array" else None
@@ -141,8 +174,16 @@ class OpenAIServer:
     response_format, ``refused`` the fields that it knows nothing of (400), ``refuses`` what it says against a body (400).
     """
 
-    def __init__(self, answer: Answer = brighter, *, key: str | None = None, model: str | None = None,
-                 schema: bool = True, refused: Sequence[str] = (), refuses: Refusal = lambda body: None):
+    def __init__(
+        self,
+        answer: Answer = brighter,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        schema: bool = True,
+        refused: Sequence[str] = (),
+        refuses: Refusal = lambda body: None,
+    ):
         self.key, self.model, self.refuses = key, model, refuses
         self.refused = {*refused, *([] if schema else ["response_format"])}
         self.requests: list[Request] = []
@@ -156,7 +197,9 @@ class OpenAIServer:
         return len(self.requests)
 
     def __enter__(self) -> OpenAIServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -179,7 +222,11 @@ class OpenAIServer:
             return error(400, f"Unsupported parameter: {sorted(unknown)[0]}")
         if refusal := self.refuses(request.body):
             return error(400, refusal)
-        said = self._answer(request) if callable(self._answer) else self._answer[min(number, len(self._answer) - 1)]
+        said = (
+            self._answer(request)
+            if callable(self._answer)
+            else self._answer[min(number, len(self._answer) - 1)]
+        )
         return said if isinstance(said, Reply) else Reply(said)
 
     @property
@@ -226,7 +273,11 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
         def _send(self, reply: Reply, payload: bytes) -> None:
             self.send_response(reply.status)
             length = len(payload) + 100_000 * (reply.drip_s > 0)
-            headers = {"Content-Type": "application/json", "Content-Length": str(length), **reply.headers}
+            headers = {
+                "Content-Type": "application/json",
+                "Content-Length": str(length),
+                **reply.headers,
+            }
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -235,7 +286,7 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(b" ")  # JSON may begin with any number of these
                 server.pause(0.05)
             self.close_connection = reply.cut or reply.drip_s > 0
-            self.wfile.write(payload[:len(payload) // 2] if reply.cut else payload)
+            self.wfile.write(payload[: len(payload) // 2] if reply.cut else payload)
 
         def log_message(self, *_) -> None:
             """Says nothing."""
@@ -245,9 +296,29 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
 def _completion(reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
-    top = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in (reply.top or {}).items()]
+    top = [
+        {"token": token, "logprob": value, "bytes": list(token.encode())}
+        for token, value in (reply.top or {}).items()
+    ]
     log_probs = {"content": [{**top[0], "top_logprobs": top}]} if top else None
-    return json.dumps({
-        "id": "scripted", "object": "chat.completion", "created": 0, "model": "scripted",
-        "choices": [{"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": log_probs}],
-        "usage": {"prompt_tokens": reply.tokens, "completion_tokens": 0, "total_tokens": reply.tokens}}).encode()
+    return json.dumps(
+        {
+            "id": "scripted",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "scripted",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "finish_reason": reply.finish,
+                    "logprobs": log_probs,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": reply.tokens,
+                "completion_tokens": 0,
+                "total_tokens": reply.tokens,
+            },
+        }
+    ).encode()

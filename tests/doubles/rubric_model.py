@@ -4,6 +4,7 @@ Left alone it takes the brighter of two pictures for the better one. Under crite
 say nothing about light it takes the first. As a writer it knows better the more it is told: a prompt says how many
 refinements it needs ("hard 2"), or that it never learns ("hopeless"), or first writes a comparison ("comparing").
 """
+
 from __future__ import annotations
 
 import json
@@ -15,7 +16,12 @@ from PIL import Image, ImageStat
 
 from arr_core.judging.chat import Reply
 
-FILLERS = ("The thing that the prompt names is there.", "The frame is whole.", "Nothing is written on it.", "It is sharp.")
+FILLERS = (
+    "The thing that the prompt names is there.",
+    "The frame is whole.",
+    "Nothing is written on it.",
+    "It is sharp.",
+)
 VAGUE = tuple(f"The picture has quality number {number}." for number in range(1, 9))
 COMPARING = "It looks better than the other image."
 
@@ -35,7 +41,10 @@ def light(image: Image.Image) -> float:
 
 def _write(text: str, pictures: Mapping[str, Image.Image]) -> str:
     word = "dark" if light(pictures["PREFERRED"]) < light(pictures["OTHER"]) else "bright"
-    right, known = f"The picture is {word}.", [line for line in (*VAGUE, COMPARING) if f"1. {line}" in text]
+    right, known = (
+        f"The picture is {word}.",
+        [line for line in (*VAGUE, COMPARING) if f"1. {line}" in text],
+    )
     told = len(known) and (known[0] == COMPARING or VAGUE.index(known[0]) + 1)
     if "comparing" in text and not known:
         right = COMPARING
@@ -50,17 +59,37 @@ def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
     criteria = "" if "All in all" in criteria else criteria  # the question without a rubric
     brighter = "tie" if first == second else "first" if first > second else "second"
     darker = {"first": "second", "second": "first"}.get(brighter, "tie")
-    preferred = brighter if not criteria else darker if "dark" in criteria else brighter if "bright" in criteria else "first"
+    preferred = (
+        brighter
+        if not criteria
+        else darker
+        if "dark" in criteria
+        else brighter
+        if "bright" in criteria
+        else "first"
+    )
     finding = {"criterion": 1, "first": f"light {first:.0f}", "second": f"light {second:.0f}"}
-    return json.dumps({"findings": [finding], "reason": f"{preferred} by its light", "preferred": preferred})
+    return json.dumps(
+        {"findings": [finding], "reason": f"{preferred} by its light", "preferred": preferred}
+    )
 
 
 def _structure(text: str) -> str:
-    given = text.partition("Reply with one JSON object and nothing else.")[2]  # what follows the rules
+    given = text.partition("Reply with one JSON object and nothing else.")[
+        2
+    ]  # what follows the rules
     lines = dict.fromkeys(re.findall(r"^- (.+)$", given, re.MULTILINE))
-    about = [line for line in lines if "dark" in line or "bright" in line] or ["The picture is bright."]
-    return json.dumps({"themes": [{"theme": "Light", "tips": about},
-                                  {"theme": "The rest", "tips": [line for line in lines if line not in about][:4]}]})
+    about = [line for line in lines if "dark" in line or "bright" in line] or [
+        "The picture is bright."
+    ]
+    return json.dumps(
+        {
+            "themes": [
+                {"theme": "Light", "tips": about},
+                {"theme": "The rest", "tips": [line for line in lines if line not in about][:4]},
+            ]
+        }
+    )
 
 
 class ScriptedChat:
@@ -71,12 +100,22 @@ class ScriptedChat:
     def __init__(self, said: Callable[[str, Mapping[str, Image.Image]], Any] = answer):
         self.said, self.asked, self.seeds, self.closed = said, [], [], False
 
-    async def complete(self, messages: Sequence[dict[str, Any]], *, schema=None, temperature=None, seed=None,
-                       max_tokens=None, log_probs=False) -> Reply:
+    async def complete(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        schema=None,
+        temperature=None,
+        seed=None,
+        max_tokens=None,
+        log_probs=False,
+    ) -> Reply:
         text, pictures, label = "", {}, ""
         for message in messages:
             content = message["content"]
-            for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            for part in (
+                [{"type": "text", "text": content}] if isinstance(content, str) else content
+            ):
                 if part["type"] == "image":
                     pictures[label] = part["image"]
                 else:

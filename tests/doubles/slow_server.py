@@ -3,6 +3,7 @@
 ``python slow_server.py SECONDS`` prints its port and serves until its standard input ends: every reply comes so many
 seconds after its request and prefers the first image.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -14,16 +15,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 VERDICT = json.dumps({"findings": [], "reason": "as always", "preferred": "first"})
-COMPLETION = json.dumps({"choices": [{"message": {"content": VERDICT}, "finish_reason": "stop"}],
-                         "usage": {"total_tokens": 7}}).encode()
-RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(COMPLETION), COMPLETION)
+COMPLETION = json.dumps(
+    {
+        "choices": [{"message": {"content": VERDICT}, "finish_reason": "stop"}],
+        "usage": {"total_tokens": 7},
+    }
+).encode()
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(COMPLETION),
+    COMPLETION,
+)
 
 
 @contextmanager
 def slow_server(seconds: float) -> Iterator[str]:
     """The base URL of a server in another process."""
-    process = subprocess.Popen([sys.executable, __file__, str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(seconds)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
     finally:
@@ -41,7 +53,7 @@ async def _serve(seconds: float) -> None:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2 ** 20, backlog=256)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2**20, backlog=256)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     os._exit(0)  # open connections are no reason to say goodbye at length

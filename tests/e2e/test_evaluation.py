@@ -1,4 +1,5 @@
 """The command ``python -m arr_core.evaluate`` on the embedded world: who should win, wins; what is wrong, is one line."""
+
 from __future__ import annotations
 
 import json
@@ -26,13 +27,29 @@ def adapters(tmp_path_factory, encodings, add_adapter):
     add_adapter(policy, config.adapter, scale=1e-6)
     harmless = extract(policy.transformer, base="miniature")
     harmless.save_universal(folder / "harmless.safetensors")
-    spoiled = {module: pair._replace(B=torch.randn_like(pair.B)) for module, pair in harmless.modules.items()}
+    spoiled = {
+        module: pair._replace(B=torch.randn_like(pair.B))
+        for module, pair in harmless.modules.items()
+    }
     replace(harmless, modules=spoiled).save_universal(folder / "spoiled.safetensors")
     return folder
 
 
 def evaluate(output, *words: str) -> dict:
-    assert main(["miniature", "--prompts", "miniature:heldout", "--output", str(output), *QUICK, *map(str, words)]) == 0
+    assert (
+        main(
+            [
+                "miniature",
+                "--prompts",
+                "miniature:heldout",
+                "--output",
+                str(output),
+                *QUICK,
+                *map(str, words),
+            ]
+        )
+        == 0
+    )
     return json.loads((output / "result.json").read_text())
 
 
@@ -40,7 +57,10 @@ def test_an_adapter_that_spoils_pictures_loses_to_the_base(adapters, tmp_path, c
     result = evaluate(tmp_path / "out", "--adapter", adapters / "spoiled.safetensors")
     assert result["losses"] > result["wins"] and result["win_rate"] < 0.5
     assert result["low"] <= result["win_rate"] <= result["high"]
-    assert result["sentence"].startswith("spoiled beats the base in ") and result["sentence"] in capsys.readouterr().out
+    assert (
+        result["sentence"].startswith("spoiled beats the base in ")
+        and result["sentence"] in capsys.readouterr().out
+    )
     report = (tmp_path / "out/report.html").read_text()
     assert "spoiled against the base" in report and report.count("<img") == 12
 
@@ -65,7 +85,9 @@ def test_contestants_are_called_as_people_call_them(adapters, tmp_path, monkeypa
 def test_an_adapter_against_itself_is_undecided(adapters, tmp_path):
     same = adapters / "spoiled.safetensors"
     result = evaluate(tmp_path / "out", "--adapter", same, "--against", same, "--count", "2")
-    assert (result["wins"], result["losses"], result["undecided"]) == (0, 0, 12) and result["win_rate"] is None
+    assert (result["wins"], result["losses"], result["undecided"]) == (0, 0, 12) and result[
+        "win_rate"
+    ] is None
     assert "the judge decided none" in result["sentence"]
 
 
@@ -79,7 +101,11 @@ def test_what_was_stopped_goes_on_in_its_folder_and_asks_nothing_twice(adapters,
     made = {file: file.stat().st_mtime_ns for file in files[2:]}
     again = evaluate(*words)
     assert whole.pop("judge_calls") > 0 and again.pop("judge_calls") == 0
-    assert again == whole and len(made) == 10 and all(file.stat().st_mtime_ns == time for file, time in made.items())
+    assert (
+        again == whole
+        and len(made) == 10
+        and all(file.stat().st_mtime_ns == time for file, time in made.items())
+    )
 
 
 def test_images_that_were_made_otherwise_are_made_again(adapters, tmp_path):
@@ -95,28 +121,91 @@ def test_images_that_were_made_otherwise_are_made_again(adapters, tmp_path):
 def test_events_tell_how_far_it_is(adapters, tmp_path):
     evaluate(tmp_path / "out", "--adapter", adapters / "harmless.safetensors", "--micro-batch", "4")
     events = read_events(tmp_path / "out/events.jsonl")
-    progress = [(event["stage"], event["done"], event["total"]) for event in events if event["event"] == "progress"]
-    assert [step for step in progress if step[0] == "first images"] == [("first images", n, 6) for n in (0, 4, 6)]
+    progress = [
+        (event["stage"], event["done"], event["total"])
+        for event in events
+        if event["event"] == "progress"
+    ]
+    assert [step for step in progress if step[0] == "first images"] == [
+        ("first images", n, 6) for n in (0, 4, 6)
+    ]
     assert progress[-1] == ("verdicts", 6, 6) and events[-1]["event"] == "finished"
-    assert load_adapter(adapters / "harmless.safetensors").content_hash == json.loads(
-        (tmp_path / "out/result.json").read_text())["adapter"]
+    assert (
+        load_adapter(adapters / "harmless.safetensors").content_hash
+        == json.loads((tmp_path / "out/result.json").read_text())["adapter"]
+    )
 
 
-@pytest.mark.parametrize("words, said", [
-    ([], "arguments are required: SOURCE"),
-    (["miniature"], "expected --prompt TEXT or --prompts FILE"),
-    (["miniature", "--prompts", "miniature:heldout"], "--adapter: expected an adapter to compare"),
-    (["miniature", "--prompts", "miniature:heldout", "--adapter", "gone"], "found nothing; check the path"),
-    (["miniature", "--prompts", "miniature:heldout", "--adapter", "{good}", "--against", "gone"], "found nothing"),
-    (["miniature", "--prompts", "miniature:heldout", "--adapter", "{good}", "--judge", "nobody"], "expected one of"),
-    (["miniature", "--prompts", "miniature:heldout", "--adapter", "{good}", "--rubric", "gone.txt"], "expected a rubric"),
-    (["miniature", "--prompts", "miniature:heldout", "--adapter", "{good}", "--output", "{old}"], "found another evaluation"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "arguments are required: SOURCE"),
+        (["miniature"], "expected --prompt TEXT or --prompts FILE"),
+        (
+            ["miniature", "--prompts", "miniature:heldout"],
+            "--adapter: expected an adapter to compare",
+        ),
+        (
+            ["miniature", "--prompts", "miniature:heldout", "--adapter", "gone"],
+            "found nothing; check the path",
+        ),
+        (
+            [
+                "miniature",
+                "--prompts",
+                "miniature:heldout",
+                "--adapter",
+                "{good}",
+                "--against",
+                "gone",
+            ],
+            "found nothing",
+        ),
+        (
+            [
+                "miniature",
+                "--prompts",
+                "miniature:heldout",
+                "--adapter",
+                "{good}",
+                "--judge",
+                "nobody",
+            ],
+            "expected one of",
+        ),
+        (
+            [
+                "miniature",
+                "--prompts",
+                "miniature:heldout",
+                "--adapter",
+                "{good}",
+                "--rubric",
+                "gone.txt",
+            ],
+            "expected a rubric",
+        ),
+        (
+            [
+                "miniature",
+                "--prompts",
+                "miniature:heldout",
+                "--adapter",
+                "{good}",
+                "--output",
+                "{old}",
+            ],
+            "found another evaluation",
+        ),
+    ],
+)
 def test_bad_input_is_one_line(adapters, tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").mkdir()
     (tmp_path / "old/result.json").touch()
-    words = [word.format(good=adapters / "harmless.safetensors", old=tmp_path / "old") for word in words]
+    words = [
+        word.format(good=adapters / "harmless.safetensors", old=tmp_path / "old") for word in words
+    ]
     try:
         status = main(words)
     except SystemExit as end:

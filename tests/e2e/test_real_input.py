@@ -2,6 +2,7 @@
 
 Random pipelines stand in for the published bases, and a small HTTP server for the judge; all between them is real.
 """
+
 from __future__ import annotations
 
 import json
@@ -21,10 +22,38 @@ from arr_core.training.events import history, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-a-key-that-nobody-may-see"
-SMALL = ["--policy.dtype", "float32", "--policy.device", "cpu", "--policy.height", "64", "--policy.width", "64",
-         "--run.threads", "1", "--run.updates", "2", "--run.save_every", "1", "--rollout.steps", "3",
-         "--rollout.prompts_per_update", "2", "--rollout.micro_batch", "4", "--validation.every", "1",
-         "--validation.images", "2", "--data.validation_count", "2", "--judge.profile", "box", "--judge.retries", "0"]
+SMALL = [
+    "--policy.dtype",
+    "float32",
+    "--policy.device",
+    "cpu",
+    "--policy.height",
+    "64",
+    "--policy.width",
+    "64",
+    "--run.threads",
+    "1",
+    "--run.updates",
+    "2",
+    "--run.save_every",
+    "1",
+    "--rollout.steps",
+    "3",
+    "--rollout.prompts_per_update",
+    "2",
+    "--rollout.micro_batch",
+    "4",
+    "--validation.every",
+    "1",
+    "--validation.images",
+    "2",
+    "--data.validation_count",
+    "2",
+    "--judge.profile",
+    "box",
+    "--judge.retries",
+    "0",
+]
 PROMPTS = """\
 A high-resolution product photo of two matte blue ceramic cups on a wooden table
 
@@ -33,51 +62,100 @@ a cat that reads a newspaper — "The Daily Mouse", page 3
 three red balloons left of a bicycle
 """
 INSTRUCTIONS = {
-    "astronaut.jpg": ["Change the suit to dark green; preserve the face.", "Replace the flag by a plain curtain."],
-    "coffee.png": ["Turn the coffee into green tea.", "Put a slice of lemon on the saucer; keep everything else."]}
+    "astronaut.jpg": [
+        "Change the suit to dark green; preserve the face.",
+        "Replace the flag by a plain curtain.",
+    ],
+    "coffee.png": [
+        "Turn the coffee into green tea.",
+        "Put a slice of lemon on the saucer; keep everything else.",
+    ],
+}
 
 
 @pytest.fixture
 def user(tmp_path, monkeypatch):
     """A user's folder: two photographs of about 512 pixels, one standing and one lying, with edits, and prompts."""
     data = pytest.importorskip("skimage.data")
-    Image.fromarray(data.astronaut()).crop((60, 0, 420, 512)).save(tmp_path / "astronaut.jpg", quality=95)
-    Image.fromarray(data.coffee()).resize((512, 341), Image.Resampling.LANCZOS).save(tmp_path / "coffee.png")
-    (tmp_path / "edits.jsonl").write_text("".join(
-        json.dumps({"source_image": name, "instruction": instructions[turn]}) + "\n"
-        for turn in (0, 1) for name, instructions in INSTRUCTIONS.items()))
+    Image.fromarray(data.astronaut()).crop((60, 0, 420, 512)).save(
+        tmp_path / "astronaut.jpg", quality=95
+    )
+    Image.fromarray(data.coffee()).resize((512, 341), Image.Resampling.LANCZOS).save(
+        tmp_path / "coffee.png"
+    )
+    (tmp_path / "edits.jsonl").write_text(
+        "".join(
+            json.dumps({"source_image": name, "instruction": instructions[turn]}) + "\n"
+            for turn in (0, 1)
+            for name, instructions in INSTRUCTIONS.items()
+        )
+    )
     (tmp_path / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
     return tmp_path
 
 
 def command(name: str, *words, user: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MY_KEY": KEY, "ARR_JUDGES": str(user / "judges.yaml"),
-                   "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    return subprocess.run([sys.executable, "-m", f"arr_core.{name}", *map(str, words)], cwd=user, env=environment,
-                          capture_output=True, text=True, timeout=280)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MY_KEY": KEY,
+        "ARR_JUDGES": str(user / "judges.yaml"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", f"arr_core.{name}", *map(str, words)],
+        cwd=user,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 def train(server: OpenAIServer, *words, user: Path) -> subprocess.CompletedProcess:
-    (user / "judges.yaml").write_text(f"box: {{url: '{server.url}', model: eye, key_variable: MY_KEY}}\n")
+    (user / "judges.yaml").write_text(
+        f"box: {{url: '{server.url}', model: eye, key_variable: MY_KEY}}\n"
+    )
     return command("train", *words, *SMALL, user=user)
 
 
 def complete(run: Path, name: str) -> None:
     """Everything that a run promises to leave is there and sound."""
-    for file in ("config.yaml", "rubric.json", "events.jsonl", "verdicts.sqlite", "report.html", f"{name}.safetensors",
-                 "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
-                 "adapter-best/adapter_model.safetensors", "checkpoints/1/state.json",
-                 "checkpoints/2/weights.safetensors", "samples/base/000.png", "samples/00001/000.png",
-                 "samples/00002/001.png"):
+    for file in (
+        "config.yaml",
+        "rubric.json",
+        "events.jsonl",
+        "verdicts.sqlite",
+        "report.html",
+        f"{name}.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter-best/adapter_model.safetensors",
+        "checkpoints/1/state.json",
+        "checkpoints/2/weights.safetensors",
+        "samples/base/000.png",
+        "samples/00001/000.png",
+        "samples/00002/001.png",
+    ):
         assert (run / file).is_file(), file
     assert load_config(str(run / "config.yaml")).run.name == name
     told = history(read_events(run / "events.jsonl"))
     assert told.state == "finished"
-    assert [event["update"] for event in told.updates] == [1, 2] == [event["update"] for event in told.validations]
+    assert (
+        [event["update"] for event in told.updates]
+        == [1, 2]
+        == [event["update"] for event in told.validations]
+    )
     weights = load_file(run / "adapter" / "adapter_model.safetensors")
-    assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key), "the adapter was trained"
+    assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key), (
+        "the adapter was trained"
+    )
     assert load_file(run / f"{name}.safetensors").keys() == {
-        key.replace("base_model.model.", "transformer.") for key in weights}
+        key.replace("base_model.model.", "transformer.") for key in weights
+    }
     assert not list(run.rglob("*.part*"))
 
 
@@ -92,36 +170,67 @@ def nothing_tells(folder: Path, done: subprocess.CompletedProcess, *secrets: str
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
 def test_real_photographs_with_edit_instructions(user, saved_pipeline, name):
     with OpenAIServer(brighter, key=KEY, model="eye") as server:
-        done = train(server, "qwen-image-edit", "--policy.base", saved_pipeline(name), "--data.train", "edits.jsonl",
-                     "--run.name", "photos", user=user)
+        done = train(
+            server,
+            "qwen-image-edit",
+            "--policy.base",
+            saved_pipeline(name),
+            "--data.train",
+            "edits.jsonl",
+            "--run.name",
+            "photos",
+            user=user,
+        )
         assert done.returncode == 0, done.stderr
         complete(user / "runs" / "photos", "photos")
         nothing_tells(user / "runs", done, KEY, server.url.removeprefix("http://"))
         requests = server.requests
     assert "On 2 held-out prompts" in done.stdout
     told = history(read_events(user / "runs/photos/events.jsonl"))
-    assert all(update["decided"] + update["undecided"] == 2 and update["failures"] == 0 for update in told.updates)
+    assert all(
+        update["decided"] + update["undecided"] == 2 and update["failures"] == 0
+        for update in told.updates
+    )
     assert any(update["decided"] for update in told.updates)
-    stored = sqlite3.connect(user / "runs/photos/verdicts.sqlite").execute("SELECT count(*) FROM opinions").fetchone()
+    stored = (
+        sqlite3.connect(user / "runs/photos/verdicts.sqlite")
+        .execute("SELECT count(*) FROM opinions")
+        .fetchone()
+    )
     assert stored[0] == len(requests)  # every question once
     rubric = json.loads((user / "runs/photos/rubric.json").read_text())
     for request in requests:
         assert all(criterion in request.text for criterion in rubric["criteria"])
         assert list(request.pictures) == ["BASE", "FIRST", "SECOND"]
         source, image = request.pictures["BASE"], request.pictures["FIRST"]
-        asked = next(file for file, texts in INSTRUCTIONS.items() for text in texts if text in request.text)
+        asked = next(
+            file for file, texts in INSTRUCTIONS.items() for text in texts if text in request.text
+        )
         shape = Image.open(user / asked).size
         assert source.size == image.size, "both are judged at the size of the edit"
         assert (source.width > source.height) == (shape[0] > shape[1])
-        assert (source.width > source.height) == (image.width > image.height), "an edit keeps its source's shape"
+        assert (source.width > source.height) == (image.width > image.height), (
+            "an edit keeps its source's shape"
+        )
         assert abs(image.width * image.height - 64 * 64) < 64 * 64 * 0.2
     assert len({request.pictures["BASE"].size for request in requests}) == 2
 
 
 def test_a_users_prompts_and_then_pictures_of_the_run(user, saved_pipeline):
     with OpenAIServer(brighter, key=KEY, model="eye", schema=False) as server:
-        done = train(server, "flux", "--policy.base", saved_pipeline("flux"), "--policy.max_sequence_length", "64",
-                     "--data.train", "prompts.txt", "--run.name", "mine", user=user)
+        done = train(
+            server,
+            "flux",
+            "--policy.base",
+            saved_pipeline("flux"),
+            "--policy.max_sequence_length",
+            "64",
+            "--data.train",
+            "prompts.txt",
+            "--run.name",
+            "mine",
+            user=user,
+        )
         assert done.returncode == 0, done.stderr
         complete(user / "runs" / "mine", "mine")
         nothing_tells(user / "runs", done, KEY, server.url.removeprefix("http://"))
@@ -131,28 +240,62 @@ def test_a_users_prompts_and_then_pictures_of_the_run(user, saved_pipeline):
     made = command("generate", "runs/mine", "--steps", 2, "--output", "pictures", user=user)
     assert made.returncode == 0, made.stderr
     assert made.stdout == "wrote 4 images and grid.png to pictures\n"
-    assert Image.open(user / "pictures/0001-in-the-style-of-an-ink-drawing-seed0-adapter.png").size == (64, 64)
+    assert Image.open(
+        user / "pictures/0001-in-the-style-of-an-ink-drawing-seed0-adapter.png"
+    ).size == (64, 64)
 
 
 def test_a_judge_that_always_fails_teaches_nothing(user, saved_pipeline):
     with OpenAIServer([error(500, KEY)]) as server:
-        done = train(server, "flux", "--policy.base", saved_pipeline("flux"), "--policy.max_sequence_length", "64",
-                     "--data.train", "prompts.txt", "--run.name", "mine", user=user)
+        done = train(
+            server,
+            "flux",
+            "--policy.base",
+            saved_pipeline("flux"),
+            "--policy.max_sequence_length",
+            "64",
+            "--data.train",
+            "prompts.txt",
+            "--run.name",
+            "mine",
+            user=user,
+        )
     assert KEY not in done.stdout + done.stderr
     told = history(read_events(user / "runs/mine/events.jsonl"))
     assert all((update["decided"], update["failures"]) == (0, 2) for update in told.updates)
     weights = user / "runs/mine/adapter/adapter_model.safetensors"
-    if weights.exists():  # whether such a run ends early or goes on, nothing was learned from failures
-        assert not any(tensor.any() for key, tensor in load_file(weights).items() if "lora_B" in key)
+    if (
+        weights.exists()
+    ):  # whether such a run ends early or goes on, nothing was learned from failures
+        assert not any(
+            tensor.any() for key, tensor in load_file(weights).items() if "lora_B" in key
+        )
 
 
-@pytest.mark.parametrize("server, said", [
-    (dict(key="another"), "refuses the key (HTTP 401)"),
-    (dict(model="another"), "knows no model 'eye' (HTTP 404)")])
-def test_a_judge_that_will_never_answer_ends_the_run_with_one_line(user, saved_pipeline, server, said):
+@pytest.mark.parametrize(
+    "server, said",
+    [
+        (dict(key="another"), "refuses the key (HTTP 401)"),
+        (dict(model="another"), "knows no model 'eye' (HTTP 404)"),
+    ],
+)
+def test_a_judge_that_will_never_answer_ends_the_run_with_one_line(
+    user, saved_pipeline, server, said
+):
     with OpenAIServer(**server) as server:
-        done = train(server, "flux", "--policy.base", saved_pipeline("flux"), "--policy.max_sequence_length", "64",
-                     "--data.train", "prompts.txt", "--run.name", "mine", user=user)
+        done = train(
+            server,
+            "flux",
+            "--policy.base",
+            saved_pipeline("flux"),
+            "--policy.max_sequence_length",
+            "64",
+            "--data.train",
+            "prompts.txt",
+            "--run.name",
+            "mine",
+            user=user,
+        )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and said in lines[0] and "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
 """Accumulated gradients are those of one large batch; pairs without a verdict change neither them nor the divisor."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,7 +16,12 @@ from arr_core.training.weights import snapshot, swapped
 # Of different lengths, so that an edit's batch is padded and one alone is not.
 PROMPTS = ["red", "a blue square", "a tall green triangle left of a yellow circle", "two circles"]
 VERDICTS = [0, 1, 1, 0]
-RPO = {"objective.algorithm": "rpo", "objective.kl_coefficient": 0.1, "rollout.eta": 0.3, "objective.advantage": "raw"}
+RPO = {
+    "objective.algorithm": "rpo",
+    "objective.kl_coefficient": 0.1,
+    "rollout.eta": 0.3,
+    "objective.advantage": "raw",
+}
 NFT = {"objective.algorithm": "nft", "objective.kl_coefficient": 0.1, "objective.nft_beta": 0.5}
 OBJECTIVES = {"rpo": RPO, "rpo-guard": {**RPO, "objective.ratio": "guard"}, "nft": NFT}
 
@@ -24,42 +30,79 @@ class World:
     """A policy whose adapter has moved since the candidates were sampled, and what both objectives need."""
 
     def __init__(self, make_policy, add_adapter, source_image, name: str, objective: str, **fields):
-        self.policy, self.config = make_policy(name, **{
-            "rollout.steps": 3, "rollout.prompts_per_update": 4, "rollout.micro_batch": 8, "adapter.rank": 4,
-            **OBJECTIVES[objective], **fields})
+        self.policy, self.config = make_policy(
+            name,
+            **{
+                "rollout.steps": 3,
+                "rollout.prompts_per_update": 4,
+                "rollout.micro_batch": 8,
+                "adapter.rank": 4,
+                **OBJECTIVES[objective],
+                **fields,
+            },
+        )
         source = None if name == "flux" else source_image(32, 32)
         self.keys = self.policy.encode([Example(prompt, source) for prompt in PROMPTS])
         self.parameters = add_adapter(self.policy, self.config.adapter)
         rpo_chosen = self.config.objective.algorithm == "rpo"
-        groups = sample_pairs(self.policy, self.keys, list(range(4)), self.config.rollout, seed=0, update=1,
-                              with_noise=rpo_chosen)
+        groups = sample_pairs(
+            self.policy,
+            self.keys,
+            list(range(4)),
+            self.config.rollout,
+            seed=0,
+            update=1,
+            with_noise=rpo_chosen,
+        )
         self.groups = list(groups)
         self.candidates = [candidate for group in self.groups for candidate in group.candidates]
         self.old_weights = snapshot(self.parameters)
         for at, parameter in enumerate(self.parameters.values()):
             with torch.no_grad():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at))
+                parameter += 0.01 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(at)
+                )
 
-    def gradient(self, micro_batch: int, verdicts=VERDICTS, divisor: float = 8, leave_out=frozenset()) -> dict:
+    def gradient(
+        self, micro_batch: int, verdicts=VERDICTS, divisor: float = 8, leave_out=frozenset()
+    ) -> dict:
         """The adapter's gradient over all candidates in chunks, but for the pairs that are left out."""
         for parameter in self.parameters.values():
             parameter.grad = None
         objective, self.statistics = self.config.objective, Statistics()
-        scores = (rpo.advantages(verdicts, mode=objective.advantage) if objective.algorithm == "rpo"
-                  else nft.optimality(verdicts)).flatten()
-        places = [at for at, candidate in enumerate(self.candidates) if candidate.pair not in leave_out]
-        shared = dict(settings=self.config.rollout, objective=objective, reference=self.policy.reference,
-                      statistics=self.statistics)
+        scores = (
+            rpo.advantages(verdicts, mode=objective.advantage)
+            if objective.algorithm == "rpo"
+            else nft.optimality(verdicts)
+        ).flatten()
+        places = [
+            at for at, candidate in enumerate(self.candidates) if candidate.pair not in leave_out
+        ]
+        shared = dict(
+            settings=self.config.rollout,
+            objective=objective,
+            reference=self.policy.reference,
+            statistics=self.statistics,
+        )
         for start in range(0, len(places), micro_batch):
-            chosen = places[start:start + micro_batch]
+            chosen = places[start : start + micro_batch]
             chunk, score = [self.candidates[at] for at in chosen], scores[chosen]
             if objective.algorithm == "rpo":
                 accumulate_rpo(self.policy, chunk, score, divisor, **shared)
             else:
-                old = (lambda: swapped(self.parameters, self.old_weights)) if objective.nft_decay else None
-                accumulate_nft(self.policy, chunk, score, divisor, old=old, seed=0, update=1, **shared)
-        return {name: parameter.grad.clone() for name, parameter in self.parameters.items()
-                if parameter.grad is not None}
+                old = (
+                    (lambda: swapped(self.parameters, self.old_weights))
+                    if objective.nft_decay
+                    else None
+                )
+                accumulate_nft(
+                    self.policy, chunk, score, divisor, old=old, seed=0, update=1, **shared
+                )
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None
+        }
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +121,19 @@ def world(make_policy, add_adapter, source_image):
 
 def relative_error(given: dict, expected: dict) -> float:
     assert given.keys() == expected.keys() and given
-    flat = [torch.cat([tensors[name].double().flatten() for name in expected]) for tensors in (given, expected)]
+    flat = [
+        torch.cat([tensors[name].double().flatten() for name in expected])
+        for tensors in (given, expected)
+    ]
     assert flat[1].norm() > 0
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-def test_four_prompts_of_two_candidates_give_the_gradient_of_one_batch_of_8_in_any_chunks(world, name, objective):
+def test_four_prompts_of_two_candidates_give_the_gradient_of_one_batch_of_8_in_any_chunks(
+    world, name, objective
+):
     made = world(name, objective)
     whole = made.gradient(8)
     means = made.statistics.means()
@@ -105,16 +153,25 @@ def test_the_divisor_divides(world, objective):
     """Half of the divisor is twice the gradient: it is the number of images of the update, whatever was decided."""
     made = world("flux", objective)
     doubled = made.gradient(8, divisor=4)
-    assert relative_error({name: gradient / 2 for name, gradient in doubled.items()}, made.gradient(8)) < 1e-6
+    assert (
+        relative_error({name: gradient / 2 for name, gradient in doubled.items()}, made.gradient(8))
+        < 1e-6
+    )
 
 
 def test_every_transition_but_the_last_is_trained_and_they_are_averaged(world):
-    made, narrow = world("flux", "rpo"), [world("flux", "rpo", **{"objective.trained_steps": f"[{i}]"}) for i in (0, 1)]
+    made, narrow = (
+        world("flux", "rpo"),
+        [world("flux", "rpo", **{"objective.trained_steps": f"[{i}]"}) for i in (0, 1)],
+    )
     whole = made.gradient(8)
     assert made.statistics.count == 8 * 2
     parts = [one.gradient(8) for one in narrow]
     assert narrow[0].statistics.count == 8
-    assert relative_error({name: (parts[0][name] + parts[1][name]) / 2 for name in whole}, whole) < 1e-5
+    assert (
+        relative_error({name: (parts[0][name] + parts[1][name]) / 2 for name in whole}, whole)
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("objective", ["rpo", "nft"])
@@ -129,13 +186,19 @@ def test_the_gradient_of_all_pairs_is_the_sum_of_the_pairs_gradients(world, obje
 def test_without_kl_a_pair_without_a_verdict_has_no_gradient_even_where_it_is_computed_rpo(world):
     made = world("flux", "rpo", **{"objective.kl_coefficient": 0})
     undecided = [0, None, None, 1]
-    assert relative_error(made.gradient(8, undecided), made.gradient(2, undecided, leave_out={1, 2})) < 1e-5
+    assert (
+        relative_error(made.gradient(8, undecided), made.gradient(2, undecided, leave_out={1, 2}))
+        < 1e-5
+    )
 
 
 def test_at_v_old_a_pair_without_a_verdict_has_no_gradient_even_where_it_is_computed_nft(world):
     made = world("flux", "nft", **{"objective.kl_coefficient": 0, "objective.nft_decay": 0})
     undecided = [0, None, None, 1]
-    assert relative_error(made.gradient(8, undecided), made.gradient(2, undecided, leave_out={1, 2})) < 1e-5
+    assert (
+        relative_error(made.gradient(8, undecided), made.gradient(2, undecided, leave_out={1, 2}))
+        < 1e-5
+    )
 
 
 class TestLearner:
@@ -148,12 +211,22 @@ class TestLearner:
         learner = Learner.__new__(Learner)
         rollout = made.config.rollout.model_copy(update={"micro_batch": micro_batch})
         vars(learner).update(
-            config=made.config.model_copy(update={"rollout": rollout}), policy=made.policy, parameters=made.parameters,
-            optimizer=torch.optim.SGD(made.parameters.values()), average=None, old=None, start_weights=None)
+            config=made.config.model_copy(update={"rollout": rollout}),
+            policy=made.policy,
+            parameters=made.parameters,
+            optimizer=torch.optim.SGD(made.parameters.values()),
+            average=None,
+            old=None,
+            start_weights=None,
+        )
         if made.config.objective.algorithm == "nft" and made.config.objective.nft_decay:
             learner.old = {name: tensor.clone() for name, tensor in made.old_weights.items()}
-        learner.step = lambda decided: caught.update(
-            {name: p.grad.clone() for name, p in made.parameters.items() if p.grad is not None}) or 1.0
+        learner.step = lambda decided: (
+            caught.update(
+                {name: p.grad.clone() for name, p in made.parameters.items() if p.grad is not None}
+            )
+            or 1.0
+        )
         verdicts = [Verdict(None if winner is None else "ab"[winner], "") for winner in winners]
         learner.learn(1, decided(made.groups[0], verdicts))
         return caught
@@ -164,7 +237,9 @@ class TestLearner:
         assert relative_error(self.gradient(made, 3, VERDICTS), made.gradient(8)) < 1e-5
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
-    def test_an_undecided_pair_adds_nothing_and_the_others_keep_their_weight(self, world, objective):
+    def test_an_undecided_pair_adds_nothing_and_the_others_keep_their_weight(
+        self, world, objective
+    ):
         made = world("flux", objective)
         expected = made.gradient(8, leave_out={1, 2})
         assert relative_error(self.gradient(made, 8, [0, None, None, 0]), expected) < 1e-5
@@ -180,22 +255,36 @@ def sampled(made: World, **rollout) -> list:
     """All candidates of the world's prompts in the order of their pairs, sampled anew with the old adapter."""
     settings = made.config.rollout.model_copy(update=rollout)
     with torch.no_grad(), swapped(made.parameters, made.old_weights):
-        groups = list(sample_pairs(made.policy, made.keys, list(range(4)), settings, seed=0, update=1, with_noise=True))
-    assert all(len(group.candidates) == 2 * len(group.pairs) == len(group.images) for group in groups)
+        groups = list(
+            sample_pairs(
+                made.policy, made.keys, list(range(4)), settings, seed=0, update=1, with_noise=True
+            )
+        )
+    assert all(
+        len(group.candidates) == 2 * len(group.pairs) == len(group.images) for group in groups
+    )
     return [candidate for group in groups for candidate in group.candidates]
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_a_candidate_does_not_depend_on_the_batch_that_it_was_sampled_in(world, name):
     made = world(name, "rpo")
-    for alone, together in zip(sampled(made, micro_batch=2), sampled(made, micro_batch=8), strict=True):
-        assert (alone.pair, alone.side, alone.step_seed) == (together.pair, together.side, together.step_seed)
+    for alone, together in zip(
+        sampled(made, micro_batch=2), sampled(made, micro_batch=8), strict=True
+    ):
+        assert (alone.pair, alone.side, alone.step_seed) == (
+            together.pair,
+            together.side,
+            together.step_seed,
+        )
         torch.testing.assert_close(alone.latents, together.latents, rtol=0, atol=1e-4)
         torch.testing.assert_close(alone.log_probs, together.log_probs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_pair_starts_from_one_noise_if_it_is_shared_and_takes_two_paths_in_any_case(world, shared):
+def test_a_pair_starts_from_one_noise_if_it_is_shared_and_takes_two_paths_in_any_case(
+    world, shared
+):
     candidates = sampled(world("flux", "rpo"), shared_noise=shared)
     for a, b in zip(candidates[::2], candidates[1::2], strict=True):
         assert (a.pair, a.side, b.side) == (b.pair, 0, 1) and a.key == b.key
@@ -211,18 +300,37 @@ def test_a_pair_starts_from_one_noise_if_it_is_shared_and_takes_two_paths_in_any
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_in_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing_is_clipped(
-        make_policy, source_image, name, dtype, ratio):
+    make_policy, source_image, name, dtype, ratio
+):
     """With a new adapter (``lora_B`` = 0), chunks as sampled, and a clip so narrow that any difference would show."""
-    policy, config = make_policy(name, **{
-        **RPO, "objective.ratio": ratio, "objective.clip_range": 1e-6, "policy.dtype": dtype, "rollout.steps": 3,
-        "rollout.prompts_per_update": 2, "rollout.micro_batch": 4})
+    policy, config = make_policy(
+        name,
+        **{
+            **RPO,
+            "objective.ratio": ratio,
+            "objective.clip_range": 1e-6,
+            "policy.dtype": dtype,
+            "rollout.steps": 3,
+            "rollout.prompts_per_update": 2,
+            "rollout.micro_batch": 4,
+        },
+    )
     source = None if name == "flux" else source_image(32, 32)
     keys = policy.encode([Example(prompt, source) for prompt in PROMPTS[:2]])
     policy.add_adapter(config.adapter)
     [group] = sample_pairs(policy, keys, [0, 1], config.rollout, seed=0, update=1, with_noise=True)
     statistics = Statistics()
-    accumulate_rpo(policy, group.candidates, rpo.advantages([0, 1], mode="raw").flatten(), 4, settings=config.rollout,
-                   objective=config.objective, reference=policy.reference, statistics=statistics)
+    accumulate_rpo(
+        policy,
+        group.candidates,
+        rpo.advantages([0, 1], mode="raw").flatten(),
+        4,
+        settings=config.rollout,
+        objective=config.objective,
+        reference=policy.reference,
+        statistics=statistics,
+    )
     assert statistics.means() == pytest.approx(
-        {"loss": -0.45, "kl": 0.0, "ratio_mean": 1.0, "clip_high": 0.0, "clip_low": 0.0}, abs=1e-7)
+        {"loss": -0.45, "kl": 0.0, "ratio_mean": 1.0, "clip_high": 0.0, "clip_low": 0.0}, abs=1e-7
+    )
     assert statistics.sums["kl"] == 0 and statistics.sums["ratio_mean"] == statistics.count

@@ -1,4 +1,5 @@
 """A noise-free rollout is the stock pipeline: the same picture for the same seed and schedule, in every family."""
+
 from __future__ import annotations
 
 import importlib
@@ -19,7 +20,11 @@ from arr_core.policies.qwen_image_edit import image_token_types
 from arr_core.training.rollout import sample
 
 STEPS, SHIFT = 4, 3.0
-PIPELINES = {"flux": FluxPipeline, "qwen": QwenImageEditPipeline, "qwen-plus": QwenImageEditPlusPipeline}
+PIPELINES = {
+    "flux": FluxPipeline,
+    "qwen": QwenImageEditPipeline,
+    "qwen-plus": QwenImageEditPlusPipeline,
+}
 # Stock edit pipelines round both sides to multiples of 32; these sizes are such multiples.
 SIZES = {"square": (32, 32), "landscape": (64, 32), "portrait": (32, 64)}
 CONDITION = 64 * 64  # the source's area as the text encoder of Plus sees it
@@ -34,7 +39,9 @@ def stock(saved_pipeline):
     def load(name: str):
         if name not in pipelines:
             pipelines[name] = PIPELINES[name].from_pretrained(saved_pipeline(name))
-            pipelines[name].scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+            pipelines[name].scheduler = FlowMatchEulerDiscreteScheduler(
+                shift=1.0, use_dynamic_shifting=False
+            )
             pipelines[name].set_progress_bar_config(disable=True)
         return pipelines[name]
 
@@ -56,8 +63,12 @@ def theirs(pipeline, policy, seed: int, **call):
         latents.append(tensors["latents"])
         return {}
 
-    image = pipeline(**call, sigmas=policy.sigmas(STEPS, SHIFT)[:-1].tolist(), callback_on_step_end=keep,
-                     generator=[torch.Generator().manual_seed(seed)]).images[0]
+    image = pipeline(
+        **call,
+        sigmas=policy.sigmas(STEPS, SHIFT)[:-1].tolist(),
+        callback_on_step_end=keep,
+        generator=[torch.Generator().manual_seed(seed)],
+    ).images[0]
     return latents[-1], image
 
 
@@ -75,7 +86,7 @@ def largest_difference(image: Image.Image, other: Image.Image) -> int:
 
 
 def pair(result: tuple, at: int) -> tuple:
-    return result[0][at:at + 1], result[1][at]
+    return result[0][at : at + 1], result[1][at]
 
 
 # ---------------------------------------------------------------------- FLUX
@@ -87,9 +98,16 @@ def test_flux_makes_the_stock_image(make_policy, stock, size):
     policy, config = make_policy("flux", **{"policy.height": height, "policy.width": width})
     result = ours(policy, Example(PROMPT), [3, 4])
     for at, seed in enumerate((3, 4)):
-        expected = theirs(stock("flux"), policy, seed, prompt=PROMPT, height=height, width=width,
-                          guidance_scale=config.policy.guidance_scale,
-                      max_sequence_length=config.policy.max_sequence_length)
+        expected = theirs(
+            stock("flux"),
+            policy,
+            seed,
+            prompt=PROMPT,
+            height=height,
+            width=width,
+            guidance_scale=config.policy.guidance_scale,
+            max_sequence_length=config.policy.max_sequence_length,
+        )
         assert_same(pair(result, at), expected)
     assert (result[0][0] - result[0][1]).abs().max() > 0.1
 
@@ -100,17 +118,34 @@ def test_flux_makes_the_stock_image_by_the_stock_schedule(make_policy, saved_pip
     pipeline = FluxPipeline.from_pretrained(saved_pipeline("flux"))
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
-        PROMPT, height=32, width=32, num_inference_steps=STEPS, max_sequence_length=config.policy.max_sequence_length,
-        guidance_scale=config.policy.guidance_scale, generator=torch.Generator().manual_seed(3)).images[0]
+        PROMPT,
+        height=32,
+        width=32,
+        num_inference_steps=STEPS,
+        max_sequence_length=config.policy.max_sequence_length,
+        guidance_scale=config.policy.guidance_scale,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
     image = ours(policy, Example(PROMPT), [3])[1][0]
     assert largest_difference(image, expected) <= 1
 
 
 def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
-    policy, config = make_policy("flux", **{"policy.true_cfg_scale": 3.0, "policy.negative_prompt": NEGATIVE})
-    expected = theirs(stock("flux"), policy, 3, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=3.0, height=32,
-                      width=32, guidance_scale=config.policy.guidance_scale,
-                      max_sequence_length=config.policy.max_sequence_length)
+    policy, config = make_policy(
+        "flux", **{"policy.true_cfg_scale": 3.0, "policy.negative_prompt": NEGATIVE}
+    )
+    expected = theirs(
+        stock("flux"),
+        policy,
+        3,
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        true_cfg_scale=3.0,
+        height=32,
+        width=32,
+        guidance_scale=config.policy.guidance_scale,
+        max_sequence_length=config.policy.max_sequence_length,
+    )
     result = ours(policy, Example(PROMPT), [3])
     assert_same(pair(result, 0), expected)
     plain, _ = make_policy("flux")
@@ -119,8 +154,16 @@ def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
 
 def test_flux_guidance_is_the_stock_guidance(make_policy, stock):
     policy, config = make_policy("flux", **{"policy.guidance_scale": 1.5})
-    expected = theirs(stock("flux"), policy, 3, prompt=PROMPT, height=32, width=32, guidance_scale=1.5,
-                      max_sequence_length=config.policy.max_sequence_length)
+    expected = theirs(
+        stock("flux"),
+        policy,
+        3,
+        prompt=PROMPT,
+        height=32,
+        width=32,
+        guidance_scale=1.5,
+        max_sequence_length=config.policy.max_sequence_length,
+    )
     assert_same(pair(ours(policy, Example(PROMPT), [3]), 0), expected)
 
 
@@ -131,8 +174,12 @@ def edit_settings(name: str, shape: str = "landscape", **more) -> dict:
     """A policy of the shape's area, always given lying: an edit keeps its source's shape. Stock Edit shows the text
     encoder the resized source itself; Plus has a size of its own for it."""
     height, width = sorted(SIZES[shape])
-    return {"policy.height": height, "policy.width": width,
-            "policy.condition_area": CONDITION if name == "qwen-plus" else "null", **more}
+    return {
+        "policy.height": height,
+        "policy.width": width,
+        "policy.condition_area": CONDITION if name == "qwen-plus" else "null",
+        **more,
+    }
 
 
 @pytest.fixture
@@ -150,7 +197,9 @@ def stock_edit(stock, monkeypatch):
             monkeypatch.setattr(module, "CONDITION_IMAGE_SIZE", CONDITION)
         else:
             dimensions = module.calculate_dimensions
-            monkeypatch.setattr(module, "calculate_dimensions", lambda _, ratio: dimensions(area, ratio))
+            monkeypatch.setattr(
+                module, "calculate_dimensions", lambda _, ratio: dimensions(area, ratio)
+            )
         with image_token_types(pipeline.text_encoder):
             width, height = module.calculate_dimensions(area, image.width / image.height)[:2]
             result = theirs(pipeline, policy, seed, image=image, height=height, width=width, **call)
@@ -168,24 +217,37 @@ def test_an_edit_makes_the_stock_image(make_policy, stock_edit, source_image, na
     result = ours(policy, Example(PROMPT, source), [5, 6])
     assert result[1][0].size == SIZES[shape]
     for at, seed in enumerate((5, 6)):
-        assert_same(pair(result, at), stock_edit(name, policy, source, seed, prompt=PROMPT, true_cfg_scale=1.0))
+        assert_same(
+            pair(result, at),
+            stock_edit(name, policy, source, seed, prompt=PROMPT, true_cfg_scale=1.0),
+        )
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
-def test_a_larger_source_is_resized_as_the_stock_pipeline_does(make_policy, stock_edit, source_image, name):
+def test_a_larger_source_is_resized_as_the_stock_pipeline_does(
+    make_policy, stock_edit, source_image, name
+):
     policy, _ = make_policy(name, **edit_settings(name))
     source = source_image(150, 75)
     result = ours(policy, Example(PROMPT, source), [5])
     assert result[1][0].size == SIZES["landscape"]
-    assert_same(pair(result, 0), stock_edit(name, policy, source, 5, prompt=PROMPT, true_cfg_scale=1.0))
+    assert_same(
+        pair(result, 0), stock_edit(name, policy, source, 5, prompt=PROMPT, true_cfg_scale=1.0)
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
-def test_an_edit_with_a_negative_prompt_makes_the_stock_image(make_policy, stock_edit, source_image, name):
-    policy, _ = make_policy(name, **edit_settings(
-        name, **{"policy.true_cfg_scale": 4.0, "policy.negative_prompt": NEGATIVE}))
+def test_an_edit_with_a_negative_prompt_makes_the_stock_image(
+    make_policy, stock_edit, source_image, name
+):
+    policy, _ = make_policy(
+        name,
+        **edit_settings(name, **{"policy.true_cfg_scale": 4.0, "policy.negative_prompt": NEGATIVE}),
+    )
     source = source_image(*SIZES["landscape"])
-    expected = stock_edit(name, policy, source, 5, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=4.0)
+    expected = stock_edit(
+        name, policy, source, 5, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=4.0
+    )
     result = ours(policy, Example(PROMPT, source), [5])
     assert_same(pair(result, 0), expected)
     plain, _ = make_policy(name, **edit_settings(name))
@@ -200,7 +262,10 @@ def test_a_picture_does_not_depend_on_its_batch(make_policy, source_image, name)
     """Prompts of different lengths are padded to one; neither the padding nor the neighbours may be seen."""
     policy, _ = make_policy(name)
     source = None if name == "flux" else source_image(32, 32)
-    examples = [Example("red", source), Example("a tall green triangle left of a small yellow circle", source)]
+    examples = [
+        Example("red", source),
+        Example("a tall green triangle left of a small yellow circle", source),
+    ]
     keys = policy.encode(examples)
     sigmas = policy.sigmas(STEPS, SHIFT)
     together = sample(policy, policy.batch(keys), [1, 2], sigmas).picture

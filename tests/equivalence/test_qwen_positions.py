@@ -1,4 +1,5 @@
 """Qwen-Image-Edit prompts get three-dimensional positions: those of the Qwen2-VL paper, computed here by hand."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,9 +31,14 @@ def seen(pipeline):
     """What the text encoder was called with, and the positions that reached its text model, newest last."""
     calls, positions = [], []
     encoder = pipeline.text_encoder
-    hooks = [encoder.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True),
-             encoder.model.language_model.register_forward_pre_hook(
-                 lambda _, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True)]
+    hooks = [
+        encoder.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True
+        ),
+        encoder.model.language_model.register_forward_pre_hook(
+            lambda _, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
+        ),
+    ]
     yield calls, positions
     for hook in hooks:
         hook.remove()
@@ -47,7 +53,9 @@ def positions_by_hand(input_ids: list[int], image_token: int, grid: list[int]) -
     rows, columns = grid[1] // 2, grid[2] // 2
     start = input_ids.index(image_token)
     result = [[at] * 3 for at in range(start)]
-    result += [[start, start + row, start + column] for row in range(rows) for column in range(columns)]
+    result += [
+        [start, start + row, start + column] for row in range(rows) for column in range(columns)
+    ]
     after = start + max(rows, columns)
     result += [[after + at] * 3 for at in range(len(input_ids) - len(result))]
     return torch.tensor(result).T
@@ -63,7 +71,9 @@ def test_the_text_model_gets_the_positions_of_the_paper(pipeline, images, seen):
         input_ids = calls[-1]["input_ids"][0].tolist()
         expected = positions_by_hand(input_ids, pipeline.text_encoder.config.image_token_id, grid)
         assert torch.equal(positions[-1][-3:, 0], expected)
-        assert (expected[1] != expected[2]).any() and expected.max() + 1 < expected.shape[1]  # not one-dimensional
+        assert (expected[1] != expected[2]).any() and expected.max() + 1 < expected.shape[
+            1
+        ]  # not one-dimensional
 
 
 @torch.no_grad()
@@ -71,10 +81,13 @@ def test_the_embeddings_are_exactly_those_of_the_positions_by_hand(pipeline, ima
     calls, _ = seen
     given, mask = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
     call = {name: value for name, value in calls[-1].items() if name != "mm_token_type_ids"}
-    positions = positions_by_hand(call["input_ids"][0].tolist(), pipeline.text_encoder.config.image_token_id,
-                                  call["image_grid_thw"][0].tolist())
+    positions = positions_by_hand(
+        call["input_ids"][0].tolist(),
+        pipeline.text_encoder.config.image_token_id,
+        call["image_grid_thw"][0].tolist(),
+    )
     by_hand = pipeline.text_encoder(**call, position_ids=positions[:, None]).hidden_states[-1]
-    assert (given - by_hand[:, pipeline.prompt_template_encode_start_idx:]).abs().max() == 0.0
+    assert (given - by_hand[:, pipeline.prompt_template_encode_start_idx :]).abs().max() == 0.0
     assert mask.all()
 
 
@@ -85,20 +98,29 @@ def test_the_embeddings_are_exactly_those_of_transformers_own_positions(pipeline
     given, _ = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
     call = {name: value for name, value in calls[-1].items() if name != "mm_token_type_ids"}
     start = pipeline.prompt_template_encode_start_idx
-    positions, _ = pipeline.text_encoder.model.get_rope_index(**{
-        name: calls[-1][name] for name in ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
-        if name in calls[-1]})
+    positions, _ = pipeline.text_encoder.model.get_rope_index(
+        **{
+            name: calls[-1][name]
+            for name in ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
+            if name in calls[-1]
+        }
+    )
     oracle = pipeline.text_encoder(**call, position_ids=positions).hidden_states[-1]
     assert (given - oracle[:, start:]).abs().max() == 0.0
 
 
-@pytest.mark.skipif("mm_token_type_ids" not in inspect.signature(
-    qwen_edit_pipeline().text_encoder.forward).parameters, reason="transformers 4 needs no token types")
+@pytest.mark.skipif(
+    "mm_token_type_ids"
+    not in inspect.signature(qwen_edit_pipeline().text_encoder.forward).parameters,
+    reason="transformers 4 needs no token types",
+)
 class TestWithoutOurSeam:
     """What diffusers 0.42 does alone under transformers 5."""
 
     @torch.no_grad()
-    def test_pictures_get_one_dimensional_positions_and_other_embeddings(self, pipeline, images, seen):
+    def test_pictures_get_one_dimensional_positions_and_other_embeddings(
+        self, pipeline, images, seen
+    ):
         _, positions = seen
         right, _ = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
         positions.clear()
@@ -114,16 +136,24 @@ class TestWithoutOurSeam:
         encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
         text = pipeline.tokenizer.decode(calls[-1]["input_ids"][0])
         text = text.replace("<|image_pad|>" * text.count("<|image_pad|>"), "<|image_pad|>")
-        whole = pipeline.processor(text=[text], images=images[:1], return_tensors="pt", return_mm_token_type_ids=True)
+        whole = pipeline.processor(
+            text=[text], images=images[:1], return_tensors="pt", return_mm_token_type_ids=True
+        )
         assert torch.equal(whole["input_ids"], calls[-1]["input_ids"])
         assert torch.equal(whole["mm_token_type_ids"].int(), calls[-1]["mm_token_type_ids"])
 
     def test_token_types_that_are_given_are_kept(self, pipeline, seen):
         calls, _ = seen
         given = torch.zeros(1, 3, dtype=torch.int)
-        with image_token_types(pipeline.text_encoder), contextlib.suppress(ValueError, RuntimeError, IndexError):
-            pipeline.text_encoder(input_ids=torch.tensor([[1, 2, 3]]), mm_token_type_ids=given,
-                                  image_grid_thw=torch.tensor([[1, 4, 4]]))
+        with (
+            image_token_types(pipeline.text_encoder),
+            contextlib.suppress(ValueError, RuntimeError, IndexError),
+        ):
+            pipeline.text_encoder(
+                input_ids=torch.tensor([[1, 2, 3]]),
+                mm_token_type_ids=given,
+                image_grid_thw=torch.tensor([[1, 4, 4]]),
+            )
         assert calls[-1]["mm_token_type_ids"] is given
 
 
@@ -158,6 +188,7 @@ def test_prompts_without_a_picture_are_left_alone(pipeline, seen):
 
 def test_an_encoder_that_knows_no_token_types_is_not_given_any():
     """transformers 4.57 finds the picture's tokens itself."""
+
     class Older(torch.nn.Module):
         def forward(self, input_ids, image_grid_thw):
             return input_ids

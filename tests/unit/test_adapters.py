@@ -1,4 +1,5 @@
 """An adapter acts everywhere exactly as it did in training, or is refused with a reason."""
+
 from __future__ import annotations
 
 import json
@@ -35,9 +36,15 @@ FAMILIES = ("flux", "qwen-image-edit")
 CONFIGS = {
     "plain": {},
     "rslora": {"use_rslora": True},
-    "patterns": {"rank_pattern": {"to_q": 2, r".*to_out\.0": 6, "to_add_out": 6},
-                 "alpha_pattern": {"attn.to_k": 3, "to_add_out": 5.5}},
-    "patterns with rslora": {"use_rslora": True, "rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_v": 1}},
+    "patterns": {
+        "rank_pattern": {"to_q": 2, r".*to_out\.0": 6, "to_add_out": 6},
+        "alpha_pattern": {"attn.to_k": 3, "to_add_out": 5.5},
+    },
+    "patterns with rslora": {
+        "use_rslora": True,
+        "rank_pattern": {"to_q": 2},
+        "alpha_pattern": {"to_v": 1},
+    },
 }
 TOLERANCE = 1e-5
 
@@ -89,7 +96,14 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def relaid(folder, file, prefix: str, alpha: float | None = None, infix: str = "", header: dict | None = None):
+def relaid(
+    folder,
+    file,
+    prefix: str,
+    alpha: float | None = None,
+    infix: str = "",
+    header: dict | None = None,
+):
     """``file``, after the pairs of a PEFT folder have been written there in another layout."""
     tensors = {}
     for name, tensor in load_file(folder / files.WEIGHTS_NAME).items():
@@ -104,10 +118,15 @@ def relaid(folder, file, prefix: str, alpha: float | None = None, infix: str = "
 def header_of(folder, prefix: str) -> dict[str, str]:
     """The header in which diffusers keeps a PEFT configuration."""
     config = json.loads((folder / files.CONFIG_NAME).read_text())
-    return {"lora_adapter_metadata": json.dumps({prefix + name: value for name, value in config.items()})}
+    return {
+        "lora_adapter_metadata": json.dumps(
+            {prefix + name: value for name, value in config.items()}
+        )
+    }
 
 
 # ---- strength: PEFT itself, on the model it trained, is the oracle
+
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_universal_file_in_diffusers_acts_as_peft_did(family, config, tmp_path):
@@ -119,7 +138,9 @@ def test_a_universal_file_in_diffusers_acts_as_peft_did(family, config, tmp_path
 
     assert distance(loaded, output(trained)) < TOLERANCE
     assert distance(loaded, output(transformer)) > 1e-2
-    half = through_diffusers(family, relaid(tmp_path / "peft", tmp_path / "raw.safetensors", "transformer."))
+    half = through_diffusers(
+        family, relaid(tmp_path / "peft", tmp_path / "raw.safetensors", "transformer.")
+    )
     assert distance(half, output(trained)) > 1e-2
 
 
@@ -133,10 +154,18 @@ def test_an_injected_adapter_acts_as_peft_did_and_comes_out_unchanged(family, co
 
     assert distance(output(transformer), output(trained)) < TOLERANCE
     assert len(report.matched) == len(adapter.modules) and not report.missing
-    trainable = [name for name, parameter in transformer.named_parameters() if parameter.requires_grad]
-    assert len(trainable) == 2 * len(adapter.modules) and all(".policy." in name for name in trainable)
+    trainable = [
+        name for name, parameter in transformer.named_parameters() if parameter.requires_grad
+    ]
+    assert len(trainable) == 2 * len(adapter.modules) and all(
+        ".policy." in name for name in trainable
+    )
     taken = extract(transformer, "policy", base="org/model")
-    assert (taken.content_hash, taken.use_rslora, taken.base) == (adapter.content_hash, adapter.use_rslora, "org/model")
+    assert (taken.content_hash, taken.use_rslora, taken.base) == (
+        adapter.content_hash,
+        adapter.use_rslora,
+        "org/model",
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -147,19 +176,33 @@ def test_a_saved_folder_is_read_back_by_peft_and_by_us(family, config, tmp_path)
     folder = adapter.save(tmp_path / "ours")
 
     again = load_adapter(folder)
-    assert (again.content_hash, again.base, again.use_rslora) == (adapter.content_hash, BASES[family],
-                                                                 adapter.use_rslora)
-    assert {m: p[2:] for m, p in again.modules.items()} == {m: p[2:] for m, p in adapter.modules.items()}
-    assert distance(output(PeftModel.from_pretrained(tiny_transformer(family), folder)), output(trained)) < TOLERANCE
+    assert (again.content_hash, again.base, again.use_rslora) == (
+        adapter.content_hash,
+        BASES[family],
+        adapter.use_rslora,
+    )
+    assert {m: p[2:] for m, p in again.modules.items()} == {
+        m: p[2:] for m, p in adapter.modules.items()
+    }
+    assert (
+        distance(
+            output(PeftModel.from_pretrained(tiny_transformer(family), folder)), output(trained)
+        )
+        < TOLERANCE
+    )
 
 
 def test_a_saved_folder_names_a_top_level_module_without_its_namesakes(tmp_path):
-    trained = random_adapter(tiny_transformer("flux"), r"proj_out|transformer_blocks\.0\.attn\.to_q")
+    trained = random_adapter(
+        tiny_transformer("flux"), r"proj_out|transformer_blocks\.0\.attn\.to_q"
+    )
     adapter = load_adapter(saved(trained, tmp_path / "peft"))
 
     again = PeftModel.from_pretrained(tiny_transformer("flux"), adapter.save(tmp_path / "ours"))
 
-    layers = {name for name, module in again.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    layers = {
+        name for name, module in again.get_base_model().named_modules() if hasattr(module, "lora_A")
+    }
     assert layers == set(adapter.modules) == {"proj_out", "transformer_blocks.0.attn.to_q"}
 
 
@@ -183,20 +226,34 @@ def test_a_universal_file_has_one_rank_and_says_what_it_is(tmp_path):
 
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
-        ranks = {opened.get_slice(name).get_shape()[0] for name in opened.keys() if "lora_A" in name}
+        ranks = {
+            opened.get_slice(name).get_shape()[0] for name in opened.keys() if "lora_A" in name
+        }
     assert ranks == {6}
-    assert header == {"format": "pt", "arr_adapter": "universal", "arr_scale": "baked", "arr_family": "flux",
-                      "arr_base": "black-forest-labs/FLUX.1-dev", "arr_rank": "6",
-                      "arr_content_hash": adapter.content_hash}
+    assert header == {
+        "format": "pt",
+        "arr_adapter": "universal",
+        "arr_scale": "baked",
+        "arr_family": "flux",
+        "arr_base": "black-forest-labs/FLUX.1-dev",
+        "arr_rank": "6",
+        "arr_content_hash": adapter.content_hash,
+    }
     again = load_adapter(file)
-    assert (again.content_hash, again.base, again.layout) == (adapter.content_hash, adapter.base, "universal")
+    assert (again.content_hash, again.base, again.layout) == (
+        adapter.content_hash,
+        adapter.base,
+        "universal",
+    )
     assert {pair.scale for pair in again.modules.values()} == {1.0}
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     (tmp_path / "ordinary").touch()
     assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
-@pytest.mark.parametrize(("alpha", "stored"), [(8, torch.bfloat16), (2, torch.bfloat16), (6, torch.float32)])
+@pytest.mark.parametrize(
+    ("alpha", "stored"), [(8, torch.bfloat16), (2, torch.bfloat16), (6, torch.float32)]
+)
 def test_a_baked_lora_b_keeps_its_dtype_only_where_no_bit_is_lost(alpha, stored, tmp_path):
     one_pair(tmp_path, dtype=torch.bfloat16, lora_alpha=alpha)
     adapter = load_adapter(tmp_path)
@@ -205,11 +262,15 @@ def test_a_baked_lora_b_keeps_its_dtype_only_where_no_bit_is_lost(alpha, stored,
 
     b = universal["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"]
     assert b.dtype == stored
-    assert torch.equal(b.float(), adapter.modules["transformer_blocks.0.attn.to_q"].B.float() * alpha / 4)
+    assert torch.equal(
+        b.float(), adapter.modules["transformer_blocks.0.attn.to_q"].B.float() * alpha / 4
+    )
 
 
 def test_an_injected_adapter_can_be_more_precise_than_its_base(tmp_path):
-    adapter = load_adapter(saved(random_adapter(tiny_transformer("flux"), TARGETS["flux"]), tmp_path))
+    adapter = load_adapter(
+        saved(random_adapter(tiny_transformer("flux"), TARGETS["flux"]), tmp_path)
+    )
     transformer = tiny_transformer("flux").to(torch.bfloat16)
 
     inject(adapter, transformer, dtype=torch.float32)
@@ -237,12 +298,16 @@ def test_every_layout_of_the_same_numbers_is_the_same_adapter(plain, name, tmp_p
     prefix, alpha, infix, header_prefix = LAYOUTS[name]
     header = None if header_prefix is None else header_of(plain, header_prefix)
 
-    adapter = load_adapter(relaid(plain, tmp_path / "one.safetensors", prefix, alpha, infix, header))
+    adapter = load_adapter(
+        relaid(plain, tmp_path / "one.safetensors", prefix, alpha, infix, header)
+    )
 
     expected = load_adapter(plain)
     assert adapter.content_hash == expected.content_hash
     assert adapter.layout == name
-    assert {(pair.rank, pair.alpha, pair.scale) for pair in adapter.modules.values()} == {(4, 8.0, 2.0)}
+    assert {(pair.rank, pair.alpha, pair.scale) for pair in adapter.modules.values()} == {
+        (4, 8.0, 2.0)
+    }
 
 
 def test_what_diffusers_saves_is_read(plain, family, tmp_path):
@@ -275,18 +340,27 @@ def test_a_repository_of_one_adapter_stands_for_it_and_of_two_is_refused_by_thei
     assert load_adapter(tmp_path).rank == 4
 
     one_pair(tmp_path / "ARR-Qwen-Image-Edit")
-    with pytest.raises(AdapterError, match=r"found ARR-FLUX\.1-dev, ARR-Qwen-Image-Edit; give one of them"):
+    with pytest.raises(
+        AdapterError, match=r"found ARR-FLUX\.1-dev, ARR-Qwen-Image-Edit; give one of them"
+    ):
         load_adapter(tmp_path)
 
 
 def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_card(tmp_path):
     """ComfyUI's download brings the weights alone."""
-    folder = one_pair(tmp_path / "ARR-FLUX.1-dev", tensors={
-        f"{MODULE}.lora_A.weight": torch.ones(16, 32), f"{MODULE}.lora_B.weight": torch.ones(32, 16)})
+    folder = one_pair(
+        tmp_path / "ARR-FLUX.1-dev",
+        tensors={
+            f"{MODULE}.lora_A.weight": torch.ones(16, 32),
+            f"{MODULE}.lora_B.weight": torch.ones(32, 16),
+        },
+    )
     (folder / files.CONFIG_NAME).unlink()
     for path in (folder, folder / files.WEIGHTS_NAME):
         adapter = load_adapter(path)
-        assert {pair.scale for pair in adapter.modules.values()} == {2.0} and adapter.base == "black-forest-labs/FLUX.1-dev"
+        assert {pair.scale for pair in adapter.modules.values()} == {
+            2.0
+        } and adapter.base == "black-forest-labs/FLUX.1-dev"
     folder = one_pair(tmp_path / "ARR-Qwen-Image-Edit")
     (folder / files.CONFIG_NAME).unlink()
     with pytest.raises(AdapterError, match="expected rank 32 .* found rank 4"):
@@ -295,16 +369,29 @@ def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_c
 
 def test_what_neither_family_could_load_is_not_converted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    pair = {"lora_A.weight": torch.ones(4, 8), "lora_B.weight": torch.ones(8, 4), "alpha": torch.tensor(4.0)}
+    pair = {
+        "lora_A.weight": torch.ones(4, 8),
+        "lora_B.weight": torch.ones(8, 4),
+        "alpha": torch.tensor(4.0),
+    }
     module = "diffusion_model.double_blocks.0.img_attn.proj"
     save_file({f"{module}.{name}": tensor for name, tensor in pair.items()}, "bfl.safetensors")
     assert command.main(["convert", "bfl.safetensors"]) == 2
-    assert "nothing could load the result" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
-    assert command.main(["inspect", "bfl.safetensors"]) == 0 and "none of ours" in capsys.readouterr().out
+    assert (
+        "nothing could load the result" in capsys.readouterr().err
+        and len(list(tmp_path.iterdir())) == 1
+    )
+    assert (
+        command.main(["inspect", "bfl.safetensors"]) == 0
+        and "none of ours" in capsys.readouterr().out
+    )
 
 
 def test_a_snapshot_of_the_hub_cache_may_link_to_its_blobs(tmp_path):
-    snapshot, blobs = tmp_path / "models--org--name/snapshots/0123/ARR", tmp_path / "models--org--name/blobs"
+    snapshot, blobs = (
+        tmp_path / "models--org--name/snapshots/0123/ARR",
+        tmp_path / "models--org--name/blobs",
+    )
     one_pair(snapshot)
     blobs.mkdir()
     for file in list(snapshot.iterdir()):
@@ -316,14 +403,20 @@ def test_a_snapshot_of_the_hub_cache_may_link_to_its_blobs(tmp_path):
 
 # ---- what happens to the file as it is
 
-@pytest.mark.skipif(Version(diffusers.__version__) < Version("0.42"), reason="measured with diffusers 0.42")
-@pytest.mark.filterwarnings("ignore:Found missing adapter keys", "ignore:While injecting the PEFT adapters")
+
+@pytest.mark.skipif(
+    Version(diffusers.__version__) < Version("0.42"), reason="measured with diffusers 0.42"
+)
+@pytest.mark.filterwarnings(
+    "ignore:Found missing adapter keys", "ignore:While injecting the PEFT adapters"
+)
 @pytest.mark.parametrize("header", [False, True], ids=["", "header"])
 @pytest.mark.parametrize("infix", ["", ".default"], ids=["", "named"])
 @pytest.mark.parametrize("alpha", [None, 8.0], ids=["", "alpha"])
 @pytest.mark.parametrize("prefix", ["base_model.model.", "transformer.", "diffusion_model.", ""])
 def test_what_is_said_of_a_raw_file_is_what_diffusers_does(
-        family, plain, effects, prefix, alpha, infix, header, tmp_path):
+    family, plain, effects, prefix, alpha, infix, header, tmp_path
+):
     said_header = header_of(plain, "transformer." if prefix else "") if header else None
     file = relaid(plain, tmp_path / "raw.safetensors", prefix, alpha, infix, said_header)
     adapter = load_adapter(file, alpha=None if alpha or header else 8)
@@ -345,15 +438,24 @@ def effects(family, plain):
     adapter, results = load_adapter(plain), {}
     for said, scale in ((outcomes.FULL, 2.0), ("0.50 of its strength", 1.0), (outcomes.TWICE, 4.0)):
         transformer = tiny_transformer(family)
-        inject(type(adapter)({module: pair._replace(alpha=scale * pair.rank, scale=scale)
-                              for module, pair in adapter.modules.items()}), transformer)
+        inject(
+            type(adapter)(
+                {
+                    module: pair._replace(alpha=scale * pair.rank, scale=scale)
+                    for module, pair in adapter.modules.items()
+                }
+            ),
+            transformer,
+        )
         results[said] = output(transformer)
     return {**results, outcomes.NOTHING: output(tiny_transformer(family))}
 
 
 def test_only_a_universal_file_is_at_full_strength_everywhere(plain, family, tmp_path):
     raw = raw_outcomes(load_adapter(plain))
-    universal = raw_outcomes(load_adapter(load_adapter(plain).save_universal(tmp_path / "u.safetensors")))
+    universal = raw_outcomes(
+        load_adapter(load_adapter(plain).save_universal(tmp_path / "u.safetensors"))
+    )
 
     assert raw["ComfyUI"] == "nothing is applied, yet the node reports success"
     assert universal == {"diffusers": "full strength", "ComfyUI": "full strength"}
@@ -361,63 +463,114 @@ def test_only_a_universal_file_is_at_full_strength_everywhere(plain, family, tmp
 
 # ---- family and base
 
-def widths(*kinds: str, blocks: int = 1, block: str = "transformer_blocks", width: int = 3072) -> dict[str, int]:
+
+def widths(
+    *kinds: str, blocks: int = 1, block: str = "transformer_blocks", width: int = 3072
+) -> dict[str, int]:
     return {f"{block}.{number}.{kind}": width for number in range(blocks) for kind in kinds}
 
 
 SINGLE = widths("attn.to_q", blocks=38, block="single_transformer_blocks")
 
 
-@pytest.mark.parametrize(("modules", "base", "expected"), [
-    pytest.param({**widths(*TARGETS["flux"], blocks=19), **SINGLE}, None, "flux", id="published FLUX"),
-    pytest.param(widths(*ATTENTION, blocks=60), None, "qwen-image-edit", id="published Qwen-Image-Edit"),
-    pytest.param(widths("ff_context.net.2"), None, "flux", id="FLUX by its feed-forward"),
-    pytest.param(widths("img_mlp.net.2"), None, "qwen-image-edit", id="Qwen by its feed-forward"),
-    pytest.param(widths("attn.to_q", blocks=19), None, "unknown", id="attention fits both"),
-    pytest.param(widths("attn.to_q", blocks=19), BASES["flux"], "flux", id="attention, the base decides"),
-    pytest.param(widths("attn.to_q", blocks=2), "Qwen/Qwen-Image-Edit-2509", "qwen-image-edit", id="an edition"),
-    pytest.param(widths("attn.to_q", blocks=20), BASES["flux"], "unknown", id="FLUX has 19 double blocks"),
-    pytest.param(widths("attn.to_q", blocks=38, width=2432), None, "unknown", id="SD 3.5"),
-    pytest.param(widths("attn.to_q", blocks=60, width=2048), None, "unknown", id="another width"),
-    pytest.param({**widths("attn.to_q"), "double_blocks.0.img_attn.qkv": 3072}, BASES["flux"], "unknown",
-                 id="names of another program"),
-    pytest.param({**widths("img_mlp.net.2"), **SINGLE}, None, "unknown", id="a mixture"),
-    pytest.param(widths("attn.to_qkv_mlp_proj", block="single_transformer_blocks"), None, "unknown", id="FLUX.2"),
-])
-def test_the_family_is_told_by_names_then_counts_then_the_base_and_else_unknown(modules, base, expected):
+@pytest.mark.parametrize(
+    ("modules", "base", "expected"),
+    [
+        pytest.param(
+            {**widths(*TARGETS["flux"], blocks=19), **SINGLE}, None, "flux", id="published FLUX"
+        ),
+        pytest.param(
+            widths(*ATTENTION, blocks=60), None, "qwen-image-edit", id="published Qwen-Image-Edit"
+        ),
+        pytest.param(widths("ff_context.net.2"), None, "flux", id="FLUX by its feed-forward"),
+        pytest.param(
+            widths("img_mlp.net.2"), None, "qwen-image-edit", id="Qwen by its feed-forward"
+        ),
+        pytest.param(widths("attn.to_q", blocks=19), None, "unknown", id="attention fits both"),
+        pytest.param(
+            widths("attn.to_q", blocks=19), BASES["flux"], "flux", id="attention, the base decides"
+        ),
+        pytest.param(
+            widths("attn.to_q", blocks=2),
+            "Qwen/Qwen-Image-Edit-2509",
+            "qwen-image-edit",
+            id="an edition",
+        ),
+        pytest.param(
+            widths("attn.to_q", blocks=20), BASES["flux"], "unknown", id="FLUX has 19 double blocks"
+        ),
+        pytest.param(widths("attn.to_q", blocks=38, width=2432), None, "unknown", id="SD 3.5"),
+        pytest.param(
+            widths("attn.to_q", blocks=60, width=2048), None, "unknown", id="another width"
+        ),
+        pytest.param(
+            {**widths("attn.to_q"), "double_blocks.0.img_attn.qkv": 3072},
+            BASES["flux"],
+            "unknown",
+            id="names of another program",
+        ),
+        pytest.param({**widths("img_mlp.net.2"), **SINGLE}, None, "unknown", id="a mixture"),
+        pytest.param(
+            widths("attn.to_qkv_mlp_proj", block="single_transformer_blocks"),
+            None,
+            "unknown",
+            id="FLUX.2",
+        ),
+    ],
+)
+def test_the_family_is_told_by_names_then_counts_then_the_base_and_else_unknown(
+    modules, base, expected
+):
     assert detect_family(modules, base) == expected
 
 
 def test_every_linear_layer_of_the_real_classes_is_known(family):
     layers = tiny_transformer(family).named_modules()
-    assert detect_family({name: m.in_features for name, m in layers if hasattr(m, "in_features")}) == family
+    assert (
+        detect_family({name: m.in_features for name, m in layers if hasattr(m, "in_features")})
+        == family
+    )
 
 
-@pytest.mark.parametrize(("recorded", "shown"), [
-    ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit"),
-    ("/home/somebody/models/FLUX.1-dev/", "FLUX.1-dev"),
-    ("C:\\Users\\somebody\\FLUX.1-dev", "FLUX.1-dev"),
-    ("/x/hub/models--Qwen--Qwen-Image-Edit/snapshots/0123", "Qwen/Qwen-Image-Edit"),
-    ("../FLUX.1-dev", "FLUX.1-dev"), ("\x1b[31mred\n", "[31mred"), ("", None), (None, None),
-])
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit"),
+        ("/home/somebody/models/FLUX.1-dev/", "FLUX.1-dev"),
+        ("C:\\Users\\somebody\\FLUX.1-dev", "FLUX.1-dev"),
+        ("/x/hub/models--Qwen--Qwen-Image-Edit/snapshots/0123", "Qwen/Qwen-Image-Edit"),
+        ("../FLUX.1-dev", "FLUX.1-dev"),
+        ("\x1b[31mred\n", "[31mred"),
+        ("", None),
+        (None, None),
+    ],
+)
 def test_the_base_is_shown_without_the_paths_of_whoever_trained_it(recorded, shown):
     assert base_id(recorded) == shown
 
 
-@pytest.mark.parametrize(("base", "loaded", "warning"), [
-    ("Qwen/Qwen-Image-Edit", None, None),
-    ("Qwen/Qwen-Image-Edit", "/models/qwen-image-edit", None),
-    ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit-2509", "trained on Qwen/Qwen-Image-Edit, used with .*-2509"),
-    ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit", "its effect there was not trained"),
-    (None, "Qwen/Qwen-Image-Edit", "no base model is recorded.*-2509"),
-    ("black-forest-labs/FLUX.1-dev", None, "not of the modules' family"),
-])
+@pytest.mark.parametrize(
+    ("base", "loaded", "warning"),
+    [
+        ("Qwen/Qwen-Image-Edit", None, None),
+        ("Qwen/Qwen-Image-Edit", "/models/qwen-image-edit", None),
+        (
+            "Qwen/Qwen-Image-Edit",
+            "Qwen/Qwen-Image-Edit-2509",
+            "trained on Qwen/Qwen-Image-Edit, used with .*-2509",
+        ),
+        ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit", "its effect there was not trained"),
+        (None, "Qwen/Qwen-Image-Edit", "no base model is recorded.*-2509"),
+        ("black-forest-labs/FLUX.1-dev", None, "not of the modules' family"),
+    ],
+)
 def test_a_base_that_was_not_trained_on_is_warned_of(base, loaded, warning):
     said = base_warning("qwen-image-edit", base, loaded)
     assert said is None if warning is None else re.search(warning, said)
 
 
 # ---- matching
+
 
 def test_a_match_counts_all_modules_and_warns_of_those_that_are_missing(plain, family):
     adapter, transformer = load_adapter(plain), tiny_transformer(family)
@@ -438,9 +591,16 @@ def test_no_match_a_wrong_shape_a_wrong_family_and_a_used_name_are_errors(plain,
 
     with pytest.raises(AdapterError, match="found 0; missing are transformer_blocks.77.attn.to_q"):
         match(type(adapter)({"transformer_blocks.77.attn.to_q": pair}), transformer)
-    with pytest.raises(AdapterError, match=r"shape \[32, 32\] for transformer_blocks.0.attn.to_q, found \[32, 31\]"):
-        inject(type(adapter)({"transformer_blocks.0.attn.to_q": pair._replace(A=pair.A[:, :31])}), transformer)
-    with pytest.raises(AdapterError, match=f"found one of {family}; load the base model it was trained on"):
+    with pytest.raises(
+        AdapterError, match=r"shape \[32, 32\] for transformer_blocks.0.attn.to_q, found \[32, 31\]"
+    ):
+        inject(
+            type(adapter)({"transformer_blocks.0.attn.to_q": pair._replace(A=pair.A[:, :31])}),
+            transformer,
+        )
+    with pytest.raises(
+        AdapterError, match=f"found one of {family}; load the base model it was trained on"
+    ):
         match(adapter, tiny_transformer(FAMILIES[1 - FAMILIES.index(family)]))
     inject(adapter, transformer)
     with pytest.raises(AdapterError, match="found 'default' in use"):
@@ -449,7 +609,11 @@ def test_no_match_a_wrong_shape_a_wrong_family_and_a_used_name_are_errors(plain,
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_a_second_adapter_goes_beside_the_first(plain, family):
-    adapter, transformer, alone = load_adapter(plain), tiny_transformer(family), tiny_transformer(family)
+    adapter, transformer, alone = (
+        load_adapter(plain),
+        tiny_transformer(family),
+        tiny_transformer(family),
+    )
     inject(adapter, transformer, "reference")
     inject(adapter, transformer, "policy")
     inject(adapter, alone)
@@ -465,9 +629,15 @@ def one_pair(folder, dtype=torch.float32, tensors=None, drop=(), **config):
     """``folder``, holding the smallest PEFT adapter: one pair of rank 4, alpha 8, with changes."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(3)
-    pair = {f"{MODULE}.lora_A.weight": torch.randn(4, 32, generator=generator).to(dtype),
-            f"{MODULE}.lora_B.weight": torch.randn(32, 4, generator=generator).to(dtype), **(tensors or {})}
-    save_file({name: tensor for name, tensor in pair.items() if name not in drop}, folder / files.WEIGHTS_NAME)
+    pair = {
+        f"{MODULE}.lora_A.weight": torch.randn(4, 32, generator=generator).to(dtype),
+        f"{MODULE}.lora_B.weight": torch.randn(32, 4, generator=generator).to(dtype),
+        **(tensors or {}),
+    }
+    save_file(
+        {name: tensor for name, tensor in pair.items() if name not in drop},
+        folder / files.WEIGHTS_NAME,
+    )
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}
     (folder / files.CONFIG_NAME).write_text(json.dumps(settings))
     return folder
@@ -486,22 +656,54 @@ REFUSED_TENSORS = {
     "text encoder": ({"text_encoder.layers.0.q.lora_A.weight": ONE}, "a text encoder's LoRA"),
     "Kohya": ({"lora_unet_double_blocks_0.lora_down.weight": ONE}, "a Kohya name"),
     "not a LoRA": ({"optimizer": ONE}, "names like <module>.lora_A.weight, found 'optimizer'"),
-    "terminal escapes in an adapter's name": ({f"{MODULE}.lora_A.\x1b[2J.weight": ONE}, r"\\x1b\[2J"),
+    "terminal escapes in an adapter's name": (
+        {f"{MODULE}.lora_A.\x1b[2J.weight": ONE},
+        r"\\x1b\[2J",
+    ),
     "terminal escapes": ({"\x1b[2J": ONE}, r"found '\\x1b\[2J'"),
     "two adapters": ({f"{MODULE}.lora_A.other.weight": ONE}, "expected one adapter"),
-    "two prefixes": ({"transformer.y.lora_A.weight": torch.ones(4, 2), "transformer.y.lora_B.weight": torch.ones(2, 4)},
-                     "expected one prefix"),
-    "alpha alone": ({"base_model.model.y.alpha": ONE}, r"lora_A and lora_B of y, found only base_model.model.y.alpha"),
-    "NaN": ({f"{MODULE}.lora_A.weight": torch.full((4, 32), math.nan)}, r"NaN or infinity in .*lora_A.weight"),
-    "infinity": ({f"{MODULE}.lora_B.weight": torch.full((32, 4), math.inf)}, r"NaN or infinity in .*lora_B.weight"),
-    "convolution": ({f"{MODULE}.lora_A.weight": torch.ones(4, 32, 1, 1)}, r"expected a matrix.*\[4, 32, 1, 1\]"),
+    "two prefixes": (
+        {
+            "transformer.y.lora_A.weight": torch.ones(4, 2),
+            "transformer.y.lora_B.weight": torch.ones(2, 4),
+        },
+        "expected one prefix",
+    ),
+    "alpha alone": (
+        {"base_model.model.y.alpha": ONE},
+        r"lora_A and lora_B of y, found only base_model.model.y.alpha",
+    ),
+    "NaN": (
+        {f"{MODULE}.lora_A.weight": torch.full((4, 32), math.nan)},
+        r"NaN or infinity in .*lora_A.weight",
+    ),
+    "infinity": (
+        {f"{MODULE}.lora_B.weight": torch.full((32, 4), math.inf)},
+        r"NaN or infinity in .*lora_B.weight",
+    ),
+    "convolution": (
+        {f"{MODULE}.lora_A.weight": torch.ones(4, 32, 1, 1)},
+        r"expected a matrix.*\[4, 32, 1, 1\]",
+    ),
     "empty": ({f"{MODULE}.lora_A.weight": torch.ones(0, 32)}, r"expected a matrix.*\[0, 32\]"),
-    "integers": ({f"{MODULE}.lora_A.weight": torch.ones(4, 32, dtype=torch.int32)}, "found torch.int32"),
+    "integers": (
+        {f"{MODULE}.lora_A.weight": torch.ones(4, 32, dtype=torch.int32)},
+        "found torch.int32",
+    ),
     "alpha of many": ({f"{MODULE}.alpha": torch.ones(2)}, "expected one number in"),
     "alpha of zero": ({f"{MODULE}.alpha": torch.zeros(1)}, "finite alpha other than 0"),
-    "alpha against configuration": ({f"{MODULE}.alpha": torch.tensor(4.0)}, "expected scale 2 .*found alpha 4"),
-    "ranks of A and B": ({f"{MODULE}.lora_A.weight": torch.ones(3, 32)}, r"expected one rank in transformer_blocks.0"),
-    "overflow": ({f"{MODULE}.lora_B.weight": torch.full((32, 4), 3e38)}, "an overflow in transformer_blocks.0"),
+    "alpha against configuration": (
+        {f"{MODULE}.alpha": torch.tensor(4.0)},
+        "expected scale 2 .*found alpha 4",
+    ),
+    "ranks of A and B": (
+        {f"{MODULE}.lora_A.weight": torch.ones(3, 32)},
+        r"expected one rank in transformer_blocks.0",
+    ),
+    "overflow": (
+        {f"{MODULE}.lora_B.weight": torch.full((32, 4), 3e38)},
+        "an overflow in transformer_blocks.0",
+    ),
 }
 
 
@@ -514,7 +716,9 @@ def test_tensors_that_are_no_plain_lora_are_refused_by_name(tensors, reason, tmp
 
 @pytest.mark.parametrize(("dropped", "kept"), ["AB", "BA"])
 def test_half_a_pair_is_refused(dropped, kept, tmp_path):
-    with pytest.raises(AdapterError, match=rf"found only .*lora_{kept}\.weight; the file is incomplete"):
+    with pytest.raises(
+        AdapterError, match=rf"found only .*lora_{kept}\.weight; the file is incomplete"
+    ):
         load_adapter(one_pair(tmp_path, drop=[f"{MODULE}.lora_{dropped}.weight"]))
 
 
@@ -525,29 +729,49 @@ REFUSED_CONFIGS = {
     "modules_to_save": ({"modules_to_save": ["proj_out"]}, r"modules_to_save=\['proj_out'\]"),
     "LoHa": ({"peft_type": "LOHA"}, "expected peft_type LORA, found 'LOHA'"),
     "LoKr": ({"peft_type": "LOKR"}, "expected peft_type LORA, found 'LOKR'"),
-    "PiSSA": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which rewrites base weights"),
+    "PiSSA": (
+        {"init_lora_weights": "pissa"},
+        "init_lora_weights='pissa', which rewrites base weights",
+    ),
     "no alpha": ({"lora_alpha": None}, "expected a finite lora_alpha other than 0, found None"),
     "alpha of zero": ({"lora_alpha": 0}, "found 0"),
     "alpha NaN": ({"lora_alpha": math.nan}, "found nan"),
     "alpha as text": ({"lora_alpha": "8"}, "found '8'"),
     "no rank": ({"r": None}, "expected ranks of 1 or more, found None"),
     "half a rank": ({"r": 4.5}, "expected ranks of 1 or more, found 4.5"),
-    "another rank": ({"r": 8}, "expected rank 8 for transformer_blocks.0.attn.to_q as configured, found rank 4"),
+    "another rank": (
+        {"r": 8},
+        "expected rank 8 for transformer_blocks.0.attn.to_q as configured, found rank 4",
+    ),
     "another rank by pattern": ({"rank_pattern": {"to_q": 2}}, "expected rank 2"),
-    "pattern that is no table": ({"alpha_pattern": ["to_q"]}, "expected alpha_pattern to map names to numbers"),
-    "pattern of text": ({"alpha_pattern": {"to_q": "8"}}, "expected alpha_pattern to map names to numbers"),
-    "pattern that is no expression": ({"alpha_pattern": {"to_q(": 8}}, "expected regular expressions"),
+    "pattern that is no table": (
+        {"alpha_pattern": ["to_q"]},
+        "expected alpha_pattern to map names to numbers",
+    ),
+    "pattern of text": (
+        {"alpha_pattern": {"to_q": "8"}},
+        "expected alpha_pattern to map names to numbers",
+    ),
+    "pattern that is no expression": (
+        {"alpha_pattern": {"to_q(": 8}},
+        "expected regular expressions",
+    ),
 }
 
 
 @pytest.mark.parametrize(("config", "reason"), REFUSED_CONFIGS.values(), ids=REFUSED_CONFIGS)
-def test_a_configuration_of_more_or_less_than_a_plain_lora_is_refused_by_name(config, reason, tmp_path):
+def test_a_configuration_of_more_or_less_than_a_plain_lora_is_refused_by_name(
+    config, reason, tmp_path
+):
     with pytest.raises(AdapterError, match=reason):
         load_adapter(one_pair(tmp_path, **config))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"[" * 100_000, b"\xff"],
-                         ids=["empty", "cut", "list", "deep", "no text"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b"[" * 100_000, b"\xff"],
+    ids=["empty", "cut", "list", "deep", "no text"],
+)
 def test_a_configuration_that_is_no_json_object_is_refused(content, tmp_path):
     (one_pair(tmp_path) / files.CONFIG_NAME).write_bytes(content)
     with pytest.raises(AdapterError, match="expected.* JSON"):
@@ -574,16 +798,23 @@ def test_a_folder_of_a_pickle_is_refused(tmp_path):
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
-    return {"empty": b"", "cut in the header": content[:20], "cut in the data": content[:-1],
-            "a header of 2^62 bytes": (2**62).to_bytes(8, "little") + content[8:], "a zip": b"PK\x03\x04" + content,
-            "a header that is no JSON": content[:8] + b"?" + content[9:]}
+    return {
+        "empty": b"",
+        "cut in the header": content[:20],
+        "cut in the data": content[:-1],
+        "a header of 2^62 bytes": (2**62).to_bytes(8, "little") + content[8:],
+        "a zip": b"PK\x03\x04" + content,
+        "a header that is no JSON": content[:8] + b"?" + content[9:],
+    }
 
 
 @pytest.mark.parametrize("damage", damaged(b"x" * 30))
 def test_a_damaged_file_is_one_clear_error(damage, tmp_path):
     file = one_pair(tmp_path) / files.WEIGHTS_NAME
     file.write_bytes(damaged(file.read_bytes())[damage])
-    with pytest.raises(AdapterError, match=r"expected a complete safetensors file, found [\d,]+ bytes"):
+    with pytest.raises(
+        AdapterError, match=r"expected a complete safetensors file, found [\d,]+ bytes"
+    ):
         load_adapter(tmp_path)
 
 
@@ -618,10 +849,16 @@ def test_what_is_no_adapter_says_what_was_looked_for(tmp_path):
         load_adapter(tmp_path / "absent")
     with pytest.raises(AdapterError, match="expected a .safetensors file, found .txt"):
         load_adapter(tmp_path / "notes.txt")
-    with pytest.raises(AdapterError, match="expected adapter_config.json and adapter_model.safetensors.*found neither"):
+    with pytest.raises(
+        AdapterError,
+        match="expected adapter_config.json and adapter_model.safetensors.*found neither",
+    ):
         load_adapter(tmp_path)
     (one_pair(tmp_path) / files.CONFIG_NAME).unlink()
-    with pytest.raises(AdapterError, match="expected adapter_config.json beside adapter_model.safetensors, found none"):
+    with pytest.raises(
+        AdapterError,
+        match="expected adapter_config.json beside adapter_model.safetensors, found none",
+    ):
         load_adapter(tmp_path)
     one_pair(tmp_path)
     (tmp_path / files.WEIGHTS_NAME).unlink()
@@ -634,7 +871,10 @@ def test_what_is_no_adapter_says_what_was_looked_for(tmp_path):
 
 def test_one_file_says_its_strength_once(plain, tmp_path):
     universal = load_adapter(plain).save_universal(tmp_path / "universal.safetensors")
-    with pytest.raises(AdapterError, match="found alpha 8 given for a file that records its strength; leave alpha out"):
+    with pytest.raises(
+        AdapterError,
+        match="found alpha 8 given for a file that records its strength; leave alpha out",
+    ):
         load_adapter(universal, alpha=8)
     with pytest.raises(AdapterError, match="leave alpha out"):
         load_adapter(plain, alpha=8)
@@ -653,17 +893,22 @@ def test_alpha_tensors_must_be_complete(plain, tmp_path):
     name = next(name for name in tensors if name.endswith(".alpha"))
     del tensors[name]
     save_file(tensors, file)
-    with pytest.raises(AdapterError, match=f"none for {name.removeprefix('transformer.').removesuffix('.alpha')}"):
+    with pytest.raises(
+        AdapterError, match=f"none for {name.removeprefix('transformer.').removesuffix('.alpha')}"
+    ):
         load_adapter(file)
 
 
 def test_header_metadata_that_is_no_json_is_refused(plain, tmp_path):
-    file = relaid(plain, tmp_path / "one.safetensors", "transformer.", header={"lora_adapter_metadata": "{"})
+    file = relaid(
+        plain, tmp_path / "one.safetensors", "transformer.", header={"lora_adapter_metadata": "{"}
+    )
     with pytest.raises(AdapterError, match="expected JSON"):
         load_adapter(file)
 
 
 # ---- the command
+
 
 def test_inspect_prints_a_table(plain, family, capsys):
     assert command.main(["inspect", str(plain)]) == 0
@@ -673,11 +918,16 @@ def test_inspect_prints_a_table(plain, family, capsys):
     assert rows["family"] == family and rows["base"] == BASES[family] and rows["layout"] == "peft"
     assert (rows["rank"], rows["alpha"], rows["scale"], rows["dtype"]) == ("4", "8", "2", "float32")
     assert rows["hash"] == adapter.content_hash and rows["modules"] == str(len(adapter.modules))
-    assert "transformer_blocks.*.attn.to_q" in printed.out and "the node reports success" in printed.out
+    assert (
+        "transformer_blocks.*.attn.to_q" in printed.out
+        and "the node reports success" in printed.out
+    )
     assert printed.err == ""
 
 
-def test_convert_writes_the_universal_file_and_says_how_to_load_it(plain, family, tmp_path, capsys, monkeypatch):
+def test_convert_writes_the_universal_file_and_says_how_to_load_it(
+    plain, family, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert command.main(["convert", str(plain), "--output", "out/mine.safetensors"]) == 0
     assert command.main(["convert", str(plain)]) == 0
@@ -690,7 +940,10 @@ def test_convert_writes_the_universal_file_and_says_how_to_load_it(plain, family
 
 
 def test_convert_takes_the_alpha_and_the_base_that_a_file_lacks(plain, tmp_path, capsys):
-    file, out = relaid(plain, tmp_path / "raw.safetensors", "transformer."), tmp_path / "out.safetensors"
+    file, out = (
+        relaid(plain, tmp_path / "raw.safetensors", "transformer."),
+        tmp_path / "out.safetensors",
+    )
     assert command.main(["convert", str(file), "--alpha", "8", "--output", str(out)]) == 0
     assert "warning: no base model is recorded" in capsys.readouterr().err
     arguments = ["convert", str(file), "--alpha", "8", "--base", "org/model", "--output", str(out)]
@@ -699,13 +952,27 @@ def test_convert_takes_the_alpha_and_the_base_that_a_file_lacks(plain, tmp_path,
     assert load_adapter(out).base == "org/model"
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    (["inspect", "{folder}/absent"], "found nothing; check the path"),
-    (["inspect", "{folder}", "--alpha", "8"], "leave alpha out"),
-    (["convert", "{folder}", "--output", "{folder}/x.pt"], "ends in .safetensors"),
-    (["convert", "{folder}/adapter_model.safetensors", "--output", "{folder}/adapter_model.safetensors"], "a new file"),
-    (["convert", "{folder}", "--output", "{folder}/adapter_config.json/x.safetensors"], "adapter_config.json"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["inspect", "{folder}/absent"], "found nothing; check the path"),
+        (["inspect", "{folder}", "--alpha", "8"], "leave alpha out"),
+        (["convert", "{folder}", "--output", "{folder}/x.pt"], "ends in .safetensors"),
+        (
+            [
+                "convert",
+                "{folder}/adapter_model.safetensors",
+                "--output",
+                "{folder}/adapter_model.safetensors",
+            ],
+            "a new file",
+        ),
+        (
+            ["convert", "{folder}", "--output", "{folder}/adapter_config.json/x.safetensors"],
+            "adapter_config.json",
+        ),
+    ],
+)
 def test_bad_input_is_one_line_on_stderr_and_status_2(plain, arguments, reason, capsys):
     assert command.main([argument.format(folder=plain) for argument in arguments]) == 2
     printed = capsys.readouterr()

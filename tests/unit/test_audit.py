@@ -1,4 +1,5 @@
 """The page of a verdict store: what it shows, and that nothing in the store gets out of its place."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,7 +41,16 @@ def store_of(folder: Path, *opinions: Opinion, source: bool = False) -> Path:
     folder.mkdir(exist_ok=True)
     with Judge(Scripted(*opinions), RUBRIC, store=folder / "verdicts.sqlite") as judge:
         for number in range(len(opinions) // 2):
-            judge.submit([Pair(f"prompt {number} {HOSTILE}", grey(9), grey(number + 10), grey(1) if source else None)]).result()
+            judge.submit(
+                [
+                    Pair(
+                        f"prompt {number} {HOSTILE}",
+                        grey(9),
+                        grey(number + 10),
+                        grey(1) if source else None,
+                    )
+                ]
+            ).result()
     return folder
 
 
@@ -69,8 +79,18 @@ class Elements(HTMLParser):
         self.words.append(data)
 
 
-DECIDED = (Opinion(0, "brighter", (("1", "first: light; second: dark"),), confidence=0.9, tokens=100, cost=0.5, latency_s=2.0),
-           Opinion(1, HOSTILE, ((HOSTILE, HOSTILE),)))
+DECIDED = (
+    Opinion(
+        0,
+        "brighter",
+        (("1", "first: light; second: dark"),),
+        confidence=0.9,
+        tokens=100,
+        cost=0.5,
+        latency_s=2.0,
+    ),
+    Opinion(1, HOSTILE, ((HOSTILE, HOSTILE),)),
+)
 DISAGREE = (Opinion(0, "here the left"), Opinion(0, "there the right"))
 TIE = (Opinion(None, "they are equal"), Opinion(1))
 FAILED = (Opinion(0), Opinion(None, failure=HOSTILE, reply=HOSTILE))
@@ -84,17 +104,35 @@ def test_every_verdict_is_shown_with_pictures_reasons_and_findings(tmp_path):
     assert kinds == ["pair failed", "pair tie", "pair disagree", "pair decided"]
     assert sum(tag == "img" for tag, _ in elements.elements) == 4 * 3
     text = " ".join(elements.words)
-    for words in ("prefers A", "brighter", "here the left", "there the right", "they are equal", "The image is bright.",
-                  "90\u202f% sure", "A, preferred", "BASE", "orders disagree 1", "failed 1"):
+    for words in (
+        "prefers A",
+        "brighter",
+        "here the left",
+        "there the right",
+        "they are equal",
+        "The image is bright.",
+        "90\u202f% sure",
+        "A, preferred",
+        "BASE",
+        "orders disagree 1",
+        "failed 1",
+    ):
         assert words in text, words
     assert re.search(r"<b>A</b> light</dd><dd[^>]*><b>B</b> dark", html)
 
 
 def test_findings_are_told_of_the_image_and_not_of_its_place(tmp_path):
-    said = [Opinion(place, findings=(("1", found),)) for place, found in (
-        (0, "first: light; second: dark"), (1, "first: dim; second: clear"))]
+    said = [
+        Opinion(place, findings=(("1", found),))
+        for place, found in ((0, "first: light; second: dark"), (1, "first: dim; second: clear"))
+    ]
     html = shown(store_of(tmp_path, *said))
-    assert re.findall(r"<b>(.)</b> (\w+)", html) == [("A", "light"), ("B", "dark"), ("A", "clear"), ("B", "dim")]
+    assert re.findall(r"<b>(.)</b> (\w+)", html) == [
+        ("A", "light"),
+        ("B", "dark"),
+        ("A", "clear"),
+        ("B", "dim"),
+    ]
 
 
 def test_the_sums_are_those_of_the_whole_trail(tmp_path):
@@ -103,25 +141,50 @@ def test_the_sums_are_those_of_the_whole_trail(tmp_path):
     words = " ".join(Elements(html).words)
     assert "The newest 1 of 5" in words
     tiles = dict(re.findall(r'<p class="label">([^<]+)</p><p class="big">([^<]+)</p>', html))
-    assert tiles == {"Decided": "40\u202f%", "The orders agree": "67\u202f%", "First position": "62\u202f%", "Calls": "10"}
+    assert tiles == {
+        "Decided": "40\u202f%",
+        "The orders agree": "67\u202f%",
+        "First position": "62\u202f%",
+        "Calls": "10",
+    }
     assert "200 tokens, 1.00 as priced" in words
 
 
 def test_nothing_in_the_store_is_markup(tmp_path):
     html = shown(store_of(tmp_path, *DECIDED, *FAILED))
     elements = Elements(html)
-    assert {tag for tag, _ in elements.elements}.isdisjoint({"script", "iframe", "object", "link", "base", "form"})
-    assert not [name for _, attributes in elements.elements for name in attributes if name.startswith("on")]
-    assert all(attributes["src"].startswith("data:image/webp;base64,") for tag, attributes in elements.elements if tag == "img")
-    policy = next(attributes["content"] for _, attributes in elements.elements if "http-equiv" in attributes)
+    assert {tag for tag, _ in elements.elements}.isdisjoint(
+        {"script", "iframe", "object", "link", "base", "form"}
+    )
+    assert not [
+        name for _, attributes in elements.elements for name in attributes if name.startswith("on")
+    ]
+    assert all(
+        attributes["src"].startswith("data:image/webp;base64,")
+        for tag, attributes in elements.elements
+        if tag == "img"
+    )
+    policy = next(
+        attributes["content"] for _, attributes in elements.elements if "http-equiv" in attributes
+    )
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def test_a_panel_is_shown_judge_by_judge(tmp_path):
     members = (Opinion(0, "sees light"), Opinion(None, failure=HOSTILE), Opinion(1, "sees shadow"))
-    html = shown(store_of(tmp_path, Opinion(0, members=members, quorum=2), Opinion(1, members=members, quorum=2)))
-    assert re.findall(r"<dt>(judge .*?)</dt>", html) == ["judge 1: A", "judge 2: failed", "judge 3: B",
-                                                         "judge 1: B", "judge 2: failed", "judge 3: A"]
+    html = shown(
+        store_of(
+            tmp_path, Opinion(0, members=members, quorum=2), Opinion(1, members=members, quorum=2)
+        )
+    )
+    assert re.findall(r"<dt>(judge .*?)</dt>", html) == [
+        "judge 1: A",
+        "judge 2: failed",
+        "judge 3: B",
+        "judge 1: B",
+        "judge 2: failed",
+        "judge 3: A",
+    ]
     assert "sees shadow" in html and "<script>" not in html
 
 
@@ -132,7 +195,9 @@ def test_one_kind_alone(tmp_path):
 
 
 def test_a_planted_error_is_called_one(tmp_path):
-    with Judge(Scripted(*DECIDED), RUBRIC, store=tmp_path / "verdicts.sqlite", flip_rate=1.0) as judge:
+    with Judge(
+        Scripted(*DECIDED), RUBRIC, store=tmp_path / "verdicts.sqlite", flip_rate=1.0
+    ) as judge:
         assert judge.compare("a cup", grey(1), grey(2)).preferred == "b"
     html = shown(tmp_path)
     assert "prefers B" in html and "an error was planted here" in html
@@ -142,15 +207,21 @@ def test_a_planted_error_is_called_one(tmp_path):
 def test_pictures_that_are_broken_or_lost_are_said_to_be(tmp_path):
     folder = store_of(tmp_path, *DECIDED, *DECIDED)
     with sqlite3.connect(folder / "verdicts.sqlite") as file:
-        file.execute("UPDATE thumbnails SET webp = ? WHERE hash = ?", (b"no picture", image_hash(grey(9))))
+        file.execute(
+            "UPDATE thumbnails SET webp = ? WHERE hash = ?", (b"no picture", image_hash(grey(9)))
+        )
         file.execute("DELETE FROM thumbnails WHERE hash = ?", (image_hash(grey(11)),))
     assert shown(folder).count("not kept") == 3  # the first one is in both pairs
 
 
 def test_an_empty_store_and_one_of_the_first_version_give_a_page(tmp_path):
     with sqlite3.connect(tmp_path / "verdicts.sqlite") as file:
-        file.execute("CREATE TABLE opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL, time TEXT)")
-        file.execute("INSERT INTO opinions VALUES ('k', 'a cup', ?, '')", (json.dumps({"preferred": 1}),))
+        file.execute(
+            "CREATE TABLE opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL, time TEXT)"
+        )
+        file.execute(
+            "INSERT INTO opinions VALUES ('k', 'a cup', ?, '')", (json.dumps({"preferred": 1}),)
+        )
     html = shown(tmp_path)
     assert not Elements(html).open
     assert "All 0" in html and "1 opinion" in html
@@ -158,11 +229,24 @@ def test_an_empty_store_and_one_of_the_first_version_give_a_page(tmp_path):
 
 # --- the command --------------------------------------------------------------------------------------------------
 
+
 def test_the_command_writes_the_page_beside_the_store(tmp_path, capsys):
     folder = store_of(tmp_path / "my run", *DECIDED)
     assert main(["show", str(folder)]) == 0
     assert "<h1>my run</h1>" in (folder / "verdicts.html").read_text(encoding="utf-8")
-    assert main(["show", str(folder / "verdicts.sqlite"), "--output", str(tmp_path / "page.html"), "--last", "0"]) == 0
+    assert (
+        main(
+            [
+                "show",
+                str(folder / "verdicts.sqlite"),
+                "--output",
+                str(tmp_path / "page.html"),
+                "--last",
+                "0",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "page.html").is_file()
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path / 'page.html'}"
 
@@ -184,6 +268,10 @@ def test_the_command_names_what_it_did_not_find(tmp_path, capsys):
     (tmp_path / "verdicts.sqlite").write_text("no database" * 200)
     assert main(["show", str(tmp_path)]) == 2
     none, broken = capsys.readouterr().err.splitlines()
-    assert none == (f"error: {tmp_path / 'verdicts.sqlite'}: expected the folder of a run or a verdict store, found no such "
-                    "file")
-    assert broken.startswith(f"error: {tmp_path / 'verdicts.sqlite'}: expected a verdict store that can be written; ")
+    assert none == (
+        f"error: {tmp_path / 'verdicts.sqlite'}: expected the folder of a run or a verdict store, found no such "
+        "file"
+    )
+    assert broken.startswith(
+        f"error: {tmp_path / 'verdicts.sqlite'}: expected a verdict store that can be written; "
+    )

@@ -1,4 +1,5 @@
 """Limits of calls, tokens and money: where they stop, and what they say."""
+
 from __future__ import annotations
 
 import asyncio
@@ -16,18 +17,35 @@ from arr_core.rubrics import BUILT_IN
 LIGHT, DARK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
 
 
-@pytest.mark.parametrize("limits, answered, said", [
-    (Limits(calls=3), 3, "'box' has spent 3 of its max_calls: 3; raise max_calls in the file of profiles"),
-    (Limits(tokens=25), 3, "'box' has spent 30 of its max_tokens_total: 25; raise max_tokens_total in"),  # 10 a reply
-    (Limits(cost=1.5), 3, "'box' has spent 1.5 of its max_cost: 1.5; raise max_cost in"),  # 0.5 a reply
-    (Limits(calls=9, tokens=10, cost=9.0), 1, "max_tokens_total: 10"),
-])
+@pytest.mark.parametrize(
+    "limits, answered, said",
+    [
+        (
+            Limits(calls=3),
+            3,
+            "'box' has spent 3 of its max_calls: 3; raise max_calls in the file of profiles",
+        ),
+        (
+            Limits(tokens=25),
+            3,
+            "'box' has spent 30 of its max_tokens_total: 25; raise max_tokens_total in",
+        ),  # 10 a reply
+        (
+            Limits(cost=1.5),
+            3,
+            "'box' has spent 1.5 of its max_cost: 1.5; raise max_cost in",
+        ),  # 0.5 a reply
+        (Limits(calls=9, tokens=10, cost=9.0), 1, "max_tokens_total: 10"),
+    ],
+)
 def test_a_limit_stops_before_the_next_call_and_says_what_to_raise(limits, answered, said):
     chat = ScriptedChat(["a reply"])
 
     async def spend():
         budget = Budget(chat, limits, "box")
-        assert budget.identity == chat.identity  # a limit changes no answer: what is remembered stays known
+        assert (
+            budget.identity == chat.identity
+        )  # a limit changes no answer: what is remembered stays known
         for _ in range(9):
             await budget.complete([], max_tokens=5)
 
@@ -42,7 +60,9 @@ def test_calls_at_the_same_time_are_counted_before_they_are_made():
 
     async def spend():
         budget = Budget(chat, Limits(calls=4), "box")
-        return await asyncio.gather(*(budget.complete([]) for _ in range(10)), return_exceptions=True)
+        return await asyncio.gather(
+            *(budget.complete([]) for _ in range(10)), return_exceptions=True
+        )
 
     said = asyncio.run(spend())
     assert [isinstance(reply, JudgeError) for reply in said] == [False] * 4 + [True] * 6
@@ -54,7 +74,11 @@ def test_what_was_answered_before_the_limit_is_paid_once(tmp_path):
     calls = []
     for _ in range(2):
         chat = ScriptedChat([verdict("tie")])
-        with Judge(PairwiseClient(Budget(chat, Limits(calls=6), "box")), BUILT_IN["t2i"], store=tmp_path / "store") as judge:
+        with Judge(
+            PairwiseClient(Budget(chat, Limits(calls=6), "box")),
+            BUILT_IN["t2i"],
+            store=tmp_path / "store",
+        ) as judge:
             try:
                 assert len(judge.submit(pairs).result()) == 5
             except JudgeError as error:
@@ -69,7 +93,11 @@ def test_what_waits_is_not_asked_once_the_money_is_gone(limits):
 
     async def spend():
         budget = Budget(chat, limits, "box", at_once=4)
-        return await asyncio.gather(*(budget.complete([]) for _ in range(100)), return_exceptions=True)
+        return await asyncio.gather(
+            *(budget.complete([]) for _ in range(100)), return_exceptions=True
+        )
 
     said = asyncio.run(spend())
-    assert 10 <= len(chat.asked) < 10 + 4 and sum(isinstance(reply, JudgeError) for reply in said) == 100 - len(chat.asked)
+    assert 10 <= len(chat.asked) < 10 + 4 and sum(
+        isinstance(reply, JudgeError) for reply in said
+    ) == 100 - len(chat.asked)

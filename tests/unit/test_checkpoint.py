@@ -1,4 +1,5 @@
 """Checkpoints: written whole or not at all, checked before they are believed, and no more of them than asked for."""
+
 from __future__ import annotations
 
 import json
@@ -26,11 +27,24 @@ def made(update: int = 1) -> Checkpoint:
     optimizer = torch.optim.AdamW([weights], lr=0.1, betas=(0.9, 0.99))
     weights.grad = torch.randn(3, 4, generator=generator)
     optimizer.step()
-    tensors = {"adapter": {"blocks.0.attn.to_q.lora_A.default.weight": weights.detach().clone(),
-                           "odd/name": torch.arange(3)},
-               "old": {"blocks.0.attn.to_q.lora_A.default.weight": torch.randn(4, 3, generator=generator).T}}
-    values = {"order": {"count": 5, "seed": 0, "cursor": 7}, "best_margin": -0.1, "score": [3, 1, 0], "nothing": None}
-    return Checkpoint(update, tensors, optimizer.state_dict(), {"cpu": torch.get_rng_state()}, values)
+    tensors = {
+        "adapter": {
+            "blocks.0.attn.to_q.lora_A.default.weight": weights.detach().clone(),
+            "odd/name": torch.arange(3),
+        },
+        "old": {
+            "blocks.0.attn.to_q.lora_A.default.weight": torch.randn(4, 3, generator=generator).T
+        },
+    }
+    values = {
+        "order": {"count": 5, "seed": 0, "cursor": 7},
+        "best_margin": -0.1,
+        "score": [3, 1, 0],
+        "nothing": None,
+    }
+    return Checkpoint(
+        update, tensors, optimizer.state_dict(), {"cpu": torch.get_rng_state()}, values
+    )
 
 
 def save_many(folder: Path, updates, keep: int = 10) -> None:
@@ -74,7 +88,9 @@ def test_an_optimizer_goes_on_from_a_loaded_checkpoint_as_if_it_had_never_stoppe
     weights = torch.nn.Parameter(torch.ones(5))
     optimizer = torch.optim.AdamW([weights], lr=0.1)
     step(weights, optimizer, 1)
-    save_checkpoint(tmp_path, Checkpoint(1, {"adapter": {"w": weights}}, optimizer.state_dict(), {}, {}), keep=1)
+    save_checkpoint(
+        tmp_path, Checkpoint(1, {"adapter": {"w": weights}}, optimizer.state_dict(), {}, {}), keep=1
+    )
     step(weights, optimizer, 2)
     loaded = load_checkpoint(tmp_path)
     resumed = torch.nn.Parameter(loaded.tensors["adapter"]["w"])
@@ -86,6 +102,7 @@ def test_an_optimizer_goes_on_from_a_loaded_checkpoint_as_if_it_had_never_stoppe
 
 def test_loading_a_checkpoint_executes_nothing(tmp_path):
     """A checkpoint from a stranger: pickled code is refused by torch itself."""
+
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "owned"),))
@@ -115,7 +132,10 @@ def test_saving_an_update_again_replaces_it(tmp_path):
     state = made(2)
     state.values["best_margin"] = 0.5
     save_checkpoint(tmp_path, state, keep=10)
-    assert list_checkpoints(tmp_path) == [1, 2] and load_checkpoint(tmp_path).values["best_margin"] == 0.5
+    assert (
+        list_checkpoints(tmp_path) == [1, 2]
+        and load_checkpoint(tmp_path).values["best_margin"] == 0.5
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
@@ -130,22 +150,30 @@ def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["save_file", "torch.save", "_digest", "_sync"])
-def test_a_save_that_fails_midway_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch, broken):
+def test_a_save_that_fails_midway_leaves_the_last_checkpoint_as_it_was(
+    tmp_path, monkeypatch, broken
+):
     save_many(tmp_path, (1, 2), keep=2)
 
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.torch if broken == "torch.save" else module, broken.removeprefix("torch."), fail)
+    monkeypatch.setattr(
+        module.torch if broken == "torch.save" else module, broken.removeprefix("torch."), fail
+    )
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, made(3), keep=2)
     monkeypatch.undo()
     assert list_checkpoints(tmp_path) == [1, 2] and load_checkpoint(tmp_path).update == 2
     save_checkpoint(tmp_path, made(3), keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"], "nothing half-written is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"], (
+        "nothing half-written is left"
+    )
 
 
-def test_a_checkpoint_that_is_replaced_is_deleted_only_when_the_new_one_stands(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_replaced_is_deleted_only_when_the_new_one_stands(
+    tmp_path, monkeypatch
+):
     """A process that dies halfway through the deletion leaves something to resume from."""
     save_checkpoint(tmp_path, made(1), keep=1)
 
@@ -165,10 +193,16 @@ def test_a_checkpoint_that_is_replaced_is_deleted_only_when_the_new_one_stands(t
 
 def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(module, "_sync", lambda path: synced.append((path.name, list_checkpoints(tmp_path))))
+    monkeypatch.setattr(
+        module, "_sync", lambda path: synced.append((path.name, list_checkpoints(tmp_path)))
+    )
     save_checkpoint(tmp_path, made(4), keep=1)
     assert {name for name, named in synced if not named} == {
-        "weights.safetensors", "optimizer.pt", "state.json", "checksums.json"}
+        "weights.safetensors",
+        "optimizer.pt",
+        "state.json",
+        "checksums.json",
+    }
     assert synced[-1] == (tmp_path.name, [4])
 
 
@@ -191,7 +225,9 @@ def test_the_sound_one_that_is_named_is_really_sound(tmp_path):
     save_many(tmp_path, (1, 2, 3, 4))
     for update in (2, 3, 4):
         damage(tmp_path, update)
-    with pytest.raises(CheckpointError, match=r"the newest sound one is 1: delete .*4 to resume from it"):
+    with pytest.raises(
+        CheckpointError, match=r"the newest sound one is 1: delete .*4 to resume from it"
+    ):
         load_checkpoint(tmp_path)
     for update in (2, 3, 4):
         shutil.rmtree(tmp_path / str(update))
@@ -207,16 +243,23 @@ def test_with_no_sound_one_the_advice_is_to_start_anew(tmp_path):
         load_checkpoint(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "state.json", "checksums.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "optimizer.pt", "state.json", "checksums.json"]
+)
 def test_a_missing_file_is_damage(tmp_path, name):
     save_many(tmp_path, (1, 2))
     (tmp_path / "2" / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"damaged \({name} is missing\); the newest sound one is 1"):
+    with pytest.raises(
+        CheckpointError, match=rf"damaged \({name} is missing\); the newest sound one is 1"
+    ):
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"{}", b"\x00" * 64, bytes(range(128, 256))],
-                         ids=["empty", "cut", "list", "number", "no sums", "zeros", "not text"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"3", b"{}", b"\x00" * 64, bytes(range(128, 256))],
+    ids=["empty", "cut", "list", "number", "no sums", "zeros", "not text"],
+)
 def test_checksums_of_any_content_are_damage_and_never_a_crash(tmp_path, content):
     save_many(tmp_path, (1, 2))
     (tmp_path / "2" / "checksums.json").write_bytes(content)
@@ -248,5 +291,7 @@ def test_a_sound_checkpoint_lists_the_sha256_of_its_files(tmp_path):
 
     path = save_checkpoint(tmp_path, made(1), keep=1)
     sums = json.loads((path / "checksums.json").read_text())
-    assert sums == {name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-                    for name in ("optimizer.pt", "state.json", "weights.safetensors")}
+    assert sums == {
+        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
+        for name in ("optimizer.pt", "state.json", "weights.safetensors")
+    }

@@ -1,4 +1,5 @@
 """The configuration: the card's numbers, one way in, one way out, and errors that say where and what."""
+
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -15,8 +16,19 @@ from arr_core.config import (
 )
 
 PROMPTS = ["--data.train", "prompts.txt"]
-ATTENTION = {f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0",
-                                         "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")}
+ATTENTION = {
+    f"attn.{name}"
+    for name in (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    )
+}
 FEED_FORWARD = {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}
 
 
@@ -38,34 +50,58 @@ def yaml_file(tmp_path):
         path = tmp_path / "run.yaml"
         path.write_text(text, encoding=encoding)
         return path
+
     return write
 
 
 # --- what was published -------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("preset", ["flux", "qwen-image-edit"])
-@pytest.mark.parametrize("dotted, published", {
-    "objective.algorithm": "rpo", "objective.advantage": "raw", "objective.ratio": "plain",
-    "objective.reward_preferred": 1.0, "objective.reward_dispreferred": -0.1, "objective.clip_range": 0.2,
-    "objective.trained_steps": None, "optimizer.betas": (0.9, 0.999), "optimizer.eps": 1e-8,
-    "optimizer.weight_decay": 1e-4, "optimizer.max_grad_norm": 1.0, "adapter.dropout": 0.0,
-    "rollout.sampler": "dance", "rollout.eta": 0.3, "rollout.shift": 3.0, "rollout.shared_noise": True,
-    "policy.height": 512, "policy.width": 512, "policy.true_cfg_scale": 1.0, "policy.dtype": "bfloat16",
-    "policy.gradient_checkpointing": True, "run.updates": 300, "run.save_every": 50,
-}.items())
+@pytest.mark.parametrize(
+    "dotted, published",
+    {
+        "objective.algorithm": "rpo",
+        "objective.advantage": "raw",
+        "objective.ratio": "plain",
+        "objective.reward_preferred": 1.0,
+        "objective.reward_dispreferred": -0.1,
+        "objective.clip_range": 0.2,
+        "objective.trained_steps": None,
+        "optimizer.betas": (0.9, 0.999),
+        "optimizer.eps": 1e-8,
+        "optimizer.weight_decay": 1e-4,
+        "optimizer.max_grad_norm": 1.0,
+        "adapter.dropout": 0.0,
+        "rollout.sampler": "dance",
+        "rollout.eta": 0.3,
+        "rollout.shift": 3.0,
+        "rollout.shared_noise": True,
+        "policy.height": 512,
+        "policy.width": 512,
+        "policy.true_cfg_scale": 1.0,
+        "policy.dtype": "bfloat16",
+        "policy.gradient_checkpointing": True,
+        "run.updates": 300,
+        "run.save_every": 50,
+    }.items(),
+)
 def test_both_published_presets_share(preset, dotted, published):
     assert value(load_config(preset, PROMPTS), dotted) == published
 
 
-@pytest.mark.parametrize("dotted, flux, qwen", [
-    ("policy.base", "black-forest-labs/FLUX.1-dev", "Qwen/Qwen-Image-Edit"),
-    ("adapter.rank", 16, 32),
-    ("adapter.alpha", 32, 64),
-    ("optimizer.learning_rate", 5e-5, 1e-5),
-    ("objective.kl_coefficient", 0.01, 0.02),
-    ("rollout.steps", 8, 10),
-    ("rollout.prompts_per_update", 32, 16),
-])
+@pytest.mark.parametrize(
+    "dotted, flux, qwen",
+    [
+        ("policy.base", "black-forest-labs/FLUX.1-dev", "Qwen/Qwen-Image-Edit"),
+        ("adapter.rank", 16, 32),
+        ("adapter.alpha", 32, 64),
+        ("optimizer.learning_rate", 5e-5, 1e-5),
+        ("objective.kl_coefficient", 0.01, 0.02),
+        ("rollout.steps", 8, 10),
+        ("rollout.prompts_per_update", 32, 16),
+    ],
+)
 def test_published_presets_differ_in(dotted, flux, qwen):
     assert value(load_config("flux", PROMPTS), dotted) == flux
     assert value(load_config("qwen-image-edit", PROMPTS), dotted) == qwen
@@ -87,46 +123,74 @@ def test_the_miniature_presets_need_nothing_from_outside():
     for preset in ("miniature", "miniature-edit"):
         config = load_config(preset)
         assert (config.policy.base, config.judge.profile) == ("miniature", "miniature")
-        assert (config.data.train, config.data.validation) == ("miniature:train", "miniature:heldout")
+        assert (config.data.train, config.data.validation) == (
+            "miniature:train",
+            "miniature:heldout",
+        )
 
 
 def test_a_published_preset_asks_for_prompts():
-    assert fault("flux") == "flux: data.train: expected a value, came nothing (give it with --data.train)"
+    assert (
+        fault("flux")
+        == "flux: data.train: expected a value, came nothing (give it with --data.train)"
+    )
 
 
 # --- in and out ---------------------------------------------------------------------------------------------------
 
+
 def test_flags_come_over_the_file_and_the_file_over_its_preset(yaml_file):
     path = yaml_file("preset: miniature\noptimizer:\n  learning_rate: 2e-3\n  eps: 1e-7\n")
     config = load_config(str(path), ["--optimizer.eps", "1e-6"])
-    assert (config.optimizer.learning_rate, config.optimizer.eps, config.adapter.rank) == (2e-3, 1e-6, 16)
+    assert (config.optimizer.learning_rate, config.optimizer.eps, config.adapter.rank) == (
+        2e-3,
+        1e-6,
+        16,
+    )
 
 
-@pytest.mark.parametrize("words, dotted, parsed", [
-    (["--run.updates", "3"], "run.updates", 3),
-    (["--run.updates=3"], "run.updates", 3),
-    (["--optimizer.learning_rate", "1e-3"], "optimizer.learning_rate", 1e-3),
-    (["--objective.reward_dispreferred", "-0.55"], "objective.reward_dispreferred", -0.55),
-    (["--judge.both_orders", "false"], "judge.both_orders", False),
-    (["--run.name", "2024-01-01"], "run.name", "2024-01-01"),
-    (["--run.name", "7"], "run.name", "7"),
-    (["--policy.negative_prompt="], "policy.negative_prompt", ""),
-    (["--policy.negative_prompt", "a=b: [c"], "policy.negative_prompt", "a=b: [c"),
-    (["--run.threads", "null"], "run.threads", None),
-    (["--objective.trained_steps", "[0, 2]"], "objective.trained_steps", [0, 2]),
-    (["--objective.trained_steps", "0,2"], "objective.trained_steps", [0, 2]),
-    (["--adapter.targets", "attn.to_q,attn.to_k"], "adapter.targets", ["attn.to_q", "attn.to_k"]),
-    (["--optimizer.betas", "[0.5, 0.9]"], "optimizer.betas", (0.5, 0.9)),
-    (["--run.seed", "1", "--run.seed", "2"], "run.seed", 2),
-])
+@pytest.mark.parametrize(
+    "words, dotted, parsed",
+    [
+        (["--run.updates", "3"], "run.updates", 3),
+        (["--run.updates=3"], "run.updates", 3),
+        (["--optimizer.learning_rate", "1e-3"], "optimizer.learning_rate", 1e-3),
+        (["--objective.reward_dispreferred", "-0.55"], "objective.reward_dispreferred", -0.55),
+        (["--judge.both_orders", "false"], "judge.both_orders", False),
+        (["--run.name", "2024-01-01"], "run.name", "2024-01-01"),
+        (["--run.name", "7"], "run.name", "7"),
+        (["--policy.negative_prompt="], "policy.negative_prompt", ""),
+        (["--policy.negative_prompt", "a=b: [c"], "policy.negative_prompt", "a=b: [c"),
+        (["--run.threads", "null"], "run.threads", None),
+        (["--objective.trained_steps", "[0, 2]"], "objective.trained_steps", [0, 2]),
+        (["--objective.trained_steps", "0,2"], "objective.trained_steps", [0, 2]),
+        (
+            ["--adapter.targets", "attn.to_q,attn.to_k"],
+            "adapter.targets",
+            ["attn.to_q", "attn.to_k"],
+        ),
+        (["--optimizer.betas", "[0.5, 0.9]"], "optimizer.betas", (0.5, 0.9)),
+        (["--run.seed", "1", "--run.seed", "2"], "run.seed", 2),
+    ],
+)
 def test_flags_are_read_as_their_field_means(words, dotted, parsed):
     assert value(load_config("miniature", words), dotted) == parsed
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_saved_configuration_loads_as_an_equal_one(preset, tmp_path):
-    config = load_config(preset, [*PROMPTS, "--run.name", "Größe 1", "--run.trackers", "tensorboard",
-                                  "--objective.trained_steps", "0,1"])
+    config = load_config(
+        preset,
+        [
+            *PROMPTS,
+            "--run.name",
+            "Größe 1",
+            "--run.trackers",
+            "tensorboard",
+            "--objective.trained_steps",
+            "0,1",
+        ],
+    )
     save_config(config, tmp_path / "config.yaml")
     assert load_config(str(tmp_path / "config.yaml")) == config
     written = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
@@ -134,12 +198,16 @@ def test_a_saved_configuration_loads_as_an_equal_one(preset, tmp_path):
 
 
 def test_a_file_may_have_a_byte_order_mark_and_empty_sections(yaml_file):
-    assert load_config(str(yaml_file("preset: miniature\nrun:\n", "utf-8-sig"))) == load_config("miniature")
+    assert load_config(str(yaml_file("preset: miniature\nrun:\n", "utf-8-sig"))) == load_config(
+        "miniature"
+    )
 
 
 def test_loading_leaves_the_presets_as_they_are(yaml_file):
     before = load_config("miniature")
-    load_config(str(yaml_file("preset: miniature\nrun: {seed: 5}\n")), ["--optimizer.learning_rate", "1"])
+    load_config(
+        str(yaml_file("preset: miniature\nrun: {seed: 5}\n")), ["--optimizer.learning_rate", "1"]
+    )
     assert load_config("miniature") == before
 
 
@@ -149,10 +217,14 @@ def test_a_configuration_cannot_be_changed():
 
 
 def test_the_run_folder_is_the_name_under_the_output_folder(tmp_path):
-    assert load_config("miniature", ["--run.output_dir", str(tmp_path)]).run.folder == tmp_path / "miniature"
+    assert (
+        load_config("miniature", ["--run.output_dir", str(tmp_path)]).run.folder
+        == tmp_path / "miniature"
+    )
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------
+
 
 def test_changed_fields_are_named_and_change_the_hash():
     before = load_config("miniature")
@@ -163,8 +235,21 @@ def test_changed_fields_are_named_and_change_the_hash():
 
 def test_what_may_change_on_resume_is_no_change():
     before = load_config("miniature")
-    after = load_config("miniature", ["--run.updates", "999", "--run.output_dir", "elsewhere", "--run.threads", "1",
-                                      "--run.trackers", "wandb", "--run.keep_checkpoints", "9"])
+    after = load_config(
+        "miniature",
+        [
+            "--run.updates",
+            "999",
+            "--run.output_dir",
+            "elsewhere",
+            "--run.threads",
+            "1",
+            "--run.trackers",
+            "wandb",
+            "--run.keep_checkpoints",
+            "9",
+        ],
+    )
     assert changed_fields(before, after) == []
     assert config_hash(before) == config_hash(after)
 
@@ -177,70 +262,148 @@ def test_a_saved_configuration_has_the_same_hash(tmp_path):
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("words, message", [
-    (["--run.update", "3"], "--run.update: unknown field; did you mean run.updates?"),
-    (["--learning_rate", "3"], "--learning_rate: unknown field; did you mean optimizer.learning_rate?"),
-    (["run.updates", "3"], "run.updates: expected --section.field value"),
-    (["--run.updates"], "--run.updates: expected a value after it, came nothing"),
-    (["--run.updates", "--run.seed", "1"], '--run.updates: expected a value after it, came "--run.seed"'),
-    (["--run.updates", "many"], '--run.updates: expected a valid integer, came "many"'),
-    (["--run.updates", "0"], '--run.updates: expected greater than or equal to 1, came "0"'),
-    (["--policy.family", "sdxl"], "--policy.family: expected 'flux' or 'qwen-image-edit', came \"sdxl\""),
-    (["--policy.height", "40"], '--policy.height: expected a multiple of 16, came "40"'),
-    (["--policy.width", "0"], '--policy.width: expected greater than or equal to 16, came "0"'),
-    (["--policy.device", "gpu"], '--policy.device: expected auto, cpu, mps, cuda, cuda:N, xpu or xpu:N, came "gpu"'),
-    (["--optimizer.learning_rate", "nan"], '--optimizer.learning_rate: expected a finite number, came "nan"'),
-    (["--adapter.targets", "[]"], "--adapter.targets: expected a list with at least 1 item, came []"),
-    (["--optimizer.betas", "[1"], '--optimizer.betas: expected a list such as [a, b], came "[1"'),
-    (["--data.train=null", "--run.seed=-1"], '--run.seed: expected greater than or equal to 0, came "-1"'),
-])
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--run.update", "3"], "--run.update: unknown field; did you mean run.updates?"),
+        (
+            ["--learning_rate", "3"],
+            "--learning_rate: unknown field; did you mean optimizer.learning_rate?",
+        ),
+        (["run.updates", "3"], "run.updates: expected --section.field value"),
+        (["--run.updates"], "--run.updates: expected a value after it, came nothing"),
+        (
+            ["--run.updates", "--run.seed", "1"],
+            '--run.updates: expected a value after it, came "--run.seed"',
+        ),
+        (["--run.updates", "many"], '--run.updates: expected a valid integer, came "many"'),
+        (["--run.updates", "0"], '--run.updates: expected greater than or equal to 1, came "0"'),
+        (
+            ["--policy.family", "sdxl"],
+            "--policy.family: expected 'flux' or 'qwen-image-edit', came \"sdxl\"",
+        ),
+        (["--policy.height", "40"], '--policy.height: expected a multiple of 16, came "40"'),
+        (["--policy.width", "0"], '--policy.width: expected greater than or equal to 16, came "0"'),
+        (
+            ["--policy.device", "gpu"],
+            '--policy.device: expected auto, cpu, mps, cuda, cuda:N, xpu or xpu:N, came "gpu"',
+        ),
+        (
+            ["--optimizer.learning_rate", "nan"],
+            '--optimizer.learning_rate: expected a finite number, came "nan"',
+        ),
+        (
+            ["--adapter.targets", "[]"],
+            "--adapter.targets: expected a list with at least 1 item, came []",
+        ),
+        (
+            ["--optimizer.betas", "[1"],
+            '--optimizer.betas: expected a list such as [a, b], came "[1"',
+        ),
+        (
+            ["--data.train=null", "--run.seed=-1"],
+            '--run.seed: expected greater than or equal to 0, came "-1"',
+        ),
+    ],
+)
 def test_a_bad_flag_is_named_with_what_was_expected_and_what_came(words, message):
     assert fault("miniature", *words) == message
 
 
-@pytest.mark.parametrize("name", ["../escape", "a/b", "a\\b", "..", ".hidden", "", "trailing.", "new\nline"])
+@pytest.mark.parametrize(
+    "name", ["../escape", "a/b", "a\\b", "..", ".hidden", "", "trailing.", "new\nline"]
+)
 def test_a_run_name_is_never_a_path(name):
     assert fault("miniature", f"--run.name={name}").startswith("--run.name: expected a file name")
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--rollout.prompts_per_update", "4"],
-     "rollout.micro_batch: expected at most 8, two images for each of rollout.prompts_per_update, came 64"),
-    (["--objective.optimizer_steps", "33"],
-     "objective.optimizer_steps: expected at most rollout.prompts_per_update (32), came 33"),
-    (["--objective.reference", "start"],
-     "objective.reference: expected 'base' unless adapter.start names an adapter, came 'start'"),
-    (["--rollout.sampler", "cps", "--rollout.eta", "1.5"],
-     "rollout.eta: expected at most 1 for the sampler cps, came 1.5"),
-    (["--objective.algorithm", "rpo", "--rollout.eta", "0"],
-     "rollout.eta: expected more than 0, since rpo needs noise to have a log-prob, came 0"),
-    (["--objective.algorithm", "rpo", "--rollout.steps", "1"],
-     "rollout.steps: expected at least 2, since rpo leaves out the last transition, came 1"),
-    (["--objective.algorithm", "rpo", "--adapter.dropout", "0.1"],
-     "adapter.dropout: expected 0 for rpo, whose ratio must start at 1, came 0.1"),
-    (["--objective.algorithm", "rpo", "--objective.trained_steps", "[8]"],
-     "objective.trained_steps: expected different numbers from 0 to 7, came [8]"),
-    (["--objective.algorithm", "rpo", "--objective.trained_steps", "[1, 1]"],
-     "objective.trained_steps: expected different numbers from 0 to 7, came [1, 1]"),
-    (["--objective.algorithm", "rpo", "--rollout.sampler", "cps", "--objective.trained_steps", "[7]"],
-     "objective.trained_steps: expected different numbers from 0 to 6, came [7]"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["--rollout.prompts_per_update", "4"],
+            "rollout.micro_batch: expected at most 8, two images for each of rollout.prompts_per_update, came 64",
+        ),
+        (
+            ["--objective.optimizer_steps", "33"],
+            "objective.optimizer_steps: expected at most rollout.prompts_per_update (32), came 33",
+        ),
+        (
+            ["--objective.reference", "start"],
+            "objective.reference: expected 'base' unless adapter.start names an adapter, came 'start'",
+        ),
+        (
+            ["--rollout.sampler", "cps", "--rollout.eta", "1.5"],
+            "rollout.eta: expected at most 1 for the sampler cps, came 1.5",
+        ),
+        (
+            ["--objective.algorithm", "rpo", "--rollout.eta", "0"],
+            "rollout.eta: expected more than 0, since rpo needs noise to have a log-prob, came 0",
+        ),
+        (
+            ["--objective.algorithm", "rpo", "--rollout.steps", "1"],
+            "rollout.steps: expected at least 2, since rpo leaves out the last transition, came 1",
+        ),
+        (
+            ["--objective.algorithm", "rpo", "--adapter.dropout", "0.1"],
+            "adapter.dropout: expected 0 for rpo, whose ratio must start at 1, came 0.1",
+        ),
+        (
+            ["--objective.algorithm", "rpo", "--objective.trained_steps", "[8]"],
+            "objective.trained_steps: expected different numbers from 0 to 7, came [8]",
+        ),
+        (
+            ["--objective.algorithm", "rpo", "--objective.trained_steps", "[1, 1]"],
+            "objective.trained_steps: expected different numbers from 0 to 7, came [1, 1]",
+        ),
+        (
+            [
+                "--objective.algorithm",
+                "rpo",
+                "--rollout.sampler",
+                "cps",
+                "--objective.trained_steps",
+                "[7]",
+            ],
+            "objective.trained_steps: expected different numbers from 0 to 6, came [7]",
+        ),
+    ],
+)
 def test_fields_that_do_not_fit_together_are_refused(words, message):
     assert fault("miniature", *words) == f"miniature: {message}"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("preset: minature\n", "preset: expected one of {presets}, came \"minature\"; did you mean miniature?"),
-    ("preset: [flux]\n", "preset: expected one of {presets}, came [\"flux\"]; did you mean flux?"),
-    ("preset: miniature\nobjective: {clip: 3}\n", "objective.clip: unknown field; did you mean objective.clip_range?"),
-    ("preset: miniature\noptimiser: {eps: 1}\n", "optimiser: unknown section; did you mean optimizer?"),
-    ("preset: miniature\nlearning_rate: 1\n", "learning_rate: unknown section; did you mean optimizer.learning_rate?"),
-    ("preset: miniature\nrun: fast\n", 'run: expected fields below it, came "fast"'),
-    ("preset: miniature\nrun: {seed: 1.5}\n", "run.seed: expected a valid integer, came 1.5"),
-    ("preset: miniature\nrun: {name: 2024-99-01}\n", "expected YAML: month must be in 1..12"),
-    ("", "expected sections such as 'policy:' and 'data:', came null"),
-    ("- a\n", "expected sections such as 'policy:' and 'data:', came [\"a\"]"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "preset: minature\n",
+            'preset: expected one of {presets}, came "minature"; did you mean miniature?',
+        ),
+        (
+            "preset: [flux]\n",
+            'preset: expected one of {presets}, came ["flux"]; did you mean flux?',
+        ),
+        (
+            "preset: miniature\nobjective: {clip: 3}\n",
+            "objective.clip: unknown field; did you mean objective.clip_range?",
+        ),
+        (
+            "preset: miniature\noptimiser: {eps: 1}\n",
+            "optimiser: unknown section; did you mean optimizer?",
+        ),
+        (
+            "preset: miniature\nlearning_rate: 1\n",
+            "learning_rate: unknown section; did you mean optimizer.learning_rate?",
+        ),
+        ("preset: miniature\nrun: fast\n", 'run: expected fields below it, came "fast"'),
+        ("preset: miniature\nrun: {seed: 1.5}\n", "run.seed: expected a valid integer, came 1.5"),
+        ("preset: miniature\nrun: {name: 2024-99-01}\n", "expected YAML: month must be in 1..12"),
+        ("", "expected sections such as 'policy:' and 'data:', came null"),
+        ("- a\n", "expected sections such as 'policy:' and 'data:', came [\"a\"]"),
+    ],
+)
 def test_a_bad_file_is_named_with_its_field(yaml_file, text, message):
     path = yaml_file(text)
     assert fault(path) == f"{path}: " + message.replace("{presets}", ", ".join(PRESETS))
@@ -274,10 +437,12 @@ def test_a_file_without_a_preset_is_told_of_presets(yaml_file):
 
 def test_several_faults_are_told_at_once():
     assert fault("miniature", "--run.seed=x", "--run.updates=y") == (
-        '--run.seed: expected a valid integer, came "x"; --run.updates: expected a valid integer, came "y"')
+        '--run.seed: expected a valid integer, came "x"; --run.updates: expected a valid integer, came "y"'
+    )
 
 
 # --- help ---------------------------------------------------------------------------------------------------------
+
 
 def test_help_tells_every_field_its_limits_and_its_default():
     text = field_help()
@@ -294,9 +459,25 @@ def test_help_tells_every_field_its_limits_and_its_default():
 def test_files_are_found_from_anywhere_and_a_built_in_rubric_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = load_config("flux", ["--data.train", "p.txt", "--data.validation", "~/held out.txt", "--adapter.start", "mine",
-                                  "--judge.rubric", "r.json", "--run.output_dir", "~/runs"])
-    assert (config.data.train, config.data.validation) == (tmp_path / "p.txt", tmp_path / "held out.txt")
+    config = load_config(
+        "flux",
+        [
+            "--data.train",
+            "p.txt",
+            "--data.validation",
+            "~/held out.txt",
+            "--adapter.start",
+            "mine",
+            "--judge.rubric",
+            "r.json",
+            "--run.output_dir",
+            "~/runs",
+        ],
+    )
+    assert (config.data.train, config.data.validation) == (
+        tmp_path / "p.txt",
+        tmp_path / "held out.txt",
+    )
     assert (config.adapter.start, config.judge.rubric) == (tmp_path / "mine", tmp_path / "r.json")
     assert config.run.output_dir == tmp_path / "runs"
     named = load_config("miniature", ["--judge.rubric", "t2i zh"])

@@ -1,4 +1,5 @@
 """Data files: every format of the reference, one line for every fault, and an order that resumes exactly."""
+
 import json
 from pathlib import Path
 
@@ -48,15 +49,19 @@ def fault(load, path, *arguments) -> str:
 
 # --- prompts ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("text, prompts", [
-    ("a cat\na dog\n", ["a cat", "a dog"]),
-    ("a cat\r\na dog\r\n", ["a cat", "a dog"]),
-    ("\n  a cat  \n\n\ta dog", ["a cat", "a dog"]),
-    ("a cat\na cat\n", ["a cat", "a cat"]),
-    ("# is a prompt too\n", ["# is a prompt too"]),
-    ("\ufeffÄpfel, 苹果\n", ["Äpfel, 苹果"]),
-    ("one\u2028prompt\n", ["one\u2028prompt"]),
-])
+
+@pytest.mark.parametrize(
+    "text, prompts",
+    [
+        ("a cat\na dog\n", ["a cat", "a dog"]),
+        ("a cat\r\na dog\r\n", ["a cat", "a dog"]),
+        ("\n  a cat  \n\n\ta dog", ["a cat", "a dog"]),
+        ("a cat\na cat\n", ["a cat", "a cat"]),
+        ("# is a prompt too\n", ["# is a prompt too"]),
+        ("\ufeffÄpfel, 苹果\n", ["Äpfel, 苹果"]),
+        ("one\u2028prompt\n", ["one\u2028prompt"]),
+    ],
+)
 def test_a_text_file_holds_one_prompt_a_line(tmp_path, text, prompts):
     path = write(tmp_path, "prompts.txt", text)
     assert load_examples(path, "t2i") == [Example(prompt) for prompt in prompts]
@@ -64,25 +69,36 @@ def test_a_text_file_holds_one_prompt_a_line(tmp_path, text, prompts):
 
 @pytest.mark.parametrize("alias", ["query", "prompt", "instruction"])
 def test_json_prompts_go_by_every_alias_and_keep_their_tags(tmp_path, alias):
-    [example] = load_examples(write_lines(tmp_path, {alias: " a cat ", "kind": "animal", "source_image": None}), "t2i")
+    [example] = load_examples(
+        write_lines(tmp_path, {alias: " a cat ", "kind": "animal", "source_image": None}), "t2i"
+    )
     assert (example.prompt, example.source, example.tags) == ("a cat", None, {"kind": "animal"})
 
 
-@pytest.mark.parametrize("name, text", [
-    ("p.jsonl", '\ufeff{"prompt": "a"}\r\n\r\n{"prompt": "b"}'),
-    ("p.jsonl", '"a"\n"b"\n'),
-    ("p.json", '[{"prompt": "a"}, {"prompt": "b"}]'),
-    ("p.json", '["a",\n"b"]'),
-    ("P.JSON", '["a", "b"]'),
-    ("prompts", "a\nb"),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("p.jsonl", '\ufeff{"prompt": "a"}\r\n\r\n{"prompt": "b"}'),
+        ("p.jsonl", '"a"\n"b"\n'),
+        ("p.json", '[{"prompt": "a"}, {"prompt": "b"}]'),
+        ("p.json", '["a",\n"b"]'),
+        ("P.JSON", '["a", "b"]'),
+        ("prompts", "a\nb"),
+    ],
+)
 def test_the_same_prompts_in_every_format(tmp_path, name, text):
-    assert [example.prompt for example in load_examples(write(tmp_path, name, text), "t2i")] == ["a", "b"]
+    assert [example.prompt for example in load_examples(write(tmp_path, name, text), "t2i")] == [
+        "a",
+        "b",
+    ]
 
 
 # --- edits --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("alias", ["source_image", "base_image", "original_image", "input_image", "reference_image"])
+
+@pytest.mark.parametrize(
+    "alias", ["source_image", "base_image", "original_image", "input_image", "reference_image"]
+)
 def test_an_edit_has_a_source_beside_its_file(folder, alias):
     path = write_lines(folder, {alias: "a.png", "instruction": "make it red"})
     assert load_examples(path, "edit") == [Example("make it red", folder / "a.png")]
@@ -90,68 +106,117 @@ def test_an_edit_has_a_source_beside_its_file(folder, alias):
 
 def test_a_path_may_be_absolute_or_lead_elsewhere(folder):
     (folder / "lists").mkdir()
-    path = write_lines(folder / "lists", {"source_image": "../a.png", "prompt": "x"},
-                       {"source_image": str(folder / "b.jpg"), "prompt": "y"})
-    assert [example.source.resolve() for example in load_examples(path, "edit")] == [folder / "a.png", folder / "b.jpg"]
+    path = write_lines(
+        folder / "lists",
+        {"source_image": "../a.png", "prompt": "x"},
+        {"source_image": str(folder / "b.jpg"), "prompt": "y"},
+    )
+    assert [example.source.resolve() for example in load_examples(path, "edit")] == [
+        folder / "a.png",
+        folder / "b.jpg",
+    ]
 
 
 def test_an_edit_without_a_source_is_refused(folder):
     path = write_lines(folder, {"source_image": "a.png", "prompt": "x"}, {"prompt": "y"})
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected one of source_image, base_image, original_image, input_image, "
-        "reference_image, came only prompt")
-    assert ":1: source_image: expected" in fault(load_examples, write(folder, "p.txt", "make it red"), "edit")
+        "reference_image, came only prompt"
+    )
+    assert ":1: source_image: expected" in fault(
+        load_examples, write(folder, "p.txt", "make it red"), "edit"
+    )
 
 
 def test_edits_are_not_taken_for_prompts(folder):
     path = write_lines(folder, {"source_image": "a.png", "prompt": "x"})
     assert fault(load_examples, path, "t2i") == (
-        'data.jsonl:1: source_image: expected no source image, since this policy makes images from text, came "a.png"')
+        'data.jsonl:1: source_image: expected no source image, since this policy makes images from text, came "a.png"'
+    )
 
 
 # --- preference pairs ---------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("alias", ["response", "responses", "images", "image_paths"])
 @pytest.mark.parametrize("rank, preferred", [([1, 2], 0), ([2, 1], 1)])
 def test_a_pair_prefers_the_image_of_rank_one(folder, alias, rank, preferred):
     path = write_lines(folder, {"query": "a cat", alias: ["a.png", "b.jpg"], "label_rank": rank})
-    assert load_pairs(path) == [PreferencePair("a cat", (folder / "a.png", folder / "b.jpg"), preferred)]
+    assert load_pairs(path) == [
+        PreferencePair("a cat", (folder / "a.png", folder / "b.jpg"), preferred)
+    ]
 
 
 @pytest.mark.parametrize("alias", ["edited_images", "target_images", "output_images", "response"])
 def test_a_pair_of_edits_has_a_source(folder, alias):
-    records = [{"query": "x", "source_image": "c.webp", alias: ["a.png", "b.jpg"], "label_rank": [2, 1]}]
+    records = [
+        {"query": "x", "source_image": "c.webp", alias: ["a.png", "b.jpg"], "label_rank": [2, 1]}
+    ]
     path = write(folder, "pairs.json", json.dumps(records))
-    assert load_pairs(path) == [PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 1, folder / "c.webp")]
+    assert load_pairs(path) == [
+        PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 1, folder / "c.webp")
+    ]
 
 
 def test_the_other_keys_of_a_pair_are_its_tags(folder):
-    record = {"query": "x", "response": ["a.png", "b.jpg"], "label_rank": [1, 2], "kind": "count",
-              "tags": ["hard"], "image_paths": None}
-    pair, = load_pairs(write_lines(folder, record))
+    record = {
+        "query": "x",
+        "response": ["a.png", "b.jpg"],
+        "label_rank": [1, 2],
+        "kind": "count",
+        "tags": ["hard"],
+        "image_paths": None,
+    }
+    (pair,) = load_pairs(write_lines(folder, record))
     assert pair.tags == {"kind": "count", "tags": ["hard"]}
     assert pair == PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 0)
 
 
 def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
     record = {"query": "x", "response": ["a.png", "b.jpg"], "label_rank": [1, 2]}
-    path = write_lines(folder, record, {name: value for name, value in record.items() if name != "label_rank"})
+    path = write_lines(
+        folder, record, {name: value for name, value in record.items() if name != "label_rank"}
+    )
     assert [pair.preferred for pair in load_pairs(path, labelled=False)] == [None, None]
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"label_rank": [1, 1]}, "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [1, 1]"),
-    ({"label_rank": [0, 1]}, "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [0, 1]"),
-    ({"label_rank": None}, "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came null"),
-    ({"images": ["a.png"]}, 'images: expected a list of two different image paths, came ["a.png"]'),
-    ({"images": "a.png"}, 'images: expected a list of two different image paths, came "a.png"'),
-    ({"images": ["a.png", "a.png"]}, 'images: expected a list of two different image paths, came ["a.png", "a.png"]'),
-    ({"images": ["a.png", 3]}, "images: expected the path of an image, came 3"),
-    ({"images": None}, "response: expected one of response, responses, images, image_paths, "
-                       "came only query, label_rank"),
-    ({"query": "  "}, 'query: expected a text that is not empty, came "  "'),
-    ({"prompt": "another"}, "query: expected one of query, prompt, instruction, came query and prompt, which differ"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"label_rank": [1, 1]},
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [1, 1]",
+        ),
+        (
+            {"label_rank": [0, 1]},
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [0, 1]",
+        ),
+        (
+            {"label_rank": None},
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came null",
+        ),
+        (
+            {"images": ["a.png"]},
+            'images: expected a list of two different image paths, came ["a.png"]',
+        ),
+        ({"images": "a.png"}, 'images: expected a list of two different image paths, came "a.png"'),
+        (
+            {"images": ["a.png", "a.png"]},
+            'images: expected a list of two different image paths, came ["a.png", "a.png"]',
+        ),
+        ({"images": ["a.png", 3]}, "images: expected the path of an image, came 3"),
+        (
+            {"images": None},
+            "response: expected one of response, responses, images, image_paths, "
+            "came only query, label_rank",
+        ),
+        ({"query": "  "}, 'query: expected a text that is not empty, came "  "'),
+        (
+            {"prompt": "another"},
+            "query: expected one of query, prompt, instruction, came query and prompt, which differ",
+        ),
+    ],
+)
 def test_a_bad_pair_is_named_by_line_and_field(folder, change, message):
     good = {"query": "x", "images": ["a.png", "b.jpg"], "label_rank": [1, 2]}
     assert fault(load_pairs, write_lines(folder, good, good | change)) == f"data.jsonl:2: {message}"
@@ -159,39 +224,54 @@ def test_a_bad_pair_is_named_by_line_and_field(folder, change, message):
 
 # --- images -------------------------------------------------------------------------------------------------------
 
+
 def cut_off(path: Path) -> Path:
     Image.effect_noise((64, 64), 90).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:-400])
     return path
 
 
-@pytest.mark.parametrize("make, came", [
-    (lambda path: None, "no such file"),
-    (lambda path: path.mkdir(), "Is a directory"),
-    (lambda path: path.write_bytes(b""), "no image of these formats"),
-    (lambda path: path.write_text("<svg/>"), "no image of these formats"),
-    (lambda path: Image.new("RGB", (64, 15)).save(path, "PNG"), "64x15 pixels"),
-    (lambda path: Image.new("RGB", (64, 64)).save(path, "GIF"), "no image of these formats"),
-], ids=["missing", "folder", "empty", "text", "small", "format"])
+@pytest.mark.parametrize(
+    "make, came",
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_bytes(b""), "no image of these formats"),
+        (lambda path: path.write_text("<svg/>"), "no image of these formats"),
+        (lambda path: Image.new("RGB", (64, 15)).save(path, "PNG"), "64x15 pixels"),
+        (lambda path: Image.new("RGB", (64, 64)).save(path, "GIF"), "no image of these formats"),
+    ],
+    ids=["missing", "folder", "empty", "text", "small", "format"],
+)
 def test_an_image_that_cannot_be_used_is_named_by_line_and_path(folder, make, came):
     make(folder / "x.png")
-    path = write_lines(folder, {"source_image": "a.png", "prompt": "x"}, {"source_image": "x.png", "prompt": "y"})
+    path = write_lines(
+        folder, {"source_image": "a.png", "prompt": "x"}, {"source_image": "x.png", "prompt": "y"}
+    )
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected an image (PNG, JPEG, WEBP, BMP, TIFF) of at least 16 pixels a side, "
-        f"came {came}: x.png")
+        f"came {came}: x.png"
+    )
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.bmp", "x.tiff"])
 def test_an_image_that_was_cut_off_is_found_before_training(folder, name):
     cut_off(folder / name)
-    message = fault(load_examples, write_lines(folder, {"source_image": name, "prompt": "x"}), "edit")
-    assert message.startswith("data.jsonl:1: source_image: expected an image") and message.endswith(f": {name}")
+    message = fault(
+        load_examples, write_lines(folder, {"source_image": name, "prompt": "x"}), "edit"
+    )
+    assert message.startswith("data.jsonl:1: source_image: expected an image") and message.endswith(
+        f": {name}"
+    )
 
 
 def test_an_image_is_checked_once(folder, monkeypatch):
     checked = []
     monkeypatch.setattr(data, "image_fault", checked.append)
-    load_examples(write_lines(folder, *[{"source_image": "a.png", "prompt": str(i)} for i in range(3)]), "edit")
+    load_examples(
+        write_lines(folder, *[{"source_image": "a.png", "prompt": str(i)} for i in range(3)]),
+        "edit",
+    )
     assert checked == [folder / "a.png"]
 
 
@@ -213,7 +293,9 @@ def test_sixteen_bits_become_eight(tmp_path):
         assert (grey.min(), grey.max()) == (0, 255) and abs(grey.mean() - 127.5) < 1
 
 
-def test_an_image_whose_camera_speaks_nonsense_is_opened_unturned_and_one_of_fractions_is_refused(tmp_path):
+def test_an_image_whose_camera_speaks_nonsense_is_opened_unturned_and_one_of_fractions_is_refused(
+    tmp_path,
+):
     for name in ("odd.png", "odd.webp", "odd.jpg"):
         Image.new("RGB", (20, 40)).save(tmp_path / name, exif=b"garbage")
         assert image_fault(tmp_path / name) is None and open_image(tmp_path / name).size == (20, 40)
@@ -230,77 +312,132 @@ def test_examples_are_named_by_their_text_and_the_bytes_of_their_sources(folder)
 
 # --- files --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, text, message", [
-    ("p.txt", "", "p.txt: expected at least one record, came an empty file"),
-    ("p.txt", "\n \n", "p.txt: expected at least one record, came an empty file"),
-    ("p.jsonl", "\n", "p.jsonl: expected at least one record, came an empty file"),
-    ("p.json", "", "p.json: expected at least one record, came an empty file"),
-    ("p.json", "[]", "p.json: expected at least one record, came an empty file"),
-    ("p.csv", "a,b", "p.csv: expected a .txt, .jsonl or .json file, came .csv"),
-    ("p.txt", 'a\n{"prompt": "b"}', "p.txt:2: expected a prompt, came a JSON object; name the file .jsonl"),
-    ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', "p.jsonl:2: expected one JSON object a line: Expecting value"),
-    ("p.jsonl", '{"prompt": "a"}\n\n3\n', "p.jsonl:3: expected an object or a text, came 3"),
-    ("p.jsonl", '{"prompt": "a \\ud83d face"}',
-     "p.jsonl:1: prompt: expected text that UTF-8 can write, came half of a surrogate pair (\\ud800 to \\udfff)"),
-    ("p.jsonl", '{"prompt": 3}', "p.jsonl:1: prompt: expected a text that is not empty, came 3"),
-    ("p.jsonl", '{"promt": "a"}', "p.jsonl:1: query: expected one of query, prompt, instruction, came only promt"),
-    ("p.json", '["a",\n\n {"prompt":\n ""}]', 'p.json:3: prompt: expected a text that is not empty, came ""'),
-    ("p.json", '{"prompt": "a"}', 'p.json: expected a JSON list of objects, came {"prompt": "a"}'),
-    ("p.json", '{"prompt": "a"}\n{"prompt": "b"}',
-     "p.json:2: expected a JSON list: Extra data; name a file with one object a line .jsonl"),
-])
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("p.txt", "", "p.txt: expected at least one record, came an empty file"),
+        ("p.txt", "\n \n", "p.txt: expected at least one record, came an empty file"),
+        ("p.jsonl", "\n", "p.jsonl: expected at least one record, came an empty file"),
+        ("p.json", "", "p.json: expected at least one record, came an empty file"),
+        ("p.json", "[]", "p.json: expected at least one record, came an empty file"),
+        ("p.csv", "a,b", "p.csv: expected a .txt, .jsonl or .json file, came .csv"),
+        (
+            "p.txt",
+            'a\n{"prompt": "b"}',
+            "p.txt:2: expected a prompt, came a JSON object; name the file .jsonl",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": ',
+            "p.jsonl:2: expected one JSON object a line: Expecting value",
+        ),
+        ("p.jsonl", '{"prompt": "a"}\n\n3\n', "p.jsonl:3: expected an object or a text, came 3"),
+        (
+            "p.jsonl",
+            '{"prompt": "a \\ud83d face"}',
+            "p.jsonl:1: prompt: expected text that UTF-8 can write, came half of a surrogate pair (\\ud800 to \\udfff)",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": 3}',
+            "p.jsonl:1: prompt: expected a text that is not empty, came 3",
+        ),
+        (
+            "p.jsonl",
+            '{"promt": "a"}',
+            "p.jsonl:1: query: expected one of query, prompt, instruction, came only promt",
+        ),
+        (
+            "p.json",
+            '["a",\n\n {"prompt":\n ""}]',
+            'p.json:3: prompt: expected a text that is not empty, came ""',
+        ),
+        (
+            "p.json",
+            '{"prompt": "a"}',
+            'p.json: expected a JSON list of objects, came {"prompt": "a"}',
+        ),
+        (
+            "p.json",
+            '{"prompt": "a"}\n{"prompt": "b"}',
+            "p.json:2: expected a JSON list: Extra data; name a file with one object a line .jsonl",
+        ),
+    ],
+)
 def test_a_bad_file_is_named(tmp_path, name, text, message):
     assert fault(load_examples, write(tmp_path, name, text), "t2i") == message
 
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
-    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith("p.txt: expected a data file, came nothing")
+    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
+        "p.txt: expected a data file, came nothing"
+    )
     (tmp_path / "folder").mkdir()
-    assert fault(load_examples, tmp_path / "folder", "t2i").startswith("folder: expected a data file that can be read")
+    assert fault(load_examples, tmp_path / "folder", "t2i").startswith(
+        "folder: expected a data file that can be read"
+    )
     (tmp_path / "p.txt").write_bytes("äöü".encode("utf-16"))
-    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith("p.txt: expected text in UTF-8, came other bytes")
+    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
+        "p.txt: expected text in UTF-8, came other bytes"
+    )
 
 
-@pytest.mark.parametrize("task, name, record", [
-    ("t2i", "prompts_train.txt", "a red circle"),
-    ("t2i", "prompts_heldout.jsonl", '{"prompt": "a red circle"}'),
-    ("edit", "edits_train.jsonl", '{"source_image": "a.png", "instruction": "a red circle"}'),
-])
+@pytest.mark.parametrize(
+    "task, name, record",
+    [
+        ("t2i", "prompts_train.txt", "a red circle"),
+        ("t2i", "prompts_heldout.jsonl", '{"prompt": "a red circle"}'),
+        ("edit", "edits_train.jsonl", '{"source_image": "a.png", "instruction": "a red circle"}'),
+    ],
+)
 def test_miniature_names_an_embedded_file(folder, monkeypatch, task, name, record):
     monkeypatch.setattr(data, "MINIATURE", folder)
     write(folder, name, record)
     split = name.split("_")[1].split(".")[0]
-    assert [example.prompt for example in load_examples(f"miniature:{split}", task)] == ["a red circle"]
+    assert [example.prompt for example in load_examples(f"miniature:{split}", task)] == [
+        "a red circle"
+    ]
 
 
 def test_an_unknown_embedded_set_is_refused():
     assert fault(load_examples, "miniature:test", "t2i") == (
-        "miniature:test: expected miniature:train or miniature:heldout")
+        "miniature:test: expected miniature:train or miniature:heldout"
+    )
 
 
 # --- holding out --------------------------------------------------------------------------------------------------
 
+
 def test_without_a_validation_file_the_end_is_held_out(tmp_path):
     path = write(tmp_path, "p.txt", "a\nb\nc\nd\n")
     train, held_out = load_split(path, None, 1, "t2i")
-    assert ([example.prompt for example in train], [example.prompt for example in held_out]) == (["a", "b", "c"], ["d"])
+    assert ([example.prompt for example in train], [example.prompt for example in held_out]) == (
+        ["a", "b", "c"],
+        ["d"],
+    )
 
 
 def test_nothing_held_out_is_trained_on(tmp_path):
     path = write(tmp_path, "p.txt", "a\nb\na\n")
     assert load_split(path, None, 1, "t2i") == ([Example("b")], [Example("a")])
     held = write(tmp_path, "held.txt", "b\nz\n")
-    assert load_split(path, held, 64, "t2i") == ([Example("a"), Example("a")], [Example("b"), Example("z")])
+    assert load_split(path, held, 64, "t2i") == (
+        [Example("a"), Example("a")],
+        [Example("b"), Example("z")],
+    )
 
 
 @pytest.mark.parametrize("same_file", [True, False])
 def test_a_run_that_has_nothing_left_to_train_on_is_refused(tmp_path, same_file):
     path = write(tmp_path, "p.txt", "a\nb\n")
     assert fault(load_split, path, path if same_file else None, 64, "t2i").startswith(
-        "p.txt: expected examples beside the 2 that are held out, came none")
+        "p.txt: expected examples beside the 2 that are held out, came none"
+    )
 
 
 # --- order --------------------------------------------------------------------------------------------------------
+
 
 def test_every_epoch_takes_every_prompt_once_in_another_order():
     order = PromptOrder(20, seed=0)
@@ -329,7 +466,9 @@ def test_a_restored_order_continues_exactly(before):
 
 
 def test_an_order_of_other_prompts_is_not_restored():
-    with pytest.raises(DataError, match="prompt order: expected count 7 as when the run was saved, came 8"):
+    with pytest.raises(
+        DataError, match="prompt order: expected count 7 as when the run was saved, came 8"
+    ):
         PromptOrder(8, seed=3).restore(PromptOrder(7, seed=3).state())
     with pytest.raises(DataError, match="expected seed 4 as when the run was saved, came 3"):
         PromptOrder(7, seed=3).restore(PromptOrder(7, seed=4).state())

@@ -1,4 +1,5 @@
 """The desk of a person who judges, without a browser: order, undo, handing back; and the file of labels."""
+
 from __future__ import annotations
 
 import json
@@ -97,12 +98,23 @@ def test_done_hands_on_what_is_complete_and_nothing_else():
 def test_undo_goes_back_in_the_order_of_the_answers_over_all_groups():
     desk, changes = Desk(settle_s=1000), []
     for name in ("ab", "cd"):
-        desk.add(cards(*name), Result(), lambda at, choice, back, name=name: changes.append((name[at], choice, back)))
+        desk.add(
+            cards(*name),
+            Result(),
+            lambda at, choice, back, name=name: changes.append((name[at], choice, back)),
+        )
     for choice in (0, 1, None):
         choose(desk, choice)
     for _ in range(3):
         desk.undo()
-    assert changes == [("a", 0, False), ("b", 1, False), ("c", None, False), ("c", None, True), ("b", 1, True), ("a", 0, True)]
+    assert changes == [
+        ("a", 0, False),
+        ("b", 1, False),
+        ("c", None, False),
+        ("c", None, True),
+        ("b", 1, True),
+        ("a", 0, True),
+    ]
     assert (desk.state()["answered"], desk.state()["waiting"]) == (0, 4)
     desk.close()
 
@@ -165,18 +177,21 @@ def test_who_waits_for_news_gets_it_at_once(desk):
 
 # --- the file of labels -------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def pair(tmp_path):
     for number, image in enumerate((A, B)):
         image.save(tmp_path / f"{number}.png")
-    return PreferencePair("two cups, 两个杯子", (tmp_path / "0.png", tmp_path / "1.png"), None, tags={"kind": "count"})
+    return PreferencePair(
+        "two cups, 两个杯子", (tmp_path / "0.png", tmp_path / "1.png"), None, tags={"kind": "count"}
+    )
 
 
 def test_labels_are_read_back_as_preference_pairs(pair, tmp_path):
     (tmp_path / "deep").mkdir()
     labels = Labels(tmp_path / "deep" / "labels.jsonl")
     labels.add(pair, 1)
-    read, = load_pairs(labels.path)
+    (read,) = load_pairs(labels.path)
     assert (read.prompt, read.preferred, read.tags) == (pair.prompt, 1, {"kind": "count"})
     assert [path.resolve() for path in read.images] == [path.resolve() for path in pair.images]
     assert pair in Labels(labels.path)
@@ -187,7 +202,9 @@ def test_labels_are_read_back_as_preference_pairs(pair, tmp_path):
 
 def test_what_stood_in_the_file_stays_and_a_missing_line_end_is_made_up(pair, tmp_path):
     path = tmp_path / "labels.jsonl"
-    path.write_text('{"query": "x", "response": ["0.png", "1.png"], "label_rank": [1, 2]}', encoding="utf-8")
+    path.write_text(
+        '{"query": "x", "response": ["0.png", "1.png"], "label_rank": [1, 2]}', encoding="utf-8"
+    )
     before = path.read_bytes()
     labels = Labels(path)
     labels.add(pair, 0)
@@ -223,32 +240,53 @@ def test_images_of_a_folder_are_compared_two_by_two(tmp_path):
     (tmp_path / "mug" / "prompt.txt").write_text("make the mug red\n", encoding="utf-8")
     (tmp_path / "mug" / "notes.md").write_text("no image", encoding="utf-8")
     hat, first, odd = folder_pairs(tmp_path)
-    assert (hat.prompt, [path.name for path in hat.images], hat.source) == ("hat", ["a.png", "b.png"], None)
-    assert (first.prompt, [path.name for path in first.images]) == ("make the mug red", ["0.png", "1.jpg"])
-    assert ([path.name for path in odd.images], odd.source.name) == (["1.jpg", "2.png"], "source.png")
+    assert (hat.prompt, [path.name for path in hat.images], hat.source) == (
+        "hat",
+        ["a.png", "b.png"],
+        None,
+    )
+    assert (first.prompt, [path.name for path in first.images]) == (
+        "make the mug red",
+        ["0.png", "1.jpg"],
+    )
+    assert ([path.name for path in odd.images], odd.source.name) == (
+        ["1.jpg", "2.png"],
+        "source.png",
+    )
 
 
 def wrong(tmp_path, capsys, source, output="labels.jsonl") -> str:
     assert main(["label", str(tmp_path / source), "--output", str(tmp_path / output)]) == 2
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     return line.removeprefix("error: ").replace(f"{tmp_path}", "").replace("\\", "/")
 
 
 def test_what_cannot_be_labelled_is_named_in_one_line(pair, tmp_path, capsys):
-    assert wrong(tmp_path, capsys, "none.jsonl") == ("/none.jsonl: expected a data file, came nothing: there is no such file")
+    assert wrong(tmp_path, capsys, "none.jsonl") == (
+        "/none.jsonl: expected a data file, came nothing: there is no such file"
+    )
     (tmp_path / "empty").mkdir()
-    assert wrong(tmp_path, capsys, "empty") == ("/empty: expected a folder for each prompt with two images or more in it, "
-                                                "came none")
+    assert wrong(tmp_path, capsys, "empty") == (
+        "/empty: expected a folder for each prompt with two images or more in it, came none"
+    )
     (tmp_path / "empty" / "mug").mkdir()
     assert wrong(tmp_path, capsys, "empty") == "/empty/mug: expected two images or more, came 0"
     for name in "ab":
         (tmp_path / "empty" / "mug" / f"{name}.png").write_text("no image")
-    assert wrong(tmp_path, capsys, "empty") == "/empty/mug/a.png: expected an image, came no image of these formats"
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "x", "response": ["0.png", "1.png"]}))
+    assert (
+        wrong(tmp_path, capsys, "empty")
+        == "/empty/mug/a.png: expected an image, came no image of these formats"
+    )
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"query": "x", "response": ["0.png", "1.png"]})
+    )
     assert wrong(tmp_path, capsys, "pairs.jsonl", "labels.json") == (
-        "/labels.json: expected an output that ends in .jsonl; change --output")
+        "/labels.json: expected an output that ends in .jsonl; change --output"
+    )
     assert wrong(tmp_path, capsys, "pairs.jsonl", "no/labels.jsonl") == (
-        "/no/labels.jsonl: expected a file in a folder that is there; make the folder, or change --output")
+        "/no/labels.jsonl: expected a file in a folder that is there; make the folder, or change --output"
+    )
     (tmp_path / "labels.jsonl").write_text("no labels")
-    assert "labels.jsonl:1: expected one JSON object a line" in wrong(tmp_path, capsys, "pairs.jsonl")
-
+    assert "labels.jsonl:1: expected one JSON object a line" in wrong(
+        tmp_path, capsys, "pairs.jsonl"
+    )

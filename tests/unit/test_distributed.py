@@ -1,4 +1,5 @@
 """What processes agree on: a fault in one of them is a fault in all, and none waits for another for ever."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +31,9 @@ def _ask(rank: int, address: str, folder: str) -> None:
 
 def test_a_judge_that_fails_in_one_process_ends_all_of_them_alike(tmp_path):
     processes.spawn(_ask, (f"file://{tmp_path}/meet", str(tmp_path)), nprocs=2)
-    assert [(tmp_path / name).read_text() for name in "01"] == ["JudgeError: the budget is spent and on"] * 2
+    assert [(tmp_path / name).read_text() for name in "01"] == [
+        "JudgeError: the budget is spent and on"
+    ] * 2
 
 
 def test_one_process_hears_its_own_fault():

@@ -1,4 +1,5 @@
 """Encodings: made once, found again by the content of what shaped them, without a text encoder in memory."""
+
 from __future__ import annotations
 
 import os
@@ -43,6 +44,7 @@ def encoded(monkeypatch):
 
     prompts = []
     for policy in (FluxPolicy, QwenImageEditPolicy):
+
         def encode(self, pipeline, example, real=policy._encode):
             prompts.append(example.prompt)
             return real(self, pipeline, example)
@@ -52,7 +54,10 @@ def encoded(monkeypatch):
 
 
 def conditioning(value: float = 0.0, size: int = 4) -> Conditioning:
-    tensors = {"prompt_embeds": torch.full((size, 2), value), "half": torch.ones(2, dtype=torch.bfloat16)}
+    tensors = {
+        "prompt_embeds": torch.full((size, 2), value),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
     return Conditioning(tensors, 32, 48)
 
 
@@ -67,7 +72,9 @@ def test_a_prompt_is_encoded_once_and_never_again(run_config, folder, loads, enc
     assert loads == [("transformer",)]
     assert first.encode(PROMPTS) == keys and load_policy(settings, folder).encode(PROMPTS) == keys
     assert len(encoded) == 2 and len(loads) == 1
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{key}.safetensors" for key in set(keys))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{key}.safetensors" for key in set(keys)
+    )
 
 
 def test_a_second_run_loads_no_text_encoder(run_config, folder, loads):
@@ -75,13 +82,17 @@ def test_a_second_run_loads_no_text_encoder(run_config, folder, loads):
     keys = load_policy(settings, folder).encode(PROMPTS)
     loads.clear()
     policy = load_policy(settings, folder)
-    policy.velocity(policy.initial_noise(batch := policy.batch(policy.encode(PROMPTS)), [1, 2, 3]), 1.0, batch)
+    policy.velocity(
+        policy.initial_noise(batch := policy.batch(policy.encode(PROMPTS)), [1, 2, 3]), 1.0, batch
+    )
     assert loads == [("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")]
     assert policy.pipeline.text_encoder is None and policy.pipeline.text_encoder_2 is None
     assert policy.pipeline.vae is not None and policy.encode(PROMPTS) == keys
 
 
-def test_encoding_loads_no_transformer_and_leaves_no_encoder_behind(run_config, folder, loads, source_image):
+def test_encoding_loads_no_transformer_and_leaves_no_encoder_behind(
+    run_config, folder, loads, source_image
+):
     policy = load_policy(run_config("qwen").policy, folder)
     policy.encode([Example("make it blue", source_image(32, 32))])
     assert loads == [("transformer",)] and policy._pipeline is None
@@ -118,7 +129,9 @@ def test_an_encoding_that_is_not_whole_is_made_again(run_config, folder, encoded
 
 
 def test_the_source_of_an_edit_has_the_size_of_what_is_made_of_it(run_config, folder, source_image):
-    policy = load_policy(run_config("qwen", **{"policy.height": 64, "policy.width": 64}).policy, folder)
+    policy = load_policy(
+        run_config("qwen", **{"policy.height": 64, "policy.width": 64}).policy, folder
+    )
     for size in ((512, 256), (64, 64), (96, 160)):
         example = Example("make it blue", source_image(*size))
         [key] = policy.encode([example])
@@ -133,20 +146,37 @@ def key(settings, example, identity="base"):
     return content_key(identity, settings, example)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("height", 64), ("width", 64), ("true_cfg_scale", 2.0), ("negative_prompt", "blurry"), ("max_sequence_length", 32),
-    ("condition_area", 4096), ("dtype", "bfloat16")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("height", 64),
+        ("width", 64),
+        ("true_cfg_scale", 2.0),
+        ("negative_prompt", "blurry"),
+        ("max_sequence_length", 32),
+        ("condition_area", 4096),
+        ("dtype", "bfloat16"),
+    ],
+)
 def test_a_setting_that_shapes_an_encoding_changes_the_key(run_config, source_image, field, value):
     example = Example("make it blue", source_image(32, 32))
     one, other = run_config("qwen").policy, run_config("qwen", **{f"policy.{field}": value}).policy
     assert key(one, example) != key(other, example)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("policy.guidance_scale", 1.0), ("policy.gradient_checkpointing", True), ("objective.kl_coefficient", 0.5),
-    ("run.seed", 9)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("policy.guidance_scale", 1.0),
+        ("policy.gradient_checkpointing", True),
+        ("objective.kl_coefficient", 0.5),
+        ("run.seed", 9),
+    ],
+)
 def test_a_setting_that_does_not_shape_it_does_not(run_config, field, value):
-    assert key(run_config("flux").policy, PROMPTS[0]) == key(run_config("flux", **{field: value}).policy, PROMPTS[0])
+    assert key(run_config("flux").policy, PROMPTS[0]) == key(
+        run_config("flux", **{field: value}).policy, PROMPTS[0]
+    )
 
 
 def test_another_prompt_has_another_key_and_tags_change_nothing(run_config):
@@ -192,10 +222,14 @@ def test_another_base_and_a_changed_one_have_other_keys(run_config, saved_pipeli
     assert key(settings, PROMPTS[0], "a@main") != key(settings, PROMPTS[0], "a@v2")
 
 
-def test_a_negative_prompt_is_encoded_beside_the_prompt_only_where_guidance_asks_for_it(run_config, folder):
+def test_a_negative_prompt_is_encoded_beside_the_prompt_only_where_guidance_asks_for_it(
+    run_config, folder
+):
     plain = load_policy(run_config("flux").policy, folder)
     guided = load_policy(run_config("flux", **{"policy.true_cfg_scale": 2.0}).policy, folder)
-    names = [set(policy.cache.get(policy.encode(PROMPTS[:1])[0]).tensors) for policy in (plain, guided)]
+    names = [
+        set(policy.cache.get(policy.encode(PROMPTS[:1])[0]).tensors) for policy in (plain, guided)
+    ]
     assert names[0] == {"prompt_embeds", "pooled_prompt_embeds"}
     assert names[1] == names[0] | {"negative_prompt_embeds", "negative_pooled_prompt_embeds"}
     assert plain.batch(plain.encode(PROMPTS[:1])).negative is None
@@ -252,4 +286,9 @@ def test_one_encoding_larger_than_the_bound_is_still_served(folder, monkeypatch)
     monkeypatch.setattr(module, "MEMORY_LIMIT", 1)
     cache = EncodingCache(folder)
     cache.put("a", conditioning(1.0)), cache.put("b", conditioning(2.0))
-    assert [cache.get(name).tensors["prompt_embeds"][0, 0].item() for name in "abab"] == [1, 2, 1, 2]
+    assert [cache.get(name).tensors["prompt_embeds"][0, 0].item() for name in "abab"] == [
+        1,
+        2,
+        1,
+        2,
+    ]

@@ -1,4 +1,5 @@
 """Measuring a judge: hand-counted cases, and scripted judges whose accuracy and bias are known."""
+
 from __future__ import annotations
 
 import json
@@ -29,6 +30,7 @@ def said(*places: int | None, **fields) -> Verdict:
 
 # --- by hand ------------------------------------------------------------------------------------------------------
 
+
 def test_every_measure_of_a_few_verdicts_counted_by_hand():
     """Six pairs, a is the better one in the first three.
 
@@ -56,7 +58,12 @@ def test_every_measure_of_a_few_verdicts_counted_by_hand():
 
 
 def test_cost_counts_new_calls_and_what_the_pairs_would_cost():
-    new = combine((Opinion(0, tokens=100, cost=0.5, latency_s=1.0), Opinion(1, tokens=100, cost=0.5, latency_s=3.0)))
+    new = combine(
+        (
+            Opinion(0, tokens=100, cost=0.5, latency_s=1.0),
+            Opinion(1, tokens=100, cost=0.5, latency_s=3.0),
+        )
+    )
     old = combine((Opinion(0, tokens=100, cost=0.5, latency_s=2.0, cached=True),) * 2)
     found = measure([pair(0), pair(0)], [new, old])
     assert (found.calls, found.tokens, found.cost) == (2, 200, 1.0)
@@ -66,13 +73,22 @@ def test_cost_counts_new_calls_and_what_the_pairs_would_cost():
 
 def test_one_order_has_no_flips():
     found = measure([pair(0), pair(1)], [said(0), said(0)])
-    assert (found.accuracy, found.flip_rate, found.flip_rate.value) == (Share(1, 2), Share(0, 0), None)
+    assert (found.accuracy, found.flip_rate, found.flip_rate.value) == (
+        Share(1, 2),
+        Share(0, 0),
+        None,
+    )
     assert found.symmetric_bias == 0.5
 
 
 def test_nothing_decided_has_no_accuracy():
     found = measure([pair(0)], [said(None, None)])
-    assert (found.accuracy.value, found.accuracy.interval, found.symmetric_bias, found.latency_s) == (None, (0, 1), None, None)
+    assert (
+        found.accuracy.value,
+        found.accuracy.interval,
+        found.symmetric_bias,
+        found.latency_s,
+    ) == (None, (0, 1), None, None)
     assert json.loads(json.dumps(found.summary()))["accuracy"]["value"] is None
 
 
@@ -83,17 +99,35 @@ def test_a_share_has_wilsons_interval():
 def test_accuracy_and_coverage_by_tag():
     pairs = [pair(0, kind="count"), pair(0, kind="count"), pair(0, kind="colour")]
     found = measure(pairs, [said(0, 1), said(0, 0), said(1, 0)])
-    assert found.by_tag == {"kind=colour": (Share(0, 1), Share(1, 1)), "kind=count": (Share(1, 1), Share(1, 2))}
+    assert found.by_tag == {
+        "kind=colour": (Share(0, 1), Share(1, 1)),
+        "kind=count": (Share(1, 1), Share(1, 2)),
+    }
 
 
 def test_tags_are_what_several_pairs_share():
-    pairs = [pair(0, id=f"{n}", tags=["count", "count"] if n % 2 else ["colour"], hard=n < 5, note="x" * 50, at={"x": 1},
-                  score=0.1) for n in range(30)]
+    pairs = [
+        pair(
+            0,
+            id=f"{n}",
+            tags=["count", "count"] if n % 2 else ["colour"],
+            hard=n < 5,
+            note="x" * 50,
+            at={"x": 1},
+            score=0.1,
+        )
+        for n in range(30)
+    ]
     assert {name: len(places) for name, places in tag_groups(pairs).items()} == {
-        "colour": 15, "count": 15, "hard=True": 5, "hard=False": 25}
+        "colour": 15,
+        "count": 15,
+        "hard=True": 5,
+        "hard=False": 25,
+    }
 
 
 # --- scripted judges over pictures --------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
@@ -105,7 +139,11 @@ def pictures(tmp_path_factory):
         bright_at = number % 2
         files = [folder / "100.png", folder / "100.png"]
         files[bright_at] = folder / "200.png"
-        pairs.append(PreferencePair(f"prompt {number}", tuple(files), bright_at, tags={"place": "ab"[bright_at]}))
+        pairs.append(
+            PreferencePair(
+                f"prompt {number}", tuple(files), bright_at, tags={"place": "ab"[bright_at]}
+            )
+        )
     return pairs
 
 
@@ -118,15 +156,27 @@ def test_a_perfect_judge(pictures):
     with Judge(Scripted(brighter), RUBRIC) as judge:
         found = evaluate(judge, pictures, progress=steps.append)
     assert (found.accuracy, found.coverage) == (Share(100, 100), Share(100, 100))
-    assert (found.flip_rate, found.first_position_rate, found.symmetric_bias) == (Share(0, 100), Share(100, 200), 0.0)
+    assert (found.flip_rate, found.first_position_rate, found.symmetric_bias) == (
+        Share(0, 100),
+        Share(100, 200),
+        0.0,
+    )
     assert (sum(steps), found.calls) == (100, 200)
 
 
 def test_always_first_decides_nothing_and_is_seen(pictures):
     with Judge(Scripted(lambda question: 0), RUBRIC) as judge:
         found = evaluate(judge, pictures)
-    assert (found.accuracy, found.coverage, found.flip_rate) == (Share(0, 0), Share(0, 100), Share(100, 100))
-    assert (found.first_position_rate.value, found.symmetric_bias, found.single_accuracy.value) == (1.0, 0.5, 0.5)
+    assert (found.accuracy, found.coverage, found.flip_rate) == (
+        Share(0, 0),
+        Share(0, 100),
+        Share(100, 100),
+    )
+    assert (found.first_position_rate.value, found.symmetric_bias, found.single_accuracy.value) == (
+        1.0,
+        0.5,
+        0.5,
+    )
 
 
 def test_a_planted_bias_of_a_third_is_measured(pictures):
@@ -146,32 +196,48 @@ def test_errors_without_bias_have_no_symmetric_bias():
     verdicts = [said(p.preferred if rng.random() < 0.5 else rng.randrange(2)) for p in pairs]
     found = measure(pairs, verdicts)
     assert found.symmetric_bias == pytest.approx(0, abs=0.03)
-    assert found.first_position_rate.value == pytest.approx(0.7, abs=0.03)  # the labels, not the judge
+    assert found.first_position_rate.value == pytest.approx(
+        0.7, abs=0.03
+    )  # the labels, not the judge
 
 
 def test_another_rubric_is_asked_about_with_the_same_judge(pictures):
     with Judge(Scripted(brighter), RUBRIC) as judge:
         evaluate(judge, pictures[:2])
         evaluate(judge, pictures[:2], rubric=NO_RUBRIC["t2i"])
-        assert [question.rubric for question in judge.client.asked] == [RUBRIC] * 4 + [NO_RUBRIC["t2i"]] * 4
+        assert [question.rubric for question in judge.client.asked] == [RUBRIC] * 4 + [
+            NO_RUBRIC["t2i"]
+        ] * 4
 
 
 def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
     def refuse(question):
         raise JudgeError("the key is wrong")
 
-    with Judge(Scripted(refuse), RUBRIC) as judge, pytest.raises(JudgeError, match="the key is wrong"):
+    with (
+        Judge(Scripted(refuse), RUBRIC) as judge,
+        pytest.raises(JudgeError, match="the key is wrong"),
+    ):
         evaluate(judge, pictures)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def pairs_file(pictures, tmp_path):
     """The pictures as a file of preference pairs."""
-    lines = [json.dumps({"query": pair.prompt, "images": [str(path) for path in pair.images],
-                         "label_rank": [pair.preferred + 1, 2 - pair.preferred], "place": pair.tags["place"]})
-             for pair in pictures[:20]]
+    lines = [
+        json.dumps(
+            {
+                "query": pair.prompt,
+                "images": [str(path) for path in pair.images],
+                "label_rank": [pair.preferred + 1, 2 - pair.preferred],
+                "place": pair.tags["place"],
+            }
+        )
+        for pair in pictures[:20]
+    ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -180,6 +246,7 @@ def pairs_file(pictures, tmp_path):
 @pytest.fixture
 def scripted(monkeypatch):
     """A client in place of every profile's; it sees no difference without a rubric."""
+
     def choose(question):
         return None if question.rubric == NO_RUBRIC["t2i"] else brighter(question)
 
@@ -192,30 +259,56 @@ def command(*words) -> int:
     return main(["evaluate", *map(str, words)])
 
 
-def test_the_command_measures_with_and_without_a_rubric_side_by_side(pairs_file, scripted, tmp_path, capsys):
+def test_the_command_measures_with_and_without_a_rubric_side_by_side(
+    pairs_file, scripted, tmp_path, capsys
+):
     output, store = tmp_path / "measures.json", tmp_path / "store.sqlite"
     words = (pairs_file, "--judge", "human", "--store", store, "--output", output)
     assert command(*words) == 0
     printed = capsys.readouterr().out
     assert "| 20 pairs" in printed and "rubric: text to image" in printed and "no rubric" in printed
-    row = next(line for line in printed.splitlines() if line.startswith("| right, of the decided pairs"))
+    row = next(
+        line for line in printed.splitlines() if line.startswith("| right, of the decided pairs")
+    )
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["100.0% (83.9-100.0), 20 of 20", "-"]
     assert "| place=a" in printed and "| place=b" in printed
     measured = json.loads(output.read_text(encoding="utf-8"))
-    assert (measured["with_rubric"]["accuracy"]["value"], measured["without_rubric"]["coverage"]["value"]) == (1.0, 0.0)
-    assert (measured["with_rubric"]["by_tag"]["place=a"]["accuracy"]["of"], measured["task"]) == (10, "t2i")
+    assert (
+        measured["with_rubric"]["accuracy"]["value"],
+        measured["without_rubric"]["coverage"]["value"],
+    ) == (1.0, 0.0)
+    assert (measured["with_rubric"]["by_tag"]["place=a"]["accuracy"]["of"], measured["task"]) == (
+        10,
+        "t2i",
+    )
     asked = len(scripted.asked)
     assert command(*words) == 0
-    assert len(scripted.asked) == asked == 80  # both orders, with and without; the second time the store knows all of it
+    assert (
+        len(scripted.asked) == asked == 80
+    )  # both orders, with and without; the second time the store knows all of it
 
 
 def test_the_command_may_ask_less(pairs_file, scripted, tmp_path, capsys):
-    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store", "--only-rubric", "--one-order",
-                   "--limit", 5) == 0
+    assert (
+        command(
+            pairs_file,
+            "--judge",
+            "human",
+            "--store",
+            tmp_path / "store",
+            "--only-rubric",
+            "--one-order",
+            "--limit",
+            5,
+        )
+        == 0
+    )
     assert len(scripted.asked) == 5
 
 
-def test_the_command_plants_errors_and_its_store_stays_honest(pairs_file, scripted, tmp_path, capsys):
+def test_the_command_plants_errors_and_its_store_stays_honest(
+    pairs_file, scripted, tmp_path, capsys
+):
     words = (pairs_file, "--judge", "human", "--store", tmp_path / "store", "--only-rubric")
     assert command(*words, "--position-bias", 1) == 0
     assert "| decided                                   | 0.0%" in capsys.readouterr().out
@@ -226,25 +319,49 @@ def test_the_command_plants_errors_and_its_store_stays_honest(pairs_file, script
     assert len(scripted.asked) == 40
     with pytest.raises(SystemExit) as refused:
         command(*words, "--flip-rate", "2")
-    assert refused.value.code == 2 and "expected a number from 0 to 1, came '2'" in capsys.readouterr().err
+    assert (
+        refused.value.code == 2
+        and "expected a number from 0 to 1, came '2'" in capsys.readouterr().err
+    )
 
 
 def test_the_command_takes_a_rubric_of_the_users(pairs_file, scripted, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("It is bright.", encoding="utf-8")
-    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store", "--rubric", tmp_path / "mine.txt") == 0
+    assert (
+        command(
+            pairs_file,
+            "--judge",
+            "human",
+            "--store",
+            tmp_path / "store",
+            "--rubric",
+            tmp_path / "mine.txt",
+        )
+        == 0
+    )
     assert scripted.asked[0].rubric.criteria == ("It is bright.",)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--judge", "nobody"], "judge.profile: expected one of human, miniature, came 'nobody'"),
-    (["--judge", "human", "--task", "edit"], "expected pairs for the task 'edit', came pairs without a source image"),
-    (["--judge", "human", "--output", "no/measures.json"], "no/measures.json: expected a file in a folder that is there"),
-    (["--judge", "human", "--rubric", "none.txt"], "none.txt: expected a rubric"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--judge", "nobody"], "judge.profile: expected one of human, miniature, came 'nobody'"),
+        (
+            ["--judge", "human", "--task", "edit"],
+            "expected pairs for the task 'edit', came pairs without a source image",
+        ),
+        (
+            ["--judge", "human", "--output", "no/measures.json"],
+            "no/measures.json: expected a file in a folder that is there",
+        ),
+        (["--judge", "human", "--rubric", "none.txt"], "none.txt: expected a rubric"),
+    ],
+    ids=str,
+)
 def test_wrong_words_are_one_line(pairs_file, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
     assert command(pairs_file, *words, "--store", tmp_path / "store") == 2
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
 
 
@@ -254,4 +371,7 @@ def test_pairs_of_two_tasks_are_refused(pairs_file, tmp_path, capsys):
     with pairs_file.open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(record))
     assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store") == 2
-    assert "expected pairs of one task, came 1 with a source image and 20 without" in capsys.readouterr().err
+    assert (
+        "expected pairs of one task, came 1 with a source image and 20 without"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,5 @@
 """Which adapter weights a picture teaches, that checkpointing changes nothing, and what switches the adapter off."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +11,11 @@ from arr_core.policies.loading import PolicyError
 from arr_core.presets import ATTENTION, FEED_FORWARD
 
 QWEN_MLP = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
-TARGETS = {"flux": ATTENTION + FEED_FORWARD, "qwen": ATTENTION + QWEN_MLP, "qwen-plus": ATTENTION + QWEN_MLP}
+TARGETS = {
+    "flux": ATTENTION + FEED_FORWARD,
+    "qwen": ATTENTION + QWEN_MLP,
+    "qwen-plus": ATTENTION + QWEN_MLP,
+}
 NAMES = list(TARGETS)
 
 
@@ -18,10 +23,14 @@ class Ready:
     """A policy with an adapter, a batch of two, and the noise that they start from."""
 
     def __init__(self, make_policy, source_image, name: str, add=None, **fields):
-        self.policy, self.config = make_policy(name, **{
-            "adapter.targets": TARGETS[name], "adapter.rank": 4, "adapter.alpha": 8, **fields})
+        self.policy, self.config = make_policy(
+            name,
+            **{"adapter.targets": TARGETS[name], "adapter.rank": 4, "adapter.alpha": 8, **fields},
+        )
         source = None if name == "flux" else source_image(32, 32)
-        self.batch = self.policy.batch(self.policy.encode([Example(text, source) for text in ("red", "a blue square")]))
+        self.batch = self.policy.batch(
+            self.policy.encode([Example(text, source) for text in ("red", "a blue square")])
+        )
         self.x = self.policy.initial_noise(self.batch, [1, 2])
         with torch.no_grad():
             self.base = self.policy.velocity(self.x, 0.6, self.batch)
@@ -45,8 +54,11 @@ class Ready:
 @pytest.fixture
 def ready(make_policy, source_image, add_adapter):
     """``ready(name)`` has a new adapter, ``ready(name, moved=True)`` one whose ``lora_B`` is random too."""
+
     def make(name: str, moved: bool = False, add=None, **fields) -> Ready:
-        return Ready(make_policy, source_image, name, add or (add_adapter if moved else None), **fields)
+        return Ready(
+            make_policy, source_image, name, add or (add_adapter if moved else None), **fields
+        )
 
     return make
 
@@ -60,7 +72,11 @@ def test_every_lora_b_learns_but_those_that_the_policy_names_and_those_really_ca
     """Of a new adapter, as the trainer checks it at the first update."""
     made = ready(name)
     still = {module for module in without_gradient(made.gradient()) if "lora_B" in module}
-    assert still == {module for module in made.parameters if "lora_B" in module and made.policy.unreachable(module)}
+    assert still == {
+        module
+        for module in made.parameters
+        if "lora_B" in module and made.policy.unreachable(module)
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,17 +89,23 @@ def test_of_an_adapter_that_has_moved_lora_a_learns_in_the_same_places(ready, na
 def test_flux_reaches_every_module():
     from arr_core.policies.flux import FluxPolicy
 
-    assert not FluxPolicy.unreachable(None, "transformer_blocks.18.attn.to_add_out.lora_B.default.weight")
+    assert not FluxPolicy.unreachable(
+        None, "transformer_blocks.18.attn.to_add_out.lora_B.default.weight"
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
 def test_of_qwen_the_last_blocks_text_stream_is_unreachable_and_nothing_else(ready, name):
     """Its keys and values still shape the picture; its query, its output and its MLP do not."""
     made = ready(name)
-    modules = {module.split(".lora_")[0] for module in made.parameters if made.policy.unreachable(module)}
+    modules = {
+        module.split(".lora_")[0] for module in made.parameters if made.policy.unreachable(module)
+    }
     last = len(made.policy.transformer.transformer_blocks) - 1
-    assert modules == {f"transformer_blocks.{last}.{part}" for part in
-                       ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")}
+    assert modules == {
+        f"transformer_blocks.{last}.{part}"
+        for part in ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,11 +123,18 @@ def test_changing_an_unreachable_weight_changes_no_velocity(ready, name):
 def test_only_the_adapter_is_trained_and_it_is_in_float32(ready, name):
     made = ready(name, **{"policy.dtype": "bfloat16"})
     made.loss().backward()
-    trained = {name for name, parameter in made.policy.transformer.named_parameters() if parameter.requires_grad}
+    trained = {
+        name
+        for name, parameter in made.policy.transformer.named_parameters()
+        if parameter.requires_grad
+    }
     assert trained == set(made.parameters) and all("lora_" in name for name in trained)
     assert {parameter.dtype for parameter in made.parameters.values()} == {torch.float32}
-    assert {parameter.dtype for module, parameter in made.policy.transformer.named_parameters()
-            if "lora_" not in module} == {torch.bfloat16}
+    assert {
+        parameter.dtype
+        for module, parameter in made.policy.transformer.named_parameters()
+        if "lora_" not in module
+    } == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in made.policy.pipeline.vae.parameters())
     assert made.velocity().dtype == torch.bfloat16
 
@@ -133,10 +162,15 @@ def test_the_base_is_loaded_in_its_dtype_by_every_diffusers():
 def test_the_gradient_is_the_slope_of_the_loss(ready, name):
     made = ready(name, moved=True)
     gradient = made.gradient()
-    direction = {module: torch.randn(p.shape, generator=torch.Generator().manual_seed(at))
-                 for at, (module, p) in enumerate(made.parameters.items())}
-    slope = sum((gradient[module] * along).sum().item() for module, along in direction.items()
-                if gradient[module] is not None)
+    direction = {
+        module: torch.randn(p.shape, generator=torch.Generator().manual_seed(at))
+        for at, (module, p) in enumerate(made.parameters.items())
+    }
+    slope = sum(
+        (gradient[module] * along).sum().item()
+        for module, along in direction.items()
+        if gradient[module] is not None
+    )
     losses = []
     with torch.no_grad():
         for step in (1e-3, -2e-3):
@@ -150,7 +184,10 @@ def test_the_gradient_is_the_slope_of_the_loss(ready, name):
 def test_gradient_checkpointing_changes_memory_and_not_the_gradient(ready, name):
     plain = ready(name, moved=True, **{"policy.gradient_checkpointing": False})
     saving = ready(name, moved=True, **{"policy.gradient_checkpointing": True})
-    assert saving.policy.transformer.gradient_checkpointing and not plain.policy.transformer.gradient_checkpointing
+    assert (
+        saving.policy.transformer.gradient_checkpointing
+        and not plain.policy.transformer.gradient_checkpointing
+    )
     given, expected = saving.gradient(), plain.gradient()
     for module, gradient in expected.items():
         assert (given[module] is None) == (gradient is None)
@@ -165,7 +202,9 @@ def test_an_adapter_to_start_from_computes_its_activations_again_too(ready):
         inject(adapter, policy.transformer, dtype=torch.float32)
         return policy.adapter_parameters()
 
-    assert ready("flux", add=start, **{"policy.gradient_checkpointing": True}).policy.transformer.gradient_checkpointing
+    assert ready(
+        "flux", add=start, **{"policy.gradient_checkpointing": True}
+    ).policy.transformer.gradient_checkpointing
 
 
 def test_a_target_that_names_nothing_is_refused_by_its_name(ready):
@@ -177,7 +216,9 @@ def test_a_target_that_names_nothing_is_refused_by_its_name(ready):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_new_adapter_is_the_base_and_the_reference_is_the_base_whatever_the_adapter_learned(ready, name):
+def test_a_new_adapter_is_the_base_and_the_reference_is_the_base_whatever_the_adapter_learned(
+    ready, name
+):
     assert torch.equal(ready(name).velocity(), (made := ready(name, moved=True)).base)
     assert (made.velocity() - made.base).abs().max() > 1e-3
     with torch.no_grad(), made.policy.reference():
@@ -213,7 +254,9 @@ def test_swapped_weights_compute_and_the_trained_ones_come_back(ready):
 
 
 def test_dropout_is_for_training_alone_so_that_sampling_depends_on_seeds_only(ready):
-    made, plain = (ready("flux", moved=True, **{"adapter.dropout": dropout}) for dropout in (0.5, 0.0))
+    made, plain = (
+        ready("flux", moved=True, **{"adapter.dropout": dropout}) for dropout in (0.5, 0.0)
+    )
     with torch.no_grad():
         expected = plain.velocity()
         assert torch.equal(made.velocity(), expected) and torch.equal(made.velocity(), expected)

@@ -1,4 +1,5 @@
 """Wilson intervals by hand, and the image statistics of pictures whose numbers are known."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,7 +46,8 @@ def test_impossible_counts_are_refused(successes, total):
 
 def test_a_flat_picture_has_no_contrast_no_edges_and_one_colour():
     assert image_statistics([Image.new("RGB", (8, 6), (10, 200, 30))]) == pytest.approx(
-        {"contrast": 0, "edge_energy": 0, "colour_entropy": 0}, abs=1e-9)
+        {"contrast": 0, "edge_energy": 0, "colour_entropy": 0}, abs=1e-9
+    )
 
 
 def test_half_black_half_white_by_hand():
@@ -53,7 +55,8 @@ def test_half_black_half_white_by_hand():
     pixels[:, 2:] = 255
     # luminance 0 and 1 in equal parts: std 1/2, one bit of colour; one of three steps across has length 1
     assert image_statistics([Image.fromarray(pixels)]) == pytest.approx(
-        {"contrast": 0.5, "edge_energy": 1 / 3, "colour_entropy": 1.0})
+        {"contrast": 0.5, "edge_energy": 1 / 3, "colour_entropy": 1.0}
+    )
 
 
 def test_colours_of_one_level_are_one_colour():
@@ -64,7 +67,9 @@ def test_colours_of_one_level_are_one_colour():
 def test_each_image_counts_once_whatever_its_size():
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[0] = 255
-    assert image_statistics([Image.fromarray(pixels), Image.new("RGB", (64, 64))])["contrast"] == pytest.approx(0.25)
+    assert image_statistics([Image.fromarray(pixels), Image.new("RGB", (64, 64))])[
+        "contrast"
+    ] == pytest.approx(0.25)
 
 
 def test_a_single_row_of_pixels_has_no_gradient():

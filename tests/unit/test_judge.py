@@ -1,4 +1,5 @@
 """The pairwise judge with scripted clients: orders, abstention, memory, and errors that are planted."""
+
 from __future__ import annotations
 
 import asyncio
@@ -37,7 +38,10 @@ def judge(choose, **settings) -> Judge:
 
 def pairs(count: int) -> list[Pair]:
     """Pairs that differ from one another; a is the brighter one where the number is even."""
-    return [Pair(f"prompt {n}", *(grey(200), grey(100))[::1 if n % 2 == 0 else -1]) for n in range(count)]
+    return [
+        Pair(f"prompt {n}", *(grey(200), grey(100))[:: 1 if n % 2 == 0 else -1])
+        for n in range(count)
+    ]
 
 
 def test_a_judge_that_always_names_the_first_image_decides_nothing():
@@ -61,7 +65,9 @@ def test_a_perfect_judge_leaves_nothing_undecided():
     assert sum(verdict.first_picks for verdict in verdicts) == 50  # rate one half
 
 
-@pytest.mark.parametrize("choose", [always_first, lambda question: 1, brighter, lambda question: None])
+@pytest.mark.parametrize(
+    "choose", [always_first, lambda question: 1, brighter, lambda question: None]
+)
 def test_swapping_the_images_swaps_the_verdict(choose):
     mirror = {"a": "b", "b": "a", None: None}
     with judge(choose) as it:
@@ -86,7 +92,11 @@ def test_the_client_sees_prompt_rubric_source_and_both_orders():
     assert {question.prompt for question in (one, other)} == {"make it brighter"}
     assert one.rubric == other.rubric == RUBRIC
     assert [image.getpixel((0, 0))[0] for image in (one.first, one.second, one.source)] == [1, 2, 3]
-    assert [image.getpixel((0, 0))[0] for image in (other.first, other.second, other.source)] == [2, 1, 3]
+    assert [image.getpixel((0, 0))[0] for image in (other.first, other.second, other.source)] == [
+        2,
+        1,
+        3,
+    ]
 
 
 def test_the_same_question_costs_no_second_call(tmp_path):
@@ -97,7 +107,9 @@ def test_the_same_question_costs_no_second_call(tmp_path):
     assert [v.preferred for v in again] == [v.preferred for v in first]
     assert (sum(v.calls for v in first), sum(v.calls for v in again)) == (8, 0)
     with judge(brighter, store=tmp_path / "verdicts.sqlite") as reopened:
-        assert [v.preferred for v in reopened.submit(pairs(4)).result()] == [v.preferred for v in first]
+        assert [v.preferred for v in reopened.submit(pairs(4)).result()] == [
+            v.preferred for v in first
+        ]
         assert reopened.client.asked == []
 
 
@@ -109,10 +121,18 @@ def test_a_question_that_comes_twice_at_once_is_asked_once():
     assert sum(v.calls for v in verdicts) == 2
 
 
-@pytest.mark.parametrize("change", [
-    {"prompt": "a mug"}, {"image_a": grey(9)}, {"image_b": Image.new("RGB", (2, 8), (2, 2, 2))}, {"source": None},
-    {"rubric": Rubric(name="light", task="t2i", criteria=("It is dark.",))}, {"identity": "another"},
-], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a mug"},
+        {"image_a": grey(9)},
+        {"image_b": Image.new("RGB", (2, 8), (2, 2, 2))},
+        {"source": None},
+        {"rubric": Rubric(name="light", task="t2i", criteria=("It is dark.",))},
+        {"identity": "another"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
 def test_whatever_changes_the_question_is_asked_anew(change):
     pair = {"prompt": "a cup", "image_a": grey(1), "image_b": grey(2), "source": grey(3)}
     with judge(always_first) as it:
@@ -178,7 +198,12 @@ def test_what_was_answered_before_a_judge_gave_up_is_not_asked_again():
     with Judge(OutOfMoney(brighter), RUBRIC) as it:
         with pytest.raises(JudgeError, match="the budget is spent"):
             it.submit(pairs(4)).result()
-        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == [
+            "a",
+            "b",
+            "a",
+            "b",
+        ]
         assert len(it.client.asked) == 8 + 3
 
 
@@ -234,6 +259,7 @@ def test_a_question_that_is_in_flight_is_not_asked_again():
 
 def test_who_waits_for_an_answer_that_never_comes_asks_for_himself():
     """The first to ask gives up: once by an error of its own, once by being cancelled."""
+
     class Once(Held):
         async def ask(self, questions):
             if not self.asked:
@@ -280,15 +306,21 @@ def test_many_askers_of_the_same_questions_at_once_pay_once():
         for thread in threads:
             thread.join()
         for pair, future in futures:
-            assert future.result(timeout=30)[0].preferred == ("a" if int(pair.prompt.split()[1]) % 2 == 0 else "b")
+            assert future.result(timeout=30)[0].preferred == (
+                "a" if int(pair.prompt.split()[1]) % 2 == 0 else "b"
+            )
         assert len(it.client.asked) == 80
 
 
 def test_images_are_hashed_and_made_small_beside_the_caller(tmp_path, monkeypatch):
     """Both are held up here until the caller has gone on; and no verdict waits for a thumbnail."""
     hash_now, shrink_now = threading.Event(), threading.Event()
-    monkeypatch.setattr("arr_core.judging.judge.image_hash", lambda image: hash_now.wait(20) and image_hash(image))
-    monkeypatch.setattr("arr_core.judging.judge.thumbnail", lambda image: shrink_now.wait(20) and thumbnail(image))
+    monkeypatch.setattr(
+        "arr_core.judging.judge.image_hash", lambda image: hash_now.wait(20) and image_hash(image)
+    )
+    monkeypatch.setattr(
+        "arr_core.judging.judge.thumbnail", lambda image: shrink_now.wait(20) and thumbnail(image)
+    )
     with judge(always_first, store=tmp_path / "store") as it:
         future = it.submit(pairs(4))
         assert not future.done()
@@ -306,7 +338,12 @@ def test_a_client_that_hides_the_order_is_asked_once():
     client = Scripted(brighter)
     client.hides_order = True
     with Judge(client, RUBRIC) as it:
-        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == [
+            "a",
+            "b",
+            "a",
+            "b",
+        ]
         assert len(client.asked) == 4
 
 
@@ -348,6 +385,7 @@ def test_a_client_that_cannot_be_closed_keeps_nothing_else_open(tmp_path):
 
 # --- planted errors -----------------------------------------------------------------------------------------------
 
+
 def share(verdicts, side: str) -> float:
     return sum(verdict.preferred == side for verdict in verdicts) / len(verdicts)
 
@@ -371,7 +409,9 @@ def test_position_bias_names_the_first_image_with_that_probability(bias):
         verdicts = it.submit(bright_first(2000)).result()
     assert share(verdicts, "a") == pytest.approx(1 - bias, abs=0.04)
     assert share(verdicts, "b") == 0
-    with judge(lambda question: 1 - brighter(question), position_bias=bias, both_orders=False) as it:
+    with judge(
+        lambda question: 1 - brighter(question), position_bias=bias, both_orders=False
+    ) as it:
         assert share(it.submit(bright_first(2000)).result(), "a") == pytest.approx(bias, abs=0.04)
 
 
@@ -389,7 +429,9 @@ def test_planted_errors_are_the_same_every_time_and_are_not_stored(tmp_path):
 
 
 def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
-    with judge(lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0) as it:
+    with judge(
+        lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0
+    ) as it:
         assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
     with judge(lambda question: None, flip_rate=1.0) as it:
         assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
@@ -398,4 +440,7 @@ def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
 def test_the_built_in_rubrics_are_there_for_both_tasks():
     for name in ("t2i", "edit"):
         with Judge(Scripted(brighter), BUILT_IN[name]) as it:
-            assert it.compare("a cup", grey(2), grey(1), grey(3) if name == "edit" else None).preferred == "a"
+            assert (
+                it.compare("a cup", grey(2), grey(1), grey(3) if name == "edit" else None).preferred
+                == "a"
+            )

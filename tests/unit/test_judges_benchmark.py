@@ -1,4 +1,5 @@
 """The judge of benchmarks/judges.py: its bias is what it says, swapping cancels it, and it knows only its messages."""
+
 from __future__ import annotations
 
 import asyncio
@@ -36,6 +37,7 @@ def log_odds(chat: PlantedChat, first: Image.Image, second: Image.Image) -> floa
 
 def firsts(chat: PlantedChat, first: Image.Image, second: Image.Image, count: int = 4000) -> float:
     """The share of replies in words, each with a seed of its own, that name the first."""
+
     async def ask():
         asked = messages(question(first, second))
         return [await chat.complete(asked, seed=seed) for seed in range(count)]
@@ -45,7 +47,9 @@ def firsts(chat: PlantedChat, first: Image.Image, second: Image.Image, count: in
 
 def test_equal_pictures_have_the_log_odds_that_were_planted():
     for bias in (-0.5, 0.0, BIAS):
-        assert log_odds(PlantedChat(Brightness(), bias=bias, grain=0), GREY, GREY.copy()) == pytest.approx(bias)
+        assert log_odds(
+            PlantedChat(Brightness(), bias=bias, grain=0), GREY, GREY.copy()
+        ) == pytest.approx(bias)
 
 
 def test_swapping_cancels_the_bias_and_leaves_the_difference_of_the_scores():
@@ -59,12 +63,16 @@ def test_swapping_cancels_the_bias_and_leaves_the_difference_of_the_scores():
 def test_words_are_drawn_from_the_probability_that_logits_state(first, second):
     chat = PlantedChat(Brightness(), bias=BIAS, grain=0)
     stated = 1 / (1 + math.exp(-log_odds(chat, first, second)))
-    assert firsts(chat, first, second) == pytest.approx(stated, abs=3 * math.sqrt(stated * (1 - stated) / 4000))
+    assert firsts(chat, first, second) == pytest.approx(
+        stated, abs=3 * math.sqrt(stated * (1 - stated) / 4000)
+    )
 
 
 def test_votes_differ_and_the_same_question_at_the_same_seed_does_not():
     def verdict():
-        with Judge(PairwiseClient(PlantedChat(Brightness(), bias=0, grain=0), votes=51), RUBRICS["with"]) as judge:
+        with Judge(
+            PairwiseClient(PlantedChat(Brightness(), bias=0, grain=0), votes=51), RUBRICS["with"]
+        ) as judge:
             return judge.compare(PROMPT, GREY, LIGHT)
 
     one, again = verdict(), verdict()
@@ -73,12 +81,16 @@ def test_votes_differ_and_the_same_question_at_the_same_seed_does_not():
 
 
 def test_grain_is_the_same_at_every_look_and_differs_between_pictures():
-    scores = [PlantedChat(Brightness(), bias=0, grain=30).scores(PROMPT, ("bright",), picture)
-              for picture in (GREY, GREY.copy(), Image.new("RGB", (8, 8), (128, 128, 129)))]
+    scores = [
+        PlantedChat(Brightness(), bias=0, grain=30).scores(PROMPT, ("bright",), picture)
+        for picture in (GREY, GREY.copy(), Image.new("RGB", (8, 8), (128, 128, 129)))
+    ]
     assert scores[0] == scores[1] != scores[2]
 
 
-@pytest.mark.parametrize("rubric", [*RUBRICS.values(), BUILT_IN["t2i"]], ids=lambda rubric: rubric.name)
+@pytest.mark.parametrize(
+    "rubric", [*RUBRICS.values(), BUILT_IN["t2i"]], ids=lambda rubric: rubric.name
+)
 def test_it_reads_prompt_criteria_and_pictures_from_the_messages(rubric):
     asked = messages(question(LIGHT, DARK, rubric))
     assert read(asked) == (PROMPT, rubric.statements, [LIGHT, DARK])

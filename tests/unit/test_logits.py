@@ -1,4 +1,5 @@
 """The judge by logits: the probability of A against B, and that asking both orders cancels a liking for a place."""
+
 from __future__ import annotations
 
 import asyncio
@@ -26,7 +27,11 @@ def grey(level: int) -> Image.Image:
 def letters(log_odds: float, **more: float) -> Reply:
     """A reply whose first token is A or B with these log-odds, in 90 % of the probability."""
     a = 0.9 / (1 + math.exp(-log_odds))
-    return Reply("A", log_probs={"A": math.log(a), "B": math.log(0.9 - a), "The": math.log(0.05), **more}, tokens=3)
+    return Reply(
+        "A",
+        log_probs={"A": math.log(a), "B": math.log(0.9 - a), "The": math.log(0.05), **more},
+        tokens=3,
+    )
 
 
 def ask(reply: Reply, threshold: float = 0.0) -> Opinion:
@@ -36,20 +41,36 @@ def ask(reply: Reply, threshold: float = 0.0) -> Opinion:
 
 def test_what_a_server_did_not_count_makes_no_judge_surer_than_one_in_a_billion():
     opinion = ask(Reply("A", log_probs={"A": 0.0, "B": -9999.0}))
-    assert (opinion.preferred, opinion.log_odds) == (0, 20.0) and opinion.confidence == pytest.approx(1 - 2e-9, abs=1e-9)
+    assert (opinion.preferred, opinion.log_odds) == (
+        0,
+        20.0,
+    ) and opinion.confidence == pytest.approx(1 - 2e-9, abs=1e-9)
     other = ask(Reply("A", log_probs={"A": math.log(0.7), "B": math.log(0.3)}))
     assert combine((opinion, other)).winner == 0 and combine((other, opinion)).winner == 1
 
 
-@pytest.mark.parametrize("log_probs, expected", [
-    ({"A": math.log(0.6), "B": math.log(0.2)}, math.log(3)),
-    ({"A": math.log(0.2), " A": math.log(0.2), "B": math.log(0.1), "\nB": math.log(0.1)}, math.log(2)),  # variants add up
-    ({"A": math.log(0.6), "The": math.log(0.1)}, math.log(6)),  # B is at most as likely as the least of those listed
-    ({" B": math.log(0.8), "the": math.log(0.1), "a": math.log(0.05)}, -math.log(16)),  # "a" may begin a sentence
-    ({"A": -1000.0, "B": -3.0}, -20.0),
-    ({"A": -1.0}, 0.0),
-    ({"The": -0.1, "Image": -3.0}, None), ({}, None),
-])
+@pytest.mark.parametrize(
+    "log_probs, expected",
+    [
+        ({"A": math.log(0.6), "B": math.log(0.2)}, math.log(3)),
+        (
+            {"A": math.log(0.2), " A": math.log(0.2), "B": math.log(0.1), "\nB": math.log(0.1)},
+            math.log(2),
+        ),  # variants add up
+        (
+            {"A": math.log(0.6), "The": math.log(0.1)},
+            math.log(6),
+        ),  # B is at most as likely as the least of those listed
+        (
+            {" B": math.log(0.8), "the": math.log(0.1), "a": math.log(0.05)},
+            -math.log(16),
+        ),  # "a" may begin a sentence
+        ({"A": -1000.0, "B": -3.0}, -20.0),
+        ({"A": -1.0}, 0.0),
+        ({"The": -0.1, "Image": -3.0}, None),
+        ({}, None),
+    ],
+)
 def test_the_log_odds_of_two_letters(log_probs, expected):
     assert letter_log_odds(log_probs) == (None if expected is None else pytest.approx(expected))
 
@@ -68,11 +89,17 @@ def test_below_the_threshold_nothing_is_preferred():
     assert (unsure.preferred, unsure.failure, unsure.confidence) == (None, "", pytest.approx(0.8))
 
 
-@pytest.mark.parametrize("reply, failure", [
-    (Reply(failure="HTTP 500"), "HTTP 500"),
-    (Reply("The", log_probs={"The": -0.1}), "neither A nor B is among the likeliest first tokens"),
-    (Reply("", log_probs={}), "neither A nor B is among the likeliest first tokens"),
-])
+@pytest.mark.parametrize(
+    "reply, failure",
+    [
+        (Reply(failure="HTTP 500"), "HTTP 500"),
+        (
+            Reply("The", log_probs={"The": -0.1}),
+            "neither A nor B is among the likeliest first tokens",
+        ),
+        (Reply("", log_probs={}), "neither A nor B is among the likeliest first tokens"),
+    ],
+)
 def test_no_probability_is_a_failure(reply, failure):
     said = ask(reply)
     assert (said.preferred, said.failure, said.log_odds) == (None, failure, None)
@@ -80,18 +107,25 @@ def test_no_probability_is_a_failure(reply, failure):
 
 def test_the_question_asks_for_one_letter_with_its_probability():
     chat = ScriptedChat([letters(1.0)])
-    asyncio.run(LogitsClient(chat).ask([Question("make it red", grey(1), grey(2), grey(3), RUBRIC)]))
-    asked, = chat.asked
+    asyncio.run(
+        LogitsClient(chat).ask([Question("make it red", grey(1), grey(2), grey(3), RUBRIC)])
+    )
+    (asked,) = chat.asked
     assert asked.settings == {"log_probs": True}
     assert [picture.getpixel((0, 0))[0] for picture in asked.pictures] == [3, 1, 2]
     assert asked.text.index("BASE") < asked.text.index("A:") < asked.text.index("B:")
-    assert "edit instruction" in asked.text and asked.text.endswith("Answer with A or B and nothing else.")
+    assert "edit instruction" in asked.text and asked.text.endswith(
+        "Answer with A or B and nothing else."
+    )
 
 
 # --- both orders -------------------------------------------------------------------------------------------------------
 
+
 def opinion(log_odds: float, threshold: float = 0.0) -> Opinion:
-    return Opinion((None, 0, 1)[(log_odds > 0) - (log_odds < 0)], log_odds=log_odds, threshold=threshold)
+    return Opinion(
+        (None, 0, 1)[(log_odds > 0) - (log_odds < 0)], log_odds=log_odds, threshold=threshold
+    )
 
 
 def test_a_liking_for_a_place_cancels_in_the_mean_of_the_orders():
@@ -115,7 +149,11 @@ def test_the_threshold_is_for_the_calibrated_probability(bias, threshold, prefer
 
 def test_equal_images_are_a_tie_whatever_the_bias():
     verdict = combine((opinion(2.0), opinion(2.0)))
-    assert (verdict.preferred, verdict.reason, verdict.confidence) == (None, "undecided: a tie", 0.5)
+    assert (verdict.preferred, verdict.reason, verdict.confidence) == (
+        None,
+        "undecided: a tie",
+        0.5,
+    )
 
 
 def test_one_order_alone_is_judged_as_it_is():
@@ -125,13 +163,20 @@ def test_one_order_alone_is_judged_as_it_is():
 
 def test_an_order_that_failed_leaves_the_pair_undecided():
     verdict = combine((opinion(9.0), Opinion(None, failure="HTTP 500")))
-    assert (verdict.preferred, verdict.failed, verdict.reason) == (None, True, "no verdict: HTTP 500")
+    assert (verdict.preferred, verdict.failed, verdict.reason) == (
+        None,
+        True,
+        "no verdict: HTTP 500",
+    )
 
 
 def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is_right_as_often():
     """A judge that sees brightness through noise, and likes the first picture: what calibration is there to mend."""
     dice = random.Random(0)
-    pairs = [Pair(f"prompt {number}", grey(100 + dice.choice([-8, 8])), grey(100)) for number in range(400)]
+    pairs = [
+        Pair(f"prompt {number}", grey(100 + dice.choice([-8, 8])), grey(100))
+        for number in range(400)
+    ]
 
     def probability(asked):
         first, second = (picture.getpixel((0, 0))[0] for picture in asked.pictures)
@@ -140,11 +185,16 @@ def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is
 
     with Judge(LogitsClient(ScriptedChat(probability)), RUBRIC) as judge:
         calibrated = judge.submit(pairs).result()
-    agreeing = [combine(tuple(o.saying(o.preferred, o.reason) for o in verdict.opinions)) for verdict in calibrated]
+    agreeing = [
+        combine(tuple(o.saying(o.preferred, o.reason) for o in verdict.opinions))
+        for verdict in calibrated
+    ]
 
     def right(verdicts):
         decided = [(v.preferred, p) for v, p in zip(verdicts, pairs, strict=True) if v.decided]
-        return len(decided), sum((side == "a") == (p.image_a.getpixel((0, 0))[0] > 100) for side, p in decided)
+        return len(decided), sum(
+            (side == "a") == (p.image_a.getpixel((0, 0))[0] > 100) for side, p in decided
+        )
 
     (few, _), (many, correct) = right(agreeing), right(calibrated)
     assert few < 100 and many == 400

@@ -1,4 +1,5 @@
 """The embedded models are refused where they would load wrongly."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +11,9 @@ from arr_core.miniature.judge import MiniatureClient
 from arr_core.policies.loading import PolicyError, load_policy
 
 
-@pytest.mark.parametrize("installed, refused", [("4.57.6", True), ("5.0.0", False), ("5.23.0", False), ("10.1", False)])
+@pytest.mark.parametrize(
+    "installed, refused", [("4.57.6", True), ("5.0.0", False), ("5.23.0", False), ("10.1", False)]
+)
 def test_transformers_4_is_refused_before_anything_loads(monkeypatch, tmp_path, installed, refused):
     monkeypatch.setattr(miniature, "version", lambda name: installed)
     assert bool(miniature.transformers_fault()) == refused

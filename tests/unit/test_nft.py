@@ -1,4 +1,5 @@
 """The forward-process objective: what r means, the implicit policies, gradients by hand, and what holds it."""
+
 from __future__ import annotations
 
 import pytest
@@ -18,8 +19,14 @@ V, V_OLD, U, V_REF = (rand(B, 2, 6, seed=seed) for seed in range(4))
 R = torch.tensor([1.0, 0.0, 0.5, 1.0])
 
 
-def gradient(v: torch.Tensor, v_old: torch.Tensor, r: torch.Tensor = R, b: float = 1.0, kl_coefficient: float = 0.0,
-             v_ref: torch.Tensor | None = None) -> torch.Tensor:
+def gradient(
+    v: torch.Tensor,
+    v_old: torch.Tensor,
+    r: torch.Tensor = R,
+    b: float = 1.0,
+    kl_coefficient: float = 0.0,
+    v_ref: torch.Tensor | None = None,
+) -> torch.Tensor:
     v = v.clone().requires_grad_(True)
     nft.loss(v, v_old, U, r, b=b, kl_coefficient=kl_coefficient, v_ref=v_ref).loss.sum().backward()
     return v.grad
@@ -44,8 +51,15 @@ def test_noised_pictures_lie_on_the_line_to_their_noise():
 
 def test_the_loss_by_hand():
     """v = 3, v_old = 1, u = 0, b = 1: v+ = 3 and v- = -1, so 9 for the winner, 1 for the loser, 5 without a verdict."""
-    out = nft.loss(torch.full((3, 1, 2), 3.0), torch.ones(3, 1, 2), torch.zeros(3, 1, 2), torch.tensor([1.0, 0.0, 0.5]),
-                   b=1.0, kl_coefficient=0.0, v_ref=None)
+    out = nft.loss(
+        torch.full((3, 1, 2), 3.0),
+        torch.ones(3, 1, 2),
+        torch.zeros(3, 1, 2),
+        torch.tensor([1.0, 0.0, 0.5]),
+        b=1.0,
+        kl_coefficient=0.0,
+        v_ref=None,
+    )
     assert out.loss.tolist() == [9, 1, 5]
     assert out.kl.tolist() == [0, 0, 0] and out.shift.tolist() == [4, 4, 4]
 
@@ -57,7 +71,9 @@ def test_the_loss_is_that_of_the_two_implicit_policies(b):
     torch.testing.assert_close((positive + negative) / 2, V_OLD)
     torch.testing.assert_close(positive - V_OLD, b * (V - V_OLD))
     out = nft.loss(V, V_OLD, U, R, b=b, kl_coefficient=0.0, v_ref=None)
-    torch.testing.assert_close(out.loss, R * mean_square(positive - U) + (1 - R) * mean_square(negative - U))
+    torch.testing.assert_close(
+        out.loss, R * mean_square(positive - U) + (1 - R) * mean_square(negative - U)
+    )
 
 
 def test_with_b_1_the_winners_loss_is_plain_flow_matching():
@@ -116,8 +132,13 @@ def test_shift_carries_no_gradient():
 def test_bfloat16_velocities_are_compared_in_float32():
     half = [tensor.bfloat16() for tensor in (V, V_OLD, U)]
     out = nft.loss(*half, R, b=1.0, kl_coefficient=0.1, v_ref=V_REF.bfloat16())
-    precise = nft.loss(*(tensor.float() for tensor in half), R, b=1.0, kl_coefficient=0.1,
-                       v_ref=V_REF.bfloat16().float())
+    precise = nft.loss(
+        *(tensor.float() for tensor in half),
+        R,
+        b=1.0,
+        kl_coefficient=0.1,
+        v_ref=V_REF.bfloat16().float(),
+    )
     assert out.loss.dtype == torch.float32 and torch.equal(out.loss, precise.loss)
 
 

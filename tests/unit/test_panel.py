@@ -1,4 +1,5 @@
 """A panel: who votes, what a failure and an abstention are worth, and that it stays whole in the store."""
+
 from __future__ import annotations
 
 import asyncio
@@ -22,7 +23,9 @@ LIGHT, DARK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black
 class Member:
     """Says one thing in each order of a pair: ``sees`` of the image shown first, light or dark."""
 
-    def __init__(self, light_first: Opinion | Exception, dark_first: Opinion | Exception, name: str = "m"):
+    def __init__(
+        self, light_first: Opinion | Exception, dark_first: Opinion | Exception, name: str = "m"
+    ):
         self.says, self.identity, self.calls = (light_first, dark_first), name, 0
 
     async def ask(self, questions):
@@ -51,18 +54,21 @@ def verdict(*members: Member, rule: str = "majority"):
         return judge.compare("a cup", LIGHT, DARK)
 
 
-@pytest.mark.parametrize("members, majority, unanimous", [
-    ((LIKES_LIGHT, LIKES_LIGHT), "a", "a"),
-    ((LIKES_LIGHT, LIKES_DARK), None, None),
-    ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK), "a", None),
-    ((LIKES_DARK, LIKES_FIRST, LIKES_DARK), "b", None),
-    ((LIKES_LIGHT, LIKES_FIRST), None, None),  # one of two is no majority
-    ((LIKES_LIGHT, FAILS, LIKES_LIGHT), "a", None),  # a failure is no vote, for or against
-    ((LIKES_LIGHT, FAILS, FAILS), None, None),
-    ((LIKES_LIGHT, LIKES_DARK, TIED), None, None),
-    ((FAILS, FAILS), None, None),
-    ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK, LIKES_DARK), None, None),
-])
+@pytest.mark.parametrize(
+    "members, majority, unanimous",
+    [
+        ((LIKES_LIGHT, LIKES_LIGHT), "a", "a"),
+        ((LIKES_LIGHT, LIKES_DARK), None, None),
+        ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK), "a", None),
+        ((LIKES_DARK, LIKES_FIRST, LIKES_DARK), "b", None),
+        ((LIKES_LIGHT, LIKES_FIRST), None, None),  # one of two is no majority
+        ((LIKES_LIGHT, FAILS, LIKES_LIGHT), "a", None),  # a failure is no vote, for or against
+        ((LIKES_LIGHT, FAILS, FAILS), None, None),
+        ((LIKES_LIGHT, LIKES_DARK, TIED), None, None),
+        ((FAILS, FAILS), None, None),
+        ((LIKES_LIGHT, LIKES_LIGHT, LIKES_DARK, LIKES_DARK), None, None),
+    ],
+)
 def test_so_many_members_must_make_the_same_verdict(members, majority, unanimous):
     assert verdict(*members).preferred == majority
     assert verdict(*members, rule="unanimous").preferred == unanimous
@@ -92,7 +98,10 @@ def test_a_member_that_can_never_answer_stops_the_panel():
 
 
 def test_a_failure_that_decides_is_asked_again_and_one_that_does_not_is_remembered(tmp_path):
-    for members, asked in (((LIKES_LIGHT, LIKES_DARK, FAILS), 4), ((LIKES_LIGHT, LIKES_LIGHT, FAILS), 2)):
+    for members, asked in (
+        ((LIKES_LIGHT, LIKES_DARK, FAILS), 4),
+        ((LIKES_LIGHT, LIKES_LIGHT, FAILS), 2),
+    ):
         first = Member(*members[0].says)
         for _ in range(2):
             with Judge(Panel([first, *members[1:]]), RUBRIC, store=tmp_path / str(asked)) as judge:
@@ -101,37 +110,55 @@ def test_a_failure_that_decides_is_asked_again_and_one_that_does_not_is_remember
 
 
 def test_the_store_gives_back_the_members_opinions(tmp_path):
-    biased = Member(Opinion(0, log_odds=4.0, threshold=0.6), Opinion(0, log_odds=2.0, threshold=0.6), "biased")
+    biased = Member(
+        Opinion(0, log_odds=4.0, threshold=0.6), Opinion(0, log_odds=2.0, threshold=0.6), "biased"
+    )
     said = []
     for _ in range(2):
         with Judge(Panel([biased, LIKES_LIGHT]), RUBRIC, store=tmp_path / "store") as judge:
             said.append(judge.compare("a cup", LIGHT, DARK))
     assert biased.calls == 2 and [v.calls for v in said] == [4, 0]
     assert [v.preferred for v in said] == ["a", "a"]
-    assert [[(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[1].opinions] == [
-        [(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[0].opinions]
+    assert [
+        [(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[1].opinions
+    ] == [[(m.log_odds, m.threshold, m.findings) for m in o.members] for o in said[0].opinions]
 
 
 def test_an_opinion_with_members_survives_json():
-    opinion, = asyncio.run(Panel([LIKES_LIGHT, LIKES_FIRST]).ask([type("Question", (), {"first": LIGHT})]))
+    (opinion,) = asyncio.run(
+        Panel([LIKES_LIGHT, LIKES_FIRST]).ask([type("Question", (), {"first": LIGHT})])
+    )
     assert Opinion.load(json.loads(json.dumps(asdict(opinion)))) == opinion
 
 
 def test_the_panel_is_named_by_its_members_and_its_rule():
     one, two = Member(FAILED, FAILED, "one"), Member(FAILED, FAILED, "two")
     assert Panel([one, two]).identity == "panel:majority:[one, two]"
-    assert len({Panel([one, two]).identity, Panel([two, one]).identity, Panel([one, two], "unanimous").identity}) == 3
+    assert (
+        len(
+            {
+                Panel([one, two]).identity,
+                Panel([two, one]).identity,
+                Panel([one, two], "unanimous").identity,
+            }
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize("rule", ["majority", "unanimous"])
 def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule):
     kinds = (LIKES_LIGHT, LIKES_DARK, LIKES_FIRST, TIED, FAILS)
     for members in itertools.product(kinds, repeat=3):
-        opinions = [asyncio.run(Panel(members, rule).ask([type("Question", (), {"first": first})]))[0]
-                    for first in (LIGHT, DARK)]
+        opinions = [
+            asyncio.run(Panel(members, rule).ask([type("Question", (), {"first": first})]))[0]
+            for first in (LIGHT, DARK)
+        ]
         for_a, for_b = members.count(LIKES_LIGHT), members.count(LIKES_DARK)
         needed = 3 if rule == "unanimous" else 2
-        assert combine(tuple(opinions)).preferred == ("a" if for_a >= needed else "b" if for_b >= needed else None)
+        assert combine(tuple(opinions)).preferred == (
+            "a" if for_a >= needed else "b" if for_b >= needed else None
+        )
 
 
 class Spent(Member):
@@ -145,13 +172,15 @@ class Spent(Member):
         said = await super().ask(questions)
         if len(said) <= self.answers:
             return said
-        raise JudgeError("the budget is spent", dict(enumerate(said[:self.answers])))
+        raise JudgeError("the budget is spent", dict(enumerate(said[: self.answers])))
 
 
 def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):
     pairs = [Pair(f"cup {number}", LIGHT, DARK) for number in range(4)]
-    for last, panel in ((False, Panel((Spent(LIKES_LIGHT, 3), LIKES_DARK, LIKES_DARK))),
-                        (True, Panel((LIKES_LIGHT, LIKES_DARK, LIKES_DARK)))):
+    for last, panel in (
+        (False, Panel((Spent(LIKES_LIGHT, 3), LIKES_DARK, LIKES_DARK))),
+        (True, Panel((LIKES_LIGHT, LIKES_DARK, LIKES_DARK))),
+    ):
         with Judge(panel, RUBRIC, store=tmp_path / "store") as judge:
             if not last:
                 with pytest.raises(JudgeError, match="budget is spent"):
@@ -159,7 +188,12 @@ def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):
                 continue
             verdicts = judge.submit(pairs).result()
     assert [found.preferred for found in verdicts] == ["b"] * 4
-    assert [sum(opinion.cached for opinion in found.opinions) for found in verdicts] == [2, 1, 0, 0]  # what all had said
+    assert [sum(opinion.cached for opinion in found.opinions) for found in verdicts] == [
+        2,
+        1,
+        0,
+        0,
+    ]  # what all had said
 
 
 class Closing(Member):

@@ -1,4 +1,5 @@
 """A judge's reply as text: what is read from it, and that nothing else ever credits a picture."""
+
 from __future__ import annotations
 
 import json
@@ -10,17 +11,32 @@ import pytest
 from arr_core.judging.parsing import read_reply
 from arr_core.judging.verdict import Opinion
 
-FORM = {"findings": [{"criterion": 1, "first": "two cups", "second": "one cup"}], "reason": "two cups were asked for"}
+FORM = {
+    "findings": [{"criterion": 1, "first": "two cups", "second": "one cup"}],
+    "reason": "two cups were asked for",
+}
 
 
 def form(preferred, **more) -> str:
     return json.dumps({**FORM, "preferred": preferred, **more})
 
 
-@pytest.mark.parametrize("said, preferred", [
-    ("first", 0), ("second", 1), ("FIRST", 0), (" Second ", 1), ("first image", 0), ("Image 2", 1), ("a", 0), ("B", 1),
-    (1, 0), (2, 1), ("1", 0),
-])
+@pytest.mark.parametrize(
+    "said, preferred",
+    [
+        ("first", 0),
+        ("second", 1),
+        ("FIRST", 0),
+        (" Second ", 1),
+        ("first image", 0),
+        ("Image 2", 1),
+        ("a", 0),
+        ("B", 1),
+        (1, 0),
+        (2, 1),
+        ("1", 0),
+    ],
+)
 def test_our_form_names_a_place(said, preferred):
     opinion = read_reply(form(said))
     assert (opinion.preferred, opinion.failure) == (preferred, "")
@@ -29,16 +45,28 @@ def test_our_form_names_a_place(said, preferred):
     assert opinion.reply == form(said)
 
 
-@pytest.mark.parametrize("thoughts", ["<think>{}</think>", "<thinking>{}</thinking>", "◁think▷{}◁/think▷", "[THINK]{}[/THINK]",
-                                      "{}</think>"])
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        "<think>{}</think>",
+        "<thinking>{}</thinking>",
+        "◁think▷{}◁/think▷",
+        "[THINK]{}[/THINK]",
+        "{}</think>",
+    ],
+)
 def test_thoughts_are_no_verdict(thoughts):
     assert read_reply(thoughts.format(form("first")) + form("second")).preferred == 1
     if not thoughts.startswith("{"):
         begun = thoughts.partition("{}")[0]
-        assert read_reply(begun + form("first")).failure == "a reply that was cut off in its thoughts"
+        assert (
+            read_reply(begun + form("first")).failure == "a reply that was cut off in its thoughts"
+        )
 
 
-@pytest.mark.parametrize("reply", ['{"```json1```preferred:t,', '{"preferred": first, "```json{"```'])
+@pytest.mark.parametrize(
+    "reply", ['{"```json1```preferred:t,', '{"preferred": first, "```json{"```']
+)
 def test_what_the_repairing_library_trips_over_is_no_verdict(reply):
     assert read_reply(reply).preferred is None
 
@@ -49,25 +77,50 @@ def test_a_tie_is_an_answer_that_prefers_nothing(said):
     assert (opinion.preferred, opinion.failure) == (None, "")
 
 
-@pytest.mark.parametrize("said", [0, 3, -1, 1.0, True, "", "third", "first or second", ["first", "second"], {"a": 1}])
+@pytest.mark.parametrize(
+    "said", [0, 3, -1, 1.0, True, "", "third", "first or second", ["first", "second"], {"a": 1}]
+)
 def test_a_place_that_is_not_there_is_a_failure(said):
     opinion = read_reply(form(said))
     assert opinion.preferred is None
     assert opinion.failure == "a reply without a verdict"
 
 
-@pytest.mark.parametrize("reply, preferred", [
-    ("[1, 2]", 0), ("[2,1]", 1), ("```json\n[2, 1]\n```", 1), ("I looked at both.\n\n[1, 2]", 0), ("[\n 2,\n 1\n]", 1),
-    ("<think>[1, 2]?</think>\n[2, 1]", 1),
-])
+@pytest.mark.parametrize(
+    "reply, preferred",
+    [
+        ("[1, 2]", 0),
+        ("[2,1]", 1),
+        ("```json\n[2, 1]\n```", 1),
+        ("I looked at both.\n\n[1, 2]", 0),
+        ("[\n 2,\n 1\n]", 1),
+        ("<think>[1, 2]?</think>\n[2, 1]", 1),
+    ],
+)
 def test_the_references_rank_list_is_read(reply, preferred):
     assert read_reply(reply).preferred == preferred
 
 
-@pytest.mark.parametrize("reply", [
-    "[1,1]", "[2,2]", "[]", "[1]", '["a","b"]', "[0,1]", "[1,0]", "[1, 2, 3]", "[1.0, 2.0]", "[true, 2]", '["1","2"]',
-    "[[1, 2]]", "[null, null]", "[1, 2", "[" + "1" * 5000 + ", 2]",
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[1,1]",
+        "[2,2]",
+        "[]",
+        "[1]",
+        '["a","b"]',
+        "[0,1]",
+        "[1,0]",
+        "[1, 2, 3]",
+        "[1.0, 2.0]",
+        "[true, 2]",
+        '["1","2"]',
+        "[[1, 2]]",
+        "[null, null]",
+        "[1, 2",
+        "[" + "1" * 5000 + ", 2]",
+    ],
+)
 def test_every_other_list_decides_nothing(reply):
     opinion = read_reply(reply)
     assert opinion.preferred is None
@@ -79,22 +132,38 @@ def test_a_list_within_prose_is_not_about_the_images():
     assert read_reply("Criteria [1, 2] and [2, 1] look alike, I cannot say.").preferred is None
 
 
-@pytest.mark.parametrize("reply", [
-    "```json\n%s\n```", "```\n%s\n```", "```json\n%s", "Here you are:\n\n```json\n%s\n```\nI hope that helps.",
-    "<think>The first? No: {\"preferred\": \"first\"} was wrong.</think>%s", "I think. FIRST has [1] cup {sic}. So: %s",
-    'Draft: {"preferred": "first"}. On reflection: %s', "a template's own thought\n</think>\n\n%s", "\ufeff%s", "[%s]",
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```json\n%s\n```",
+        "```\n%s\n```",
+        "```json\n%s",
+        "Here you are:\n\n```json\n%s\n```\nI hope that helps.",
+        '<think>The first? No: {"preferred": "first"} was wrong.</think>%s',
+        "I think. FIRST has [1] cup {sic}. So: %s",
+        'Draft: {"preferred": "first"}. On reflection: %s',
+        "a template's own thought\n</think>\n\n%s",
+        "\ufeff%s",
+        "[%s]",
+    ],
+)
 def test_the_form_is_found_in_a_fence_and_after_thoughts(reply):
     opinion = read_reply(reply % form("second"))
     assert (opinion.preferred, opinion.failure) == (1, "")
     assert opinion.reason == FORM["reason"]
 
 
-@pytest.mark.parametrize("reply", [
-    '{"reason": "the "red" cup", "preferred": "second"}', "{'reason': 'red', 'preferred': 'second',}",
-    '{"reason": "two\nlines", "preferred": "second"}', "{reason: red, preferred: second}",
-    '{"reason": "red", "preferred": "second"', '```json\n{"reason": "red", "preferred": "second",}\n```',
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"reason": "the "red" cup", "preferred": "second"}',
+        "{'reason': 'red', 'preferred': 'second',}",
+        '{"reason": "two\nlines", "preferred": "second"}',
+        "{reason: red, preferred: second}",
+        '{"reason": "red", "preferred": "second"',
+        '```json\n{"reason": "red", "preferred": "second",}\n```',
+    ],
+)
 def test_json_that_is_nearly_json_is_repaired(reply):
     opinion = read_reply(reply)
     assert (opinion.preferred, opinion.failure) == (1, "")
@@ -110,15 +179,27 @@ def test_a_form_cut_off_anywhere_before_its_verdict_decides_nothing():
     assert read_reply(whole[:end]).preferred == 1
 
 
-@pytest.mark.parametrize("reply", [
-    '{"findings": [{"criterion": 1, "preferred": "first"}, {"criterion": 2, "preferred": "second"}], "reason": "so',
-    '{"findings": [{"criterion": 1, "preferred": "first"}, {"crit',
-    '{"verdict": {"preferred": "first"}}',
-    '{"findings": [...], "reason": "one sentence", "preferred": "first" or "second" or "tie"}',
-    '{"reason": "I say \\"preferred\\": \\"first\\", since", "preferred": "sec',
-    '<think>I would say {"preferred": "first"} but let me see whether',
-    "The first image is better.", "both", "yes", "{}", "null", "{", "{}{}{}", "\x00", "\ud800", "🙂",
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"findings": [{"criterion": 1, "preferred": "first"}, {"criterion": 2, "preferred": "second"}], "reason": "so',
+        '{"findings": [{"criterion": 1, "preferred": "first"}, {"crit',
+        '{"verdict": {"preferred": "first"}}',
+        '{"findings": [...], "reason": "one sentence", "preferred": "first" or "second" or "tie"}',
+        '{"reason": "I say \\"preferred\\": \\"first\\", since", "preferred": "sec',
+        '<think>I would say {"preferred": "first"} but let me see whether',
+        "The first image is better.",
+        "both",
+        "yes",
+        "{}",
+        "null",
+        "{",
+        "{}{}{}",
+        "\x00",
+        "\ud800",
+        "🙂",
+    ],
+)
 def test_what_only_looks_like_a_verdict_is_none(reply):
     opinion = read_reply(reply)
     assert opinion.preferred is None
@@ -130,18 +211,33 @@ def test_an_empty_reply_is_a_failure(reply):
     assert read_reply(reply) == Opinion(None, failure="an empty reply", reply=reply or "")
 
 
-@pytest.mark.parametrize("reply, preferred", [("first", 0), ("Second.", 1), ("**A**", 0), ('"second"', 1), ("2", 1)])
+@pytest.mark.parametrize(
+    "reply, preferred", [("first", 0), ("Second.", 1), ("**A**", 0), ('"second"', 1), ("2", 1)]
+)
 def test_a_bare_word_is_read(reply, preferred):
     assert read_reply(reply).preferred == preferred
 
 
-@pytest.mark.parametrize("findings", [None, "two cups", 3, [1, "a", None], {"criterion": 1}, [{"other": 1}]])
+@pytest.mark.parametrize(
+    "findings", [None, "two cups", 3, [1, "a", None], {"criterion": 1}, [{"other": 1}]]
+)
 def test_findings_of_another_shape_cost_no_verdict(findings):
     assert read_reply(form("first", findings=findings)).preferred == 0
 
 
-@pytest.mark.parametrize("reply", ["[" * 100_000, "{" * 100_000, '{"a":' * 100_000, '{"preferred":' * 9_000,
-                                   '"preferred": a ' * 8_000, "{" + " " * 100_000, "```" * 30_000, "[1, 2]" * 20_000])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[" * 100_000,
+        "{" * 100_000,
+        '{"a":' * 100_000,
+        '{"preferred":' * 9_000,
+        '"preferred": a ' * 8_000,
+        "{" + " " * 100_000,
+        "```" * 30_000,
+        "[1, 2]" * 20_000,
+    ],
+)
 def test_a_reply_without_end_is_read_in_seconds(reply):
     start = time.monotonic()
     assert read_reply(reply).preferred is None
@@ -149,9 +245,30 @@ def test_a_reply_without_end_is_read_in_seconds(reply):
 
 
 def test_pieces_of_replies_in_any_order_never_crash():
-    pieces = ['{"preferred": "first"', '"second"', "}", "]", "[1, 2", "```json\n", "```", "<think>", "</think>", ",",
-              ":", '"findings": [', '{"criterion": 1', "\\", '"', "null", "tie", "\n", "\ud800", "\x00", form("first"),
-              form("tie")]
+    pieces = [
+        '{"preferred": "first"',
+        '"second"',
+        "}",
+        "]",
+        "[1, 2",
+        "```json\n",
+        "```",
+        "<think>",
+        "</think>",
+        ",",
+        ":",
+        '"findings": [',
+        '{"criterion": 1',
+        "\\",
+        '"',
+        "null",
+        "tie",
+        "\n",
+        "\ud800",
+        "\x00",
+        form("first"),
+        form("tie"),
+    ]
     dice = random.Random(0)
     for _ in range(5_000):
         reply = "".join(dice.choices(pieces, k=dice.randint(1, 8)))
@@ -167,10 +284,19 @@ def test_a_reply_that_ends_in_spaces_is_read_at_once():
     assert time.monotonic() - begun < 2
 
 
-@pytest.mark.parametrize("reply, preferred", [
-    ("{preferred: first image}", 0), ("{preferred: second image ,", 1), ("{preferred: a, reason: it is red}", 0),
-    ("{preferred:   2}", 1), ("{preferred: first", None), ("{preferred: first image", None),
-    ("{preferred: first or second}", None), ("{preferred: first; second}", None), ("{preferred: }", None),
-])
+@pytest.mark.parametrize(
+    "reply, preferred",
+    [
+        ("{preferred: first image}", 0),
+        ("{preferred: second image ,", 1),
+        ("{preferred: a, reason: it is red}", 0),
+        ("{preferred:   2}", 1),
+        ("{preferred: first", None),
+        ("{preferred: first image", None),
+        ("{preferred: first or second}", None),
+        ("{preferred: first; second}", None),
+        ("{preferred: }", None),
+    ],
+)
 def test_a_value_without_quotes_is_read_where_it_is_whole(reply, preferred):
     assert read_reply(reply).preferred == preferred

@@ -1,4 +1,5 @@
 """Pictures for a server: made smaller once, encoded once, and never another picture's bytes."""
+
 from __future__ import annotations
 
 import asyncio
@@ -35,9 +36,15 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.effect_noise((width, height), 60).convert(mode)
 
 
-@pytest.mark.parametrize("size, expected", [
-    ((300, 100), (64, 21)), ((64, 64), (64, 64)), ((5, 3), (5, 3)), ((10, 640), (1, 64)),
-])
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((300, 100), (64, 21)),
+        ((64, 64), (64, 64)),
+        ((5, 3), (5, 3)),
+        ((10, 640), (1, 64)),
+    ],
+)
 def test_a_picture_fits_and_is_never_made_larger(size, expected):
     assert shown(data_uri(noise(*size), 64)).size == expected
 
@@ -80,7 +87,10 @@ def test_a_picture_that_was_drawn_into_is_another_picture(made):
 def test_equal_bytes_of_another_shape_are_another_picture():
     async def ask():
         held = Pictures(64)
-        return [shown(await held.uri(Image.new("RGB", size, "red"))).size for size in ((8, 2), (2, 8), (4, 4))]
+        return [
+            shown(await held.uri(Image.new("RGB", size, "red"))).size
+            for size in ((8, 2), (2, 8), (4, 4))
+        ]
 
     assert asyncio.run(ask()) == [(8, 2), (2, 8), (4, 4)]
 

@@ -1,4 +1,5 @@
 """Judge profiles: where they are read from, what a mistake in them says, and that no key is ever shown."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -33,9 +34,13 @@ def fault(name: str, call=load_profile) -> str:
 
 
 def test_a_profile_says_where_a_judge_is(judges):
-    judges('box: {url: "http://gpu-box:8000/v1", model: "Qwen/Qwen3-VL-8B-Instruct"}\n'
-           "hosted: {url: 'https://api.openai.com/v1', model: gpt-5-mini, key_variable: MY_KEY, max_tokens: 2048}\n")
-    assert load_profile("box") == Profile(url="http://gpu-box:8000/v1", model="Qwen/Qwen3-VL-8B-Instruct")
+    judges(
+        'box: {url: "http://gpu-box:8000/v1", model: "Qwen/Qwen3-VL-8B-Instruct"}\n'
+        "hosted: {url: 'https://api.openai.com/v1', model: gpt-5-mini, key_variable: MY_KEY, max_tokens: 2048}\n"
+    )
+    assert load_profile("box") == Profile(
+        url="http://gpu-box:8000/v1", model="Qwen/Qwen3-VL-8B-Instruct"
+    )
     assert load_profile("hosted").key_variable == "MY_KEY"
 
 
@@ -52,25 +57,41 @@ def test_the_file_is_in_the_users_configuration_folder(monkeypatch, tmp_path):
 
 
 def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
-    path = judges("box: {url: 'http://box/v1', model: m}\nother: {url: 'http://other/v1', model: m}\n7: {model: m}")
+    path = judges(
+        "box: {url: 'http://box/v1', model: m}\nother: {url: 'http://other/v1', model: m}\n7: {model: m}"
+    )
     said = fault("bx")
-    assert said.startswith("judge.profile: expected one of 7, box, human, miniature, other, came 'bx'; describe it in ")
+    assert said.startswith(
+        "judge.profile: expected one of 7, box, human, miniature, other, came 'bx'; describe it in "
+    )
     assert str(path) in said and "bx: {url:" in said
 
 
-@pytest.mark.parametrize("text, said", [
-    ("box: {url: u", "it is no YAML in UTF-8"),
-    (f"box: [\n{KEY}: :\n", "it is no YAML in UTF-8, see line 2"),
-    (b"box: \xff\xfe", "it is no YAML in UTF-8"),
-    ("- box", "it holds a list"),
-    (KEY, "it holds a str"),
-    (f"box: {{url: u, model: m, key: {KEY}}}", "box: key: Extra inputs are not permitted; the fields are kind, url"),
-    (f"box: {KEY}", "box: it: Input should be a valid dictionary"),
-    (f"box: {{url: [{KEY}], model: m}}", "box: url: Input should be a valid string"),
-    ("box: {url: u, model: m, max_tokens: 1}", "box: max_tokens: Input should be greater than or equal to 16"),
-    ("box: {url: 'http://box/v1'}", "box: expected url and model"),
-    ("box: {kind: other}", "box: kind: Input should be 'openai', 'local', 'panel', 'human' or 'miniature'"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("box: {url: u", "it is no YAML in UTF-8"),
+        (f"box: [\n{KEY}: :\n", "it is no YAML in UTF-8, see line 2"),
+        (b"box: \xff\xfe", "it is no YAML in UTF-8"),
+        ("- box", "it holds a list"),
+        (KEY, "it holds a str"),
+        (
+            f"box: {{url: u, model: m, key: {KEY}}}",
+            "box: key: Extra inputs are not permitted; the fields are kind, url",
+        ),
+        (f"box: {KEY}", "box: it: Input should be a valid dictionary"),
+        (f"box: {{url: [{KEY}], model: m}}", "box: url: Input should be a valid string"),
+        (
+            "box: {url: u, model: m, max_tokens: 1}",
+            "box: max_tokens: Input should be greater than or equal to 16",
+        ),
+        ("box: {url: 'http://box/v1'}", "box: expected url and model"),
+        (
+            "box: {kind: other}",
+            "box: kind: Input should be 'openai', 'local', 'panel', 'human' or 'miniature'",
+        ),
+    ],
+)
 def test_a_mistake_in_the_file_is_one_line_without_its_content(judges, text, said):
     path = judges(text)
     message = fault("box")
@@ -110,39 +131,61 @@ def test_a_server_without_a_key_gets_none_of_the_users(judges, monkeypatch):
     assert str(client.chat._pools[0].client.base_url) == "http://box/v1/"
 
 
-@pytest.mark.parametrize("text, said", [
-    ("box: {kind: local}", "box: expected model, a folder or a name on the hub"),
-    ("box: {kind: panel}", "box: expected members, the names of two different profiles or more"),
-    ("box: {kind: panel, members: [one]}", "box: expected members, the names of two"),
-    ("box: {kind: panel, members: [one, one]}", "box: expected members, the names of two"),
-    ("box: {url: u, model: m, mode: logits, votes: 3}", "box: votes are for mode reasons"),
-    ("box: {url: u, model: m, threshold: 0.7}", "box: a threshold needs a confidence: votes of 2 or more, or mode logits"),
-    ("box: {url: u, model: m, max_cost: 3}", "box: max_cost needs price_per_million_tokens"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("box: {kind: local}", "box: expected model, a folder or a name on the hub"),
+        (
+            "box: {kind: panel}",
+            "box: expected members, the names of two different profiles or more",
+        ),
+        ("box: {kind: panel, members: [one]}", "box: expected members, the names of two"),
+        ("box: {kind: panel, members: [one, one]}", "box: expected members, the names of two"),
+        ("box: {url: u, model: m, mode: logits, votes: 3}", "box: votes are for mode reasons"),
+        (
+            "box: {url: u, model: m, threshold: 0.7}",
+            "box: a threshold needs a confidence: votes of 2 or more, or mode logits",
+        ),
+        ("box: {url: u, model: m, max_cost: 3}", "box: max_cost needs price_per_million_tokens"),
+    ],
+)
 def test_fields_that_do_not_fit_together_say_what_is_expected(judges, text, said):
     path = judges(text)
     assert fault("box").startswith(f"{path}: {said}")
 
 
-@pytest.mark.parametrize("fields, name", [
-    ("votes: 3", "votes=3"), ("mode: logits, threshold: 0.7", "threshold=0.7"), ("max_side: 512", "max_side=512"),
-    ("temperature: 0.3", "temperature=0.3"), ("max_tokens: 99", "max_tokens=99"),
-    ("chat_template: {enable_thinking: false}", "extra="), ("extra: {top_p: 0.5}", "extra="),
-])
+@pytest.mark.parametrize(
+    "fields, name",
+    [
+        ("votes: 3", "votes=3"),
+        ("mode: logits, threshold: 0.7", "threshold=0.7"),
+        ("max_side: 512", "max_side=512"),
+        ("temperature: 0.3", "temperature=0.3"),
+        ("max_tokens: 99", "max_tokens=99"),
+        ("chat_template: {enable_thinking: false}", "extra="),
+        ("extra: {top_p: 0.5}", "extra="),
+    ],
+)
 def test_what_may_change_an_answer_is_in_the_name_of_the_judge(judges, fields, name):
-    judges(f"box: {{url: 'http://box/v1', model: m, {fields}}}\nplain: {{url: 'http://box/v1', model: m}}")
+    judges(
+        f"box: {{url: 'http://box/v1', model: m, {fields}}}\nplain: {{url: 'http://box/v1', model: m}}"
+    )
     assert name in make_client("box").identity and name not in make_client("plain").identity
 
 
 def test_what_changes_no_answer_is_not(judges):
-    judges("box: {url: 'http://box/v1', model: m, max_calls: 3, price_per_million_tokens: 2, max_cost: 1}")
+    judges(
+        "box: {url: 'http://box/v1', model: m, max_calls: 3, price_per_million_tokens: 2, max_cost: 1}"
+    )
     before = make_client("box").identity, make_chat("box").identity
     judges("box: {url: 'http://elsewhere/v1', model: m}")
     assert before == (make_client("box").identity, make_chat("box").identity)
 
 
 def test_two_servers_that_call_what_they_serve_alike_are_two_judges(judges):
-    judges("one: {url: 'http://box:8080/v1', model: default}\ntwo: {url: 'http://box:1234/v1', model: default}")
+    judges(
+        "one: {url: 'http://box:8080/v1', model: default}\ntwo: {url: 'http://box:1234/v1', model: default}"
+    )
     assert make_client("one").identity != make_client("two").identity
 
 
@@ -153,23 +196,37 @@ def test_a_person_is_no_member_of_a_panel(judges):
 
 
 def test_settings_of_the_chat_template_and_more_fields_go_into_the_body(judges):
-    judges("box: {url: 'http://box/v1', model: m, chat_template: {enable_thinking: false}, extra: {top_p: 0.5}}")
-    assert make_chat("box").extra == {"chat_template_kwargs": {"enable_thinking": False}, "top_p": 0.5}
+    judges(
+        "box: {url: 'http://box/v1', model: m, chat_template: {enable_thinking: false}, extra: {top_p: 0.5}}"
+    )
+    assert make_chat("box").extra == {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "top_p": 0.5,
+    }
 
 
 def test_votes_are_drawn_at_the_profiles_temperature_or_a_useful_one(judges):
-    judges("box: {url: 'http://box/v1', model: m, votes: 3}\nhot: {url: 'http://box/v1', model: m, votes: 3, temperature: 1}")
+    judges(
+        "box: {url: 'http://box/v1', model: m, votes: 3}\nhot: {url: 'http://box/v1', model: m, votes: 3, temperature: 1}"
+    )
     assert (make_client("box").temperature, make_client("hot").temperature) == (0.7, 1.0)
 
 
 def test_a_panel_is_made_of_its_members(judges):
-    judges("one: {url: 'http://one/v1', model: m}\ntwo: {url: 'http://two/v1', model: n, mode: logits}\n"
-           "all: {kind: panel, members: [one, two], rule: unanimous}\n"
-           "twice: {kind: panel, members: [one, all]}\nlost: {kind: panel, members: [one, three]}")
+    judges(
+        "one: {url: 'http://one/v1', model: m}\ntwo: {url: 'http://two/v1', model: n, mode: logits}\n"
+        "all: {kind: panel, members: [one, two], rule: unanimous}\n"
+        "twice: {kind: panel, members: [one, all]}\nlost: {kind: panel, members: [one, three]}"
+    )
     panel = make_client("all")
     assert (type(panel), panel.rule, len(panel.members)) == (Panel, "unanimous", 2)
-    assert panel.identity == f"panel:unanimous:[{make_client('one').identity}, {make_client('two').identity}]"
-    assert "twice: all is a panel; expected the names of single judges" in fault("twice", make_client)
+    assert (
+        panel.identity
+        == f"panel:unanimous:[{make_client('one').identity}, {make_client('two').identity}]"
+    )
+    assert "twice: all is a panel; expected the names of single judges" in fault(
+        "twice", make_client
+    )
     assert "came 'three'" in fault("lost", make_client)
 
 
@@ -180,10 +237,17 @@ def test_a_judge_that_writes_no_text_is_no_chat(judges, name):
 
 
 def test_a_local_profile_loads_nothing_before_it_is_asked(judges):
-    judges("here: {kind: local, model: /no/such/folder, device: 'cuda:1', dtype: float16, batch_size: 3, max_side: 99}")
+    judges(
+        "here: {kind: local, model: /no/such/folder, device: 'cuda:1', dtype: float16, batch_size: 3, max_side: 99}"
+    )
     chat = make_chat("here")
     assert (chat.name, chat.device, chat.dtype, chat.batch_size, chat.max_side) == (
-        "/no/such/folder", "cuda:1", "float16", 3, 99)
+        "/no/such/folder",
+        "cuda:1",
+        "float16",
+        3,
+        99,
+    )
     assert make_client("here").identity.startswith("local:/no/such/folder:float16:")
 
 

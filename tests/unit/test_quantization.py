@@ -1,4 +1,5 @@
 """A base in 4 bits: the real bitsandbytes and PEFT on a CPU, with diffusers' demand for a GPU set aside."""
+
 from __future__ import annotations
 
 import pytest
@@ -12,7 +13,9 @@ from arr_core.policies.loading import PolicyError
 @pytest.fixture
 def without_a_gpu(monkeypatch):
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs pip install -e '.[nf4]'")
-    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import (
+        BnB4BitDiffusersQuantizer as Quantizer,
+    )
 
     monkeypatch.setattr(Quantizer, "validate_environment", lambda self, **_: None)
     monkeypatch.setattr(Quantizer, "update_device_map", lambda self, _: {"": "cpu"})
@@ -32,9 +35,17 @@ def test_an_adapter_trains_on_a_base_in_four_bits(make_policy, source_image, wit
         latents = policy.initial_noise(batch, [1])
         velocity = velocities[quantization] = policy.velocity(latents, 0.7, batch)
     velocity.square().mean().backward()
-    trained = {module for module, p in parameters.items() if "lora_B" in module and p.grad is not None and p.grad.any()}
-    assert trained == {module for module in parameters if "lora_B" in module and not policy.unreachable(module)}
-    assert {type(m).__name__ for n, m in policy.transformer.named_modules() if n.endswith("attn.to_q")} == {"Linear4bit"}
+    trained = {
+        module
+        for module, p in parameters.items()
+        if "lora_B" in module and p.grad is not None and p.grad.any()
+    }
+    assert trained == {
+        module for module in parameters if "lora_B" in module and not policy.unreachable(module)
+    }
+    assert {
+        type(m).__name__ for n, m in policy.transformer.named_modules() if n.endswith("attn.to_q")
+    } == {"Linear4bit"}
     assert {p.dtype for p in parameters.values()} == {torch.float32}
     full, small = velocities.values()
     assert 0.01 < (small - full).norm() / full.norm() < 0.3  # NF4 errs by about a tenth
@@ -42,5 +53,7 @@ def test_an_adapter_trains_on_a_base_in_four_bits(make_policy, source_image, wit
 
 def test_nf4_without_its_package_is_refused_before_anything_loads(make_policy, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PolicyError, match="policy.quantization: nf4 needs the package bitsandbytes"):
+    with pytest.raises(
+        PolicyError, match="policy.quantization: nf4 needs the package bitsandbytes"
+    ):
         make_policy("flux", **{"policy.quantization": "nf4"})

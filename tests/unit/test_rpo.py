@@ -1,4 +1,5 @@
 """The clipped objective: advantages, the ratio and its clip, the exact KL, and what the first update looks like."""
+
 from __future__ import annotations
 
 import math
@@ -15,21 +16,37 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loss_of(ratio: float, advantage: float, kl: float = 0.0, clip_range: float = 0.2, kl_coefficient: float = 0.01):
-    return rpo.loss(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), torch.tensor([kl]),
-                    clip_range=clip_range, kl_coefficient=kl_coefficient)
+def loss_of(
+    ratio: float,
+    advantage: float,
+    kl: float = 0.0,
+    clip_range: float = 0.2,
+    kl_coefficient: float = 0.01,
+):
+    return rpo.loss(
+        torch.tensor([math.log(ratio)]),
+        torch.tensor([advantage]),
+        torch.tensor([kl]),
+        clip_range=clip_range,
+        kl_coefficient=kl_coefficient,
+    )
 
 
 # ---------------------------------------------------------------------- advantages
 
 
 def test_raw_advantages_are_the_published_rewards():
-    assert rpo.advantages([0, 1], mode="raw").tolist() == [pytest.approx([1.0, -0.1]), pytest.approx([-0.1, 1.0])]
+    assert rpo.advantages([0, 1], mode="raw").tolist() == [
+        pytest.approx([1.0, -0.1]),
+        pytest.approx([-0.1, 1.0]),
+    ]
 
 
 def test_centred_advantages_are_plus_and_minus_0_55():
-    assert rpo.advantages([0, 1], mode="centred").tolist() == [pytest.approx([0.55, -0.55]),
-                                                               pytest.approx([-0.55, 0.55])]
+    assert rpo.advantages([0, 1], mode="centred").tolist() == [
+        pytest.approx([0.55, -0.55]),
+        pytest.approx([-0.55, 0.55]),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["raw", "centred"])
@@ -56,26 +73,36 @@ def test_rewards_can_be_others_and_flipping_them_flips_the_advantages():
 # ---------------------------------------------------------------------- the loss by hand
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "expected"), [
-    (1.0, 1.0, -1.0),     # -A
-    (1.5, 1.0, -1.2),     # better than the bound: clipped, max(-1.5, -1.2)
-    (0.5, 1.0, -0.5),     # worse: not clipped, max(-.5, -.8)
-    (1.5, -0.1, 0.15),    # worse: not clipped, max(.15, .12)
-    (0.5, -0.1, 0.08),    # better than the bound: clipped, max(.05, .08)
-    (1.1, -0.1, 0.11),    # inside
-    (3.0, 0.0, 0.0),      # no verdict
-])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 1.0, -1.0),  # -A
+        (1.5, 1.0, -1.2),  # better than the bound: clipped, max(-1.5, -1.2)
+        (0.5, 1.0, -0.5),  # worse: not clipped, max(-.5, -.8)
+        (1.5, -0.1, 0.15),  # worse: not clipped, max(.15, .12)
+        (0.5, -0.1, 0.08),  # better than the bound: clipped, max(.05, .08)
+        (1.1, -0.1, 0.11),  # inside
+        (3.0, 0.0, 0.0),  # no verdict
+    ],
+)
 def test_the_surrogate_takes_the_worse_of_the_ratio_and_its_clip(ratio, advantage, expected):
     assert loss_of(ratio, advantage).loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_kl_is_added_with_its_coefficient():
-    assert loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02).loss.item() == pytest.approx(-1.2 + 0.006, abs=1e-6)
+    assert loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02).loss.item() == pytest.approx(
+        -1.2 + 0.006, abs=1e-6
+    )
 
 
 def test_the_loss_is_per_transition_and_the_caller_averages():
-    out = rpo.loss(torch.log(torch.tensor([1.5, 0.5, 1.0])), torch.tensor([1.0, -0.1, 1.0]), torch.zeros(3),
-                   clip_range=0.2, kl_coefficient=0.0)
+    out = rpo.loss(
+        torch.log(torch.tensor([1.5, 0.5, 1.0])),
+        torch.tensor([1.0, -0.1, 1.0]),
+        torch.zeros(3),
+        clip_range=0.2,
+        kl_coefficient=0.0,
+    )
     assert out.loss.tolist() == pytest.approx([-1.2, 0.08, -1.0], abs=1e-6)
     assert out.ratio.tolist() == pytest.approx([1.5, 0.5, 1.0], abs=1e-6)
 
@@ -84,39 +111,75 @@ def test_the_loss_is_per_transition_and_the_caller_averages():
 
 
 def test_the_clip_is_counted_in_both_directions():
-    out = rpo.loss(torch.log(torch.tensor([1.21, 1.19, 1.0, 0.81, 0.79])), torch.ones(5), torch.zeros(5),
-                   clip_range=0.2, kl_coefficient=0.0)
+    out = rpo.loss(
+        torch.log(torch.tensor([1.21, 1.19, 1.0, 0.81, 0.79])),
+        torch.ones(5),
+        torch.zeros(5),
+        clip_range=0.2,
+        kl_coefficient=0.0,
+    )
     assert out.clipped_high.tolist() == [True, False, False, False, False]
     assert out.clipped_low.tolist() == [False, False, False, False, True]
 
 
-@pytest.mark.parametrize(("log_ratio", "advantage", "gradient"), [
-    (math.log(1.5), 1.0, 0.0), (math.log(1.5), -1.0, 1.5), (math.log(0.5), -1.0, 0.0), (math.log(0.5), 1.0, -0.5),
-    (0.0, 1.0, -1.0)])
-def test_a_clipped_transition_has_no_gradient_and_any_other_has_minus_a_ratio(log_ratio, advantage, gradient):
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "gradient"),
+    [
+        (math.log(1.5), 1.0, 0.0),
+        (math.log(1.5), -1.0, 1.5),
+        (math.log(0.5), -1.0, 0.0),
+        (math.log(0.5), 1.0, -0.5),
+        (0.0, 1.0, -1.0),
+    ],
+)
+def test_a_clipped_transition_has_no_gradient_and_any_other_has_minus_a_ratio(
+    log_ratio, advantage, gradient
+):
     given = torch.tensor([log_ratio], requires_grad=True)
-    rpo.loss(given, torch.tensor([advantage]), torch.zeros(1), clip_range=0.2, kl_coefficient=0.0).loss.sum().backward()
+    rpo.loss(
+        given, torch.tensor([advantage]), torch.zeros(1), clip_range=0.2, kl_coefficient=0.0
+    ).loss.sum().backward()
     assert given.grad.item() == pytest.approx(gradient, abs=1e-6)
 
 
-def moved_log_ratios(elements: int, shift: float, samples: int, guard: bool = False) -> torch.Tensor:
+def moved_log_ratios(
+    elements: int, shift: float, samples: int, guard: bool = False
+) -> torch.Tensor:
     """Log ratios of ``samples`` transitions after the mean moved by ``shift`` (rms, in units of std)."""
     old = sde.Transition(torch.zeros(samples, elements, dtype=torch.float64), 0.1)
     x_next = old.mean + 0.1 * rand(samples, elements)
     new = sde.Transition(old.mean + 0.1 * shift, 0.1)
-    return rpo.log_ratio(sde.log_prob_mean(x_next, new), sde.log_prob_mean(x_next, old),
-                         rpo.guard_shift(new, old.mean) if guard else None)
+    return rpo.log_ratio(
+        sde.log_prob_mean(x_next, new),
+        sde.log_prob_mean(x_next, old),
+        rpo.guard_shift(new, old.mean) if guard else None,
+    )
 
 
 def test_the_clip_of_0_2_fires_both_ways_for_few_elements_and_never_for_65536():
-    few = rpo.loss(moved_log_ratios(16, 1.0, 1000, guard=True), torch.ones(1000), torch.zeros(1000), clip_range=0.2,
-                   kl_coefficient=0.0)
+    few = rpo.loss(
+        moved_log_ratios(16, 1.0, 1000, guard=True),
+        torch.ones(1000),
+        torch.zeros(1000),
+        clip_range=0.2,
+        kl_coefficient=0.0,
+    )
     assert few.clipped_high.double().mean() > 0.1 and few.clipped_low.double().mean() > 0.1
-    many = rpo.loss(moved_log_ratios(65_536, 0.5, 20), torch.ones(20), torch.zeros(20), clip_range=0.2,
-                    kl_coefficient=0.0)
+    many = rpo.loss(
+        moved_log_ratios(65_536, 0.5, 20),
+        torch.ones(20),
+        torch.zeros(20),
+        clip_range=0.2,
+        kl_coefficient=0.0,
+    )
     assert not many.clipped_high.any() and not many.clipped_low.any()
-    tight = rpo.loss(moved_log_ratios(65_536, 0.1, 200, guard=True), torch.ones(200), torch.zeros(200), clip_range=1e-4,
-                     kl_coefficient=0.0)
+    tight = rpo.loss(
+        moved_log_ratios(65_536, 0.1, 200, guard=True),
+        torch.ones(200),
+        torch.zeros(200),
+        clip_range=1e-4,
+        kl_coefficient=0.0,
+    )
     assert tight.clipped_high.any() and tight.clipped_low.any()
 
 
@@ -139,9 +202,14 @@ def test_the_guarded_log_ratio_is_linear_in_the_noise():
     """log(new / old) + |d|^2 / (2 std^2) = <new - old, noise> / (std D), exactly."""
     old, noise, change = rand(2, 3, 5), rand(2, 3, 5, seed=1), 0.02 * rand(2, 3, 5, seed=2)
     x_next, new = old + 0.1 * noise, sde.Transition(old + change, 0.1)
-    centred = rpo.log_ratio(sde.log_prob_mean(x_next, new), sde.log_prob_mean(x_next, sde.Transition(old, 0.1)),
-                            rpo.guard_shift(new, old))
-    torch.testing.assert_close(centred, (change * noise).flatten(1).mean(1) / 0.1, rtol=1e-9, atol=1e-12)
+    centred = rpo.log_ratio(
+        sde.log_prob_mean(x_next, new),
+        sde.log_prob_mean(x_next, sde.Transition(old, 0.1)),
+        rpo.guard_shift(new, old),
+    )
+    torch.testing.assert_close(
+        centred, (change * noise).flatten(1).mean(1) / 0.1, rtol=1e-9, atol=1e-12
+    )
 
 
 # ---------------------------------------------------------------------- the KL
@@ -149,8 +217,13 @@ def test_the_guarded_log_ratio_is_linear_in_the_noise():
 
 def test_the_kl_is_torchs_averaged_over_elements():
     mean, reference = rand(2, 3, 5), rand(2, 3, 5, seed=1)
-    expected = torch.distributions.kl_divergence(
-        torch.distributions.Normal(mean, 0.3), torch.distributions.Normal(reference, 0.3)).flatten(1).mean(1)
+    expected = (
+        torch.distributions.kl_divergence(
+            torch.distributions.Normal(mean, 0.3), torch.distributions.Normal(reference, 0.3)
+        )
+        .flatten(1)
+        .mean(1)
+    )
     given = rpo.kl_mean(sde.Transition(mean, 0.3), sde.Transition(reference, 0.3))
     torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
 
@@ -187,7 +260,9 @@ def test_the_gradient_of_the_kl_is_the_distance_of_the_means_over_the_variance()
     policy, reference = (sde.transition(x, velocity, **STEP) for velocity in (v, v_ref))
     of_v = -0.1545  # the known transition's coefficient: d mean / d v
     expected = (policy.mean - reference.mean) / policy.std**2 / 6 * of_v
-    torch.testing.assert_close(gradient_in_velocity(exact_kl, v, v_ref), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        gradient_in_velocity(exact_kl, v, v_ref), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_the_gradient_of_the_kl_is_zero_where_the_policy_is_the_reference_and_changes_with_the_reference():
@@ -216,14 +291,18 @@ def test_a_step_down_the_kl_comes_nearer_to_the_reference():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sampler", ["dance", "flow", "cps"])
-def test_before_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing_is_clipped(dtype, sampler):
+def test_before_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing_is_clipped(
+    dtype, sampler
+):
     x, v = rand(2, 8, 4).to(dtype), rand(2, 8, 4, seed=1).to(dtype)
     step = STEP | {"sampler": sampler}
     taken = sde.step(x, v, **step, noise=rand(2, 8, 4, seed=2).float())
     now = sde.transition(x, v, **step)
     advantage = torch.tensor([1.0, -0.1])
     log_ratio = rpo.log_ratio(sde.log_prob_mean(taken.latents, now), taken.log_prob)
-    out = rpo.loss(log_ratio, advantage, rpo.kl_mean(now, now), clip_range=1e-6, kl_coefficient=0.01)
+    out = rpo.loss(
+        log_ratio, advantage, rpo.kl_mean(now, now), clip_range=1e-6, kl_coefficient=0.01
+    )
     assert out.ratio.tolist() == [1, 1] and out.kl.tolist() == [0, 0]
     assert not out.clipped_high.any() and not out.clipped_low.any()
     assert torch.equal(out.loss, -advantage)

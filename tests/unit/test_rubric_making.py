@@ -1,4 +1,5 @@
 """From labelled pairs to a rubric that is kept only if it helps: splitting, selecting, comparing, the whole job."""
+
 from __future__ import annotations
 
 import asyncio
@@ -25,6 +26,7 @@ from arr_core.rubrics.splitting import data_hash, split, without
 @pytest.fixture
 def make_pairs(tmp_path):
     """``make_pairs(prompts, darker=True)``: pairs of one dark and one light picture, the darker (or lighter) one preferred."""
+
     def make(prompts, darker: bool = True, source: bool = False) -> list[PreferencePair]:
         pairs = []
         for number, prompt in enumerate(prompts):
@@ -33,13 +35,18 @@ def make_pairs(tmp_path):
                 Image.new("RGB", (16, 16), (grey, grey, number % 256)).save(file)
             swapped = number % 2
             images = files[::-1] if swapped else files
-            pairs.append(PreferencePair(prompt, images, int(darker) ^ 1 ^ swapped, files[0] if source else None))
+            pairs.append(
+                PreferencePair(
+                    prompt, images, int(darker) ^ 1 ^ swapped, files[0] if source else None
+                )
+            )
         return pairs
 
     return make
 
 
 # --- splitting ------------------------------------------------------------------------------------------------------
+
 
 def test_no_prompt_is_both_written_from_and_checked_with(make_pairs):
     pairs = make_pairs([f"cup {number // 3}" for number in range(30)])
@@ -60,12 +67,20 @@ def test_something_is_left_on_both_sides(make_pairs, share):
     assert seeds and held
 
 
-def test_edits_of_sources_of_one_name_are_split_by_their_folders_and_alike_wherever_those_lie(tmp_path):
+def test_edits_of_sources_of_one_name_are_split_by_their_folders_and_alike_wherever_those_lie(
+    tmp_path,
+):
     def edits(where):
         images = (Path("a"), Path("b"))
-        return [PreferencePair("make it red", images, 0, where / str(number) / "source.png") for number in range(9)]
+        return [
+            PreferencePair("make it red", images, 0, where / str(number) / "source.png")
+            for number in range(9)
+        ]
 
-    held = [[pair.source.parent.name for pair in split(edits(tmp_path / name))[1]] for name in ("here", "elsewhere")]
+    held = [
+        [pair.source.parent.name for pair in split(edits(tmp_path / name))[1]]
+        for name in ("here", "elsewhere")
+    ]
     assert held[0] == held[1] and len(held[0]) == 3
 
 
@@ -93,19 +108,27 @@ def test_the_seed_data_has_a_name_by_content(make_pairs, tmp_path):
 
 # --- selecting ------------------------------------------------------------------------------------------------------
 
+
 def test_few_criteria_are_all_taken_each_once_and_in_order():
     assert select(["b", "a", "b", "c"], 3) == ["b", "a", "c"]
 
 
 def test_one_of_each_kind_is_taken_before_a_second_of_any():
-    hands = [f"Every hand has five fingers, number {word}." for word in ("one", "two", "three", "four", "five")]
+    hands = [
+        f"Every hand has five fingers, number {word}."
+        for word in ("one", "two", "three", "four", "five")
+    ]
     text = ["Written words can be read.", "The written words can all be read."]
     chosen = select([*hands, *text, "The horizon is level."], 3)
-    assert [sum(line in group for line in chosen) for group in (hands, text, ["The horizon is level."])] == [1, 1, 1]
+    assert [
+        sum(line in group for line in chosen) for group in (hands, text, ["The horizon is level."])
+    ] == [1, 1, 1]
 
 
 def test_chinese_criteria_are_told_apart():
-    chosen = select(["手指数量正确。", "每只手的手指数量正确。", "文字清晰可读。", "画面中的文字清晰可读。"], 2)
+    chosen = select(
+        ["手指数量正确。", "每只手的手指数量正确。", "文字清晰可读。", "画面中的文字清晰可读。"], 2
+    )
     assert [("手指" in line, "文字" in line) for line in chosen] == [(True, False), (False, True)]
 
 
@@ -117,7 +140,10 @@ def test_the_choice_reaches_what_greedy_choice_promises():
         rows = np.abs(np.random.default_rng(seed).normal(size=(9, 3)))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         similarity = rows @ rows.T
-        worth = {chosen: similarity[:, chosen].max(axis=1).sum() for chosen in itertools.combinations(range(9), 3)}
+        worth = {
+            chosen: similarity[:, chosen].max(axis=1).sum()
+            for chosen in itertools.combinations(range(9), 3)
+        }
         chosen = _greedy(similarity, 3)
         assert len(set(chosen)) == 3
         assert worth[tuple(sorted(chosen))] >= (1 - 1 / np.e) * max(worth.values())
@@ -130,8 +156,10 @@ def test_the_fast_choice_is_the_plain_one():
         similarity = np.random.default_rng(seed).uniform(size=(30, 30)).round(1)  # many equals
         covered, plain = np.zeros(30), []
         for _ in range(8):
-            gains = [-1 if at in plain else round(float(np.maximum(row - covered, 0).sum()), 9)
-                     for at, row in enumerate(similarity)]
+            gains = [
+                -1 if at in plain else round(float(np.maximum(row - covered, 0).sum()), 9)
+                for at, row in enumerate(similarity)
+            ]
             plain.append(int(np.argmax(gains)))
             covered = np.maximum(covered, similarity[plain[-1]])
         assert _greedy(similarity, 8) == plain
@@ -142,7 +170,11 @@ def test_similarity_is_the_cosine_of_tf_idf_vectors():
     common, own = math.log(3 / 3) + 1, math.log(3 / 2) + 1
     expected = common**2 / (common**2 + 2 * own**2)
     assert _similarities(["a b", "a c"])[0, 1] == pytest.approx(expected)
-    assert _similarities(["a b", "c d", "a b"]).tolist() == [[1, 0, pytest.approx(1)], [0, 1, 0], [pytest.approx(1), 0, 1]]
+    assert _similarities(["a b", "c d", "a b"]).tolist() == [
+        [1, 0, pytest.approx(1)],
+        [0, 1, 0],
+        [pytest.approx(1), 0, 1],
+    ]
 
 
 def test_words_that_are_none_are_no_obstacle():
@@ -162,33 +194,62 @@ def compared(with_rubric, plain):
 
 
 def test_counts_of_both_judges():
-    result = compared([RIGHT, RIGHT, RIGHT, WRONG, FLIPPED, TIE], [RIGHT, WRONG, FLIPPED, FLIPPED, FLIPPED, RIGHT])
+    result = compared(
+        [RIGHT, RIGHT, RIGHT, WRONG, FLIPPED, TIE], [RIGHT, WRONG, FLIPPED, FLIPPED, FLIPPED, RIGHT]
+    )
     one, other = result.with_rubric, result.without
     assert (one.pairs, right(one), wrong(one)) == (6, 3, 1)
     assert (one.accuracy.value, one.coverage.value, one.flip_rate.value) == (3 / 4, 4 / 6, 1 / 5)
-    assert (other.accuracy.value, other.coverage.value, other.flip_rate.value) == (2 / 3, 3 / 6, 3 / 6)
+    assert (other.accuracy.value, other.coverage.value, other.flip_rate.value) == (
+        2 / 3,
+        3 / 6,
+        3 / 6,
+    )
     assert (result.gained, result.lost, result.better, result.failed) == (2, 2, True, 0)
 
 
-@pytest.mark.parametrize("with_rubric, plain, better", [
-    ([RIGHT, RIGHT], [RIGHT, FLIPPED], True), ([RIGHT, TIE], [RIGHT, WRONG], True), ([RIGHT, TIE], [RIGHT, TIE], False),
-    ([TIE, TIE], [RIGHT, TIE], False), ([RIGHT, WRONG], [TIE, TIE], False), ([TIE, TIE], [WRONG, TIE], True),
-])
-def test_a_rubric_is_better_by_right_less_wrong_verdicts_and_a_draw_is_not_enough(with_rubric, plain, better):
+@pytest.mark.parametrize(
+    "with_rubric, plain, better",
+    [
+        ([RIGHT, RIGHT], [RIGHT, FLIPPED], True),
+        ([RIGHT, TIE], [RIGHT, WRONG], True),
+        ([RIGHT, TIE], [RIGHT, TIE], False),
+        ([TIE, TIE], [RIGHT, TIE], False),
+        ([RIGHT, WRONG], [TIE, TIE], False),
+        ([TIE, TIE], [WRONG, TIE], True),
+    ],
+)
+def test_a_rubric_is_better_by_right_less_wrong_verdicts_and_a_draw_is_not_enough(
+    with_rubric, plain, better
+):
     assert compared(with_rubric, plain).better is better
 
 
 def test_a_pair_that_failed_on_one_side_counts_on_neither():
     """Else a judge whose server fails under the longer question could seem worse, or better, than it is."""
     result = compared([FAILED, RIGHT, RIGHT], [RIGHT, FAILED, RIGHT])
-    assert (right(result.with_rubric), right(result.without), result.gained, result.lost) == (1, 1, 0, 0)
-    assert (result.with_rubric.pairs, result.without.pairs, result.failed, result.better) == (1, 1, 2, False)
+    assert (right(result.with_rubric), right(result.without), result.gained, result.lost) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    assert (result.with_rubric.pairs, result.without.pairs, result.failed, result.better) == (
+        1,
+        1,
+        2,
+        False,
+    )
 
 
-@pytest.mark.parametrize("gained, lost, p", [
-    (0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (0, 5, 2 / 32), (8, 2, 2 * 56 / 1024), (3, 3, 1.0)])
+@pytest.mark.parametrize(
+    "gained, lost, p",
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (0, 5, 2 / 32), (8, 2, 2 * 56 / 1024), (3, 3, 1.0)],
+)
 def test_the_sign_test_by_hand(gained, lost, p):
-    result = compared([RIGHT] * gained + [WRONG] * lost + [RIGHT], [WRONG] * gained + [RIGHT] * lost + [RIGHT])
+    result = compared(
+        [RIGHT] * gained + [WRONG] * lost + [RIGHT], [WRONG] * gained + [RIGHT] * lost + [RIGHT]
+    )
     assert result.p_value == pytest.approx(p)
 
 
@@ -199,53 +260,97 @@ def test_nothing_decided_has_no_accuracy():
 
 # --- the whole job --------------------------------------------------------------------------------------------------
 
-PROMPTS = ["a cup", "hard 1 cup", "hard 5 cup", "a hopeless cup", *(f"plain cup {number}" for number in range(8))]
+PROMPTS = [
+    "a cup",
+    "hard 1 cup",
+    "hard 5 cup",
+    "a hopeless cup",
+    *(f"plain cup {number}" for number in range(8)),
+]
 
 
 def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path):
     pairs, held, chat, steps = make_pairs(PROMPTS)[:8], make_pairs(PROMPTS)[8:], ScriptedChat(), []
-    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "work", held_out=held, observer=steps.append)
+    outcome = from_pairs(
+        pairs, chat, task="t2i", folder=tmp_path / "work", held_out=held, observer=steps.append
+    )
     assert dict(outcome.endings) == {"kept": 5, "refined": 2, "discarded": 1}
-    assert [one.ending for one in outcome.outcomes[:4]] == ["kept", "refined", "refined", "discarded"]
+    assert [one.ending for one in outcome.outcomes[:4]] == [
+        "kept",
+        "refined",
+        "refined",
+        "discarded",
+    ]
     assert [theme.theme for theme in outcome.rubric.themes] == ["Light", "The rest"]
     assert "The picture is dark." in outcome.rubric.text
     assert (right(outcome.comparison.with_rubric), wrong(outcome.comparison.without)) == (4, 4)
     assert outcome.sentence.startswith("On 4 held-out pairs the rubric beats")
     told = outcome.rubric.provenance
-    assert (told["held_out_accuracy"], told["held_out_accuracy_without_rubric"], told["flip_rate"]) == (1.0, 0.0, 0.0)
-    assert (told["model"], told["seed_pairs"], told["pairs_discarded"], told["held_out_pairs"]) == ("scripted", 8, 1, 4)
+    assert (
+        told["held_out_accuracy"],
+        told["held_out_accuracy_without_rubric"],
+        told["flip_rate"],
+    ) == (1.0, 0.0, 0.0)
+    assert (told["model"], told["seed_pairs"], told["pairs_discarded"], told["held_out_pairs"]) == (
+        "scripted",
+        8,
+        1,
+        4,
+    )
     assert told["seed_data_hash"] == data_hash(pairs) and told["beats_judge_without_rubric"] is True
     assert chat.closed and outcome.calls == len(chat.asked) == 3 * (5 + 2 + 6 + 6) + 1 + 4 * 4
     assert steps[0] == Step("writing", 0, 8) and steps[-1] == Step("checking", 4, 4)
-    assert [(step.done, step.total) for step in steps if step.stage == "writing"] == [(done, 8) for done in range(9)]
+    assert [(step.done, step.total) for step in steps if step.stage == "writing"] == [
+        (done, 8) for done in range(9)
+    ]
     lines = [json.loads(line) for line in (tmp_path / "work/pairs.jsonl").read_text().splitlines()]
-    assert sorted(line["ending"] for line in lines) == ["discarded", *["kept"] * 5, "refined", "refined"]
+    assert sorted(line["ending"] for line in lines) == [
+        "discarded",
+        *["kept"] * 5,
+        "refined",
+        "refined",
+    ]
     outcome.rubric.save(tmp_path / "rubric.json")
     assert load_rubric(tmp_path / "rubric.json", "t2i") == outcome.rubric
 
 
 def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
     """Here the judge alone likes what people like, so there is nothing to gain."""
-    outcome = from_pairs(make_pairs(PROMPTS, darker=False), ScriptedChat(), task="t2i", folder=tmp_path / "work")
+    outcome = from_pairs(
+        make_pairs(PROMPTS, darker=False), ScriptedChat(), task="t2i", folder=tmp_path / "work"
+    )
     assert outcome.rubric is None and outcome.candidate is not None
-    assert right(outcome.comparison.with_rubric) == right(outcome.comparison.without) == len(outcome.held_out)
+    assert (
+        right(outcome.comparison.with_rubric)
+        == right(outcome.comparison.without)
+        == len(outcome.held_out)
+    )
     assert "does not beat the same judge without one" in outcome.sentence
     assert outcome.candidate.provenance["beats_judge_without_rubric"] is False
 
 
 def test_nothing_verified_is_no_rubric_and_no_further_call(make_pairs, tmp_path):
     chat = ScriptedChat()
-    outcome = from_pairs(make_pairs([f"hopeless cup {number}" for number in range(4)]), chat, task="t2i", folder=tmp_path)
+    outcome = from_pairs(
+        make_pairs([f"hopeless cup {number}" for number in range(4)]),
+        chat,
+        task="t2i",
+        folder=tmp_path,
+    )
     assert (outcome.rubric, outcome.candidate, outcome.comparison) == (None, None, None)
     assert "None of the 3 pairs" in outcome.sentence and len(chat.asked) == 3 * 18
 
 
 def test_a_structure_that_cannot_be_read_says_what_to_do(make_pairs, tmp_path):
-    broken = ScriptedChat(lambda text, pictures: answer(text, pictures) if pictures else "no themes today")
+    broken = ScriptedChat(
+        lambda text, pictures: answer(text, pictures) if pictures else "no themes today"
+    )
     outcome = from_pairs(make_pairs(PROMPTS), broken, task="t2i", folder=tmp_path)
     assert outcome.rubric is None and "Run the command again" in outcome.sentence
     again = from_pairs(make_pairs(PROMPTS), ScriptedChat(), task="t2i", folder=tmp_path)
-    assert again.rubric and again.calls == 1 + 4 * len(again.held_out)  # what was verified is not asked again
+    assert again.rubric and again.calls == 1 + 4 * len(
+        again.held_out
+    )  # what was verified is not asked again
 
 
 def test_a_job_that_a_dead_server_ended_goes_on_where_it_was(make_pairs, tmp_path):
@@ -266,21 +371,36 @@ def test_a_job_that_a_dead_server_ended_goes_on_where_it_was(make_pairs, tmp_pat
     assert len(resumed.asked) == len(whole.asked) - 20 and outcome.remembered == 20
 
 
-def test_failures_of_single_calls_cost_their_pairs_only_and_are_asked_again_later(make_pairs, tmp_path):
-    flaky = ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500") if "plain cup 3" in text or "hard" in text
-                         else answer(text, pictures))
+def test_failures_of_single_calls_cost_their_pairs_only_and_are_asked_again_later(
+    make_pairs, tmp_path
+):
+    flaky = ScriptedChat(
+        lambda text, pictures: (
+            Reply(failure="HTTP 500")
+            if "plain cup 3" in text or "hard" in text
+            else answer(text, pictures)
+        )
+    )
     pairs = make_pairs(PROMPTS)
     outcome = from_pairs(pairs, flaky, task="t2i", folder=tmp_path, held_out=pairs[-4:])
     assert (outcome.endings["failed"], outcome.endings["kept"]) == (3, 4) and outcome.rubric
     chat = ScriptedChat()
     again = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-4:])
     assert again.endings["failed"] == 0
-    assert all("hard" in text or "plain cup 3" in text for text, labels in chat.asked if "PREFERRED" in labels)
+    assert all(
+        "hard" in text or "plain cup 3" in text
+        for text, labels in chat.asked
+        if "PREFERRED" in labels
+    )
 
 
 def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tmp_path):
     pairs = make_pairs(PROMPTS)
-    chat = ScriptedChat(lambda text, pictures: Reply(failure="no reply") if "plain cup 7" in text else answer(text, pictures))
+    chat = ScriptedChat(
+        lambda text, pictures: (
+            Reply(failure="no reply") if "plain cup 7" in text else answer(text, pictures)
+        )
+    )
     outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
     assert (outcome.comparison.failed, right(outcome.comparison.with_rubric)) == (1, 1)
     assert outcome.sentence.endswith("1 more failed.")
@@ -288,7 +408,11 @@ def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tm
 
 def test_a_check_that_failed_altogether_proves_nothing(make_pairs, tmp_path):
     def fails(text, pictures):
-        return Reply(failure="no reply") if "Light\n" in text or "All in all" in text else answer(text, pictures)
+        return (
+            Reply(failure="no reply")
+            if "Light\n" in text or "All in all" in text
+            else answer(text, pictures)
+        )
 
     outcome = from_pairs(make_pairs(PROMPTS), ScriptedChat(fails), task="t2i", folder=tmp_path)
     assert outcome.rubric is None and "held-out pairs failed" in outcome.sentence
@@ -307,19 +431,29 @@ def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
 
     chat = Slow()
     from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=2)
-    assert 2 <= chat.most <= 8  # two pairs; in the check each asks both orders, with the rubric and without
+    assert (
+        2 <= chat.most <= 8
+    )  # two pairs; in the check each asks both orders, with the rubric and without
 
 
 def test_many_criteria_are_selected_from_before_they_are_structured(make_pairs, tmp_path):
     chat = ScriptedChat()
     outcome = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, most_criteria=3)
     structuring = next(text for text, labels in chat.asked if not labels)
-    assert len(outcome.selected) == 3 == len(re.findall("^- (?:The|Nothing|It) ", structuring, re.MULTILINE))
+    assert (
+        len(outcome.selected)
+        == 3
+        == len(re.findall("^- (?:The|Nothing|It) ", structuring, re.MULTILINE))
+    )
 
 
-@pytest.mark.parametrize("task, source, said", [
-    ("edit", False, "did you mean --task t2i"), ("t2i", True, "did you mean --task edit")])
-def test_pairs_of_the_other_task_are_refused_before_any_call(make_pairs, tmp_path, task, source, said):
+@pytest.mark.parametrize(
+    "task, source, said",
+    [("edit", False, "did you mean --task t2i"), ("t2i", True, "did you mean --task edit")],
+)
+def test_pairs_of_the_other_task_are_refused_before_any_call(
+    make_pairs, tmp_path, task, source, said
+):
     chat = ScriptedChat()
     with pytest.raises(RubricError, match=said):
         from_pairs(make_pairs(["a", "b"], source=source), chat, task=task, folder=tmp_path)
@@ -345,17 +479,24 @@ def test_large_images_are_made_smaller_once(make_pairs, tmp_path):
     for file in tmp_path.glob("*.png"):
         with Image.open(file) as image:
             image.resize((2048, 512)).save(file)
-    chat = ScriptedChat(lambda text, pictures: sizes.update(it.size for it in pictures.values()) or answer(text, pictures))
+    chat = ScriptedChat(
+        lambda text, pictures: (
+            sizes.update(it.size for it in pictures.values()) or answer(text, pictures)
+        )
+    )
     from_pairs(pairs, chat, task="t2i", folder=tmp_path / "work")
     assert sizes == {(1024, 256)}
 
 
 def test_callers_with_a_loop_of_their_own(make_pairs, tmp_path):
     """ComfyUI calls blocking nodes inside of a running loop; others await."""
+
     async def inside():
         chat, kept = ScriptedChat(), ScriptedChat()
         blocked = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path / "a")
-        awaited = await from_pairs_async(make_pairs(PROMPTS), kept, task="t2i", folder=tmp_path / "b")
+        awaited = await from_pairs_async(
+            make_pairs(PROMPTS), kept, task="t2i", folder=tmp_path / "b"
+        )
         assert chat.closed and not kept.closed
         return blocked, awaited
 
@@ -381,14 +522,24 @@ def test_a_description_alone_makes_a_rubric():
     rubric = from_description("two matte\nblue cups", chat, task="t2i", language="zh")
     assert rubric.text == "1. Cups\n   - Two cups stand there."
     assert (rubric.name, rubric.language, rubric.task) == ("two matte blue cups", "zh", "t2i")
-    assert rubric.provenance["description"] == "two matte\nblue cups" and rubric.provenance["model"] == "scripted"
+    assert (
+        rubric.provenance["description"] == "two matte\nblue cups"
+        and rubric.provenance["model"] == "scripted"
+    )
     [(text, labels)] = chat.asked
-    assert "two matte\nblue cups" in text and "Simplified Chinese" in text and labels == () and chat.closed
+    assert (
+        "two matte\nblue cups" in text
+        and "Simplified Chinese" in text
+        and labels == ()
+        and chat.closed
+    )
 
 
 def test_a_description_that_gives_no_rubric_is_one_line():
     with pytest.raises(RubricError, match="no rubric came from scripted: HTTP 500"):
-        from_description("cups", ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500")), task="t2i")
+        from_description(
+            "cups", ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500")), task="t2i"
+        )
 
 
 def test_light_is_what_the_double_sees():

@@ -1,4 +1,5 @@
 """The estimate before a job and the page after it."""
+
 from __future__ import annotations
 
 import re
@@ -21,7 +22,9 @@ HOSTILE = "<script>alert('a')</script> & \"b\" \ud800"
 def pairs(tmp_path):
     """Ten labelled pairs of pictures of 56 x 84 pixels, whose darker one was liked."""
     made = []
-    for number, prompt in enumerate(["a cup", "hard 2 cup", "hopeless cup", *(f"cup {n}" for n in range(7))]):
+    for number, prompt in enumerate(
+        ["a cup", "hard 2 cup", "hopeless cup", *(f"cup {n}" for n in range(7))]
+    ):
         files = tmp_path / f"{number}-dark.png", tmp_path / f"{number}-light.png"
         for file, grey in zip(files, (40, 200), strict=True):
             Image.new("RGB", (56, 84), (grey, grey, number)).save(file)
@@ -31,7 +34,9 @@ def pairs(tmp_path):
 
 @pytest.fixture
 def outcome(pairs, tmp_path):
-    return from_pairs(pairs[:7], ScriptedChat(), task="t2i", folder=tmp_path / "work", held_out=pairs[7:])
+    return from_pairs(
+        pairs[:7], ScriptedChat(), task="t2i", folder=tmp_path / "work", held_out=pairs[7:]
+    )
 
 
 def page(outcome, tmp_path, name: str = "cups") -> str:
@@ -40,6 +45,7 @@ def page(outcome, tmp_path, name: str = "cups") -> str:
 
 # --- the estimate, by hand ------------------------------------------------------------------------------------------
 
+
 def test_calls_tokens_and_money(pairs):
     said = estimate(pairs[:7], pairs[7:], price=10.0, reply_price=40.0)
     assert (said.least, said.most) == (3 * 7 + 1 + 4 * 3, 18 * 7 + 1 + 4 * 3)
@@ -47,8 +53,10 @@ def test_calls_tokens_and_money(pairs):
     images = 7 * 12 * 3 * 1.335 + 3 * 12 * 4  # 2 x 3 patches an image, two images a pair
     assert said.prompt_tokens == round(images + 700 * 42) and said.reply_tokens == 350 * 42
     assert said.cost == pytest.approx((said.prompt_tokens * 10 + said.reply_tokens * 40) / 1e6)
-    assert said.text == ("about 42 calls (34 to 139), 30,000 prompt tokens and 15,000 reply tokens; about 0.89 at the "
-                         "profile's price")
+    assert said.text == (
+        "about 42 calls (34 to 139), 30,000 prompt tokens and 15,000 reply tokens; about 0.89 at the "
+        "profile's price"
+    )
 
 
 def test_an_estimate_without_a_price_names_none(pairs):
@@ -62,7 +70,9 @@ def test_large_images_are_counted_as_they_are_sent(pairs):
             image.resize((2240, 1120)).save(file)
     small = estimate(pairs[1:2], [])
     large = estimate(pairs[:1], [], side=560)
-    assert large.prompt_tokens - small.prompt_tokens == pytest.approx((20 * 10 - 6) * 2 * 3 * 1.335, abs=1)
+    assert large.prompt_tokens - small.prompt_tokens == pytest.approx(
+        (20 * 10 - 6) * 2 * 3 * 1.335, abs=1
+    )
 
 
 def test_an_estimate_holds_for_a_job(pairs, outcome):
@@ -71,6 +81,7 @@ def test_an_estimate_holds_for_a_job(pairs, outcome):
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
+
 
 def test_the_page_says_what_became_of_every_pair_and_why(pairs, outcome, tmp_path):
     text = page(outcome, tmp_path)
@@ -97,8 +108,12 @@ def test_the_page_is_whole_by_itself_and_runs_nothing(outcome, tmp_path):
 def test_hostile_text_stays_text(outcome, tmp_path):
     attempt = Attempt((HOSTILE,), HOSTILE, HOSTILE)
     spoiled = replace(
-        outcome, sentence=HOSTILE, selected=(HOSTILE,), pairs=(replace(outcome.pairs[0], prompt=HOSTILE), *outcome.pairs[1:]),
-        outcomes=(PairOutcome("discarded", (attempt,), HOSTILE), *outcome.outcomes[1:]))
+        outcome,
+        sentence=HOSTILE,
+        selected=(HOSTILE,),
+        pairs=(replace(outcome.pairs[0], prompt=HOSTILE), *outcome.pairs[1:]),
+        outcomes=(PairOutcome("discarded", (attempt,), HOSTILE), *outcome.outcomes[1:]),
+    )
     text = page(spoiled, tmp_path, HOSTILE)
     assert "<script>" not in text and text.count("&lt;script&gt;") >= 8
 
@@ -120,16 +135,29 @@ def test_few_held_out_pairs_are_not_called_proof(outcome, tmp_path):
     assert "on too few pairs to be sure" in page(outcome, tmp_path)
 
 
-@pytest.mark.parametrize("gained, lost, p_value, tone, words", [
-    (12, 2, 0.013, "good", "makes the judge better"),
-    (13, 24, 0.1, "warn", "no more pairs changed for the better"),
-    (14, 33, 0.0079, "warn", "no more pairs changed for the better"),  # uneven, to the other side
-    (5, 2, 0.45, "warn", "on too few pairs to be sure"),
-])
-def test_only_a_rubric_under_which_more_pairs_gained_is_praised(outcome, tmp_path, gained, lost, p_value, tone, words):
+@pytest.mark.parametrize(
+    "gained, lost, p_value, tone, words",
+    [
+        (12, 2, 0.013, "good", "makes the judge better"),
+        (13, 24, 0.1, "warn", "no more pairs changed for the better"),
+        (
+            14,
+            33,
+            0.0079,
+            "warn",
+            "no more pairs changed for the better",
+        ),  # uneven, to the other side
+        (5, 2, 0.45, "warn", "on too few pairs to be sure"),
+    ],
+)
+def test_only_a_rubric_under_which_more_pairs_gained_is_praised(
+    outcome, tmp_path, gained, lost, p_value, tone, words
+):
     comparison = replace(outcome.comparison, gained=gained, lost=lost)
     assert comparison.better and comparison.p_value == pytest.approx(p_value, rel=0.05)
-    (verdict,) = re.findall(r'<p class="verdict (.*?)</p>', page(replace(outcome, comparison=comparison), tmp_path))
+    (verdict,) = re.findall(
+        r'<p class="verdict (.*?)</p>', page(replace(outcome, comparison=comparison), tmp_path)
+    )
     assert verdict.startswith(f'{tone}">') and words in verdict
 
 

@@ -1,4 +1,5 @@
 """From one labelled pair to verified criteria: what is asked, in which order, and what ends a pair."""
+
 from __future__ import annotations
 
 import asyncio
@@ -19,11 +20,17 @@ from arr_core.rubrics.writing import REFINEMENTS, write_criteria
 DARK, LIGHT = Image.new("RGB", (16, 16), (40, 40, 40)), Image.new("RGB", (16, 16), (200, 200, 200))
 
 
-def write(prompt: str, chat: ScriptedChat | None = None, preferred: int = 0, source=None, **options):
+def write(
+    prompt: str, chat: ScriptedChat | None = None, preferred: int = 0, source=None, **options
+):
     """The outcome of a pair whose darker picture was preferred."""
     images = (DARK, LIGHT) if preferred == 0 else (LIGHT, DARK)
     options = {"task": "edit" if source else "t2i", "language": "en", **options}
-    return asyncio.run(write_criteria(Asker(chat or ScriptedChat()), Pair(prompt, *images, source), preferred, **options))
+    return asyncio.run(
+        write_criteria(
+            Asker(chat or ScriptedChat()), Pair(prompt, *images, source), preferred, **options
+        )
+    )
 
 
 def kinds(chat: ScriptedChat) -> list[str]:
@@ -31,6 +38,7 @@ def kinds(chat: ScriptedChat) -> list[str]:
 
 
 # --- generate, verify, refine, discard ------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("preferred", [0, 1])
 def test_criteria_that_a_verifier_chooses_by_are_kept(preferred):
@@ -55,28 +63,45 @@ def test_the_verifier_sees_both_orders_and_no_label():
 def test_criteria_are_refined_with_the_critique_until_they_are_verified(needed):
     chat = ScriptedChat()
     outcome = write(f"a cup, hard {needed}", chat)
-    assert (outcome.ending, len(outcome.attempts), outcome.criteria[0]) == ("refined", needed + 1, "The picture is dark.")
-    assert kinds(chat) == ["write", "verify", "verify"] * (needed + 1)  # the last refinement is verified too
+    assert (outcome.ending, len(outcome.attempts), outcome.criteria[0]) == (
+        "refined",
+        needed + 1,
+        "The picture is dark.",
+    )
+    assert kinds(chat) == ["write", "verify", "verify"] * (
+        needed + 1
+    )  # the last refinement is verified too
     told = [text for text, labels in chat.asked if "PREFERRED" in labels]
     assert "did not do" not in told[0]
     for number, text in enumerate(told[1:]):
         assert VAGUE[number] in text  # what was tried
-        assert "criterion 1: first: light 40; second: light 200" in text and "chose OTHER" in text  # what was said to it
+        assert (
+            "criterion 1: first: light 40; second: light 200" in text and "chose OTHER" in text
+        )  # what was said to it
         assert "chose PREFERRED" in text
-    assert all(attempt.fault.startswith("the verifier could not decide") for attempt in outcome.attempts[:-1])
+    assert all(
+        attempt.fault.startswith("the verifier could not decide")
+        for attempt in outcome.attempts[:-1]
+    )
 
 
 def test_a_pair_that_no_refinement_helps_is_discarded_after_the_last_was_verified():
     chat = ScriptedChat()
     outcome = write("a cup, hopeless", chat)
-    assert (outcome.ending, outcome.criteria, len(outcome.attempts)) == ("discarded", (), REFINEMENTS + 1)
+    assert (outcome.ending, outcome.criteria, len(outcome.attempts)) == (
+        "discarded",
+        (),
+        REFINEMENTS + 1,
+    )
     assert kinds(chat) == ["write", "verify", "verify"] * (REFINEMENTS + 1)
     assert "after 5 refinements" in outcome.reason
 
 
 def test_a_verifier_that_chooses_the_other_image_is_told_apart_from_one_that_is_undecided():
     wrong = json.dumps({"reason": "", "criteria": ["The picture is bright.", *FILLERS]})
-    chat = ScriptedChat(lambda text, pictures: wrong if "PREFERRED" in pictures else answer(text, pictures))
+    chat = ScriptedChat(
+        lambda text, pictures: wrong if "PREFERRED" in pictures else answer(text, pictures)
+    )
     assert write("a cup", chat).attempts[0].fault == "the verifier chose the other image"
 
 
@@ -100,13 +125,20 @@ def test_which_picture_the_writer_sees_first_differs_from_prompt_to_prompt():
     chat = ScriptedChat()
     for number in range(12):
         write(f"cup {number}", chat)
-    assert {labels for _, labels in chat.asked if "OTHER" in labels} == {("PREFERRED", "OTHER"), ("OTHER", "PREFERRED")}
+    assert {labels for _, labels in chat.asked if "OTHER" in labels} == {
+        ("PREFERRED", "OTHER"),
+        ("OTHER", "PREFERRED"),
+    }
 
 
 def test_every_attempt_is_asked_with_another_seed():
     chat = ScriptedChat()
     write("a cup, hard 2", chat)
-    writing = [seed for seed, (_, labels) in zip(chat.seeds, chat.asked, strict=True) if "PREFERRED" in labels]
+    writing = [
+        seed
+        for seed, (_, labels) in zip(chat.seeds, chat.asked, strict=True)
+        if "PREFERRED" in labels
+    ]
     assert writing == [0, 1, 2]
 
 
@@ -115,21 +147,32 @@ def test_language_and_examples_reach_the_writer_and_not_the_verifier():
     example = Exemplar("a red bus", "the liked bus is red all over", ("The colour is even.",))
     write("a cup", chat, language="zh", examples=[example])
     assert "Simplified Chinese" in chat.asked[0][0]
-    assert all(words in chat.asked[0][0] for words in ("a red bus", "red all over", "The colour is even."))
+    assert all(
+        words in chat.asked[0][0] for words in ("a red bus", "red all over", "The colour is even.")
+    )
     assert "red bus" not in chat.asked[1][0]
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
 
+
 def test_a_writer_that_fails_costs_its_pair():
     chat = ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500"))
     outcome = write("a cup", chat)
-    assert (outcome.ending, outcome.criteria, outcome.reason) == ("failed", (), "no criteria came: HTTP 500")
+    assert (outcome.ending, outcome.criteria, outcome.reason) == (
+        "failed",
+        (),
+        "no criteria came: HTTP 500",
+    )
     assert len(chat.asked) == 1  # the chat has tried often enough by itself
 
 
 def test_a_verifier_that_fails_is_no_verification():
-    chat = ScriptedChat(lambda text, pictures: Reply(failure="no reply") if "FIRST" in pictures else answer(text, pictures))
+    chat = ScriptedChat(
+        lambda text, pictures: (
+            Reply(failure="no reply") if "FIRST" in pictures else answer(text, pictures)
+        )
+    )
     outcome = write("a cup", chat)
     assert (outcome.ending, outcome.criteria) == ("failed", ())
     assert outcome.reason == "they could not be verified: no reply"
@@ -141,7 +184,10 @@ def test_an_unreadable_reply_is_asked_for_once_more():
     assert write("a cup", chat).ending == "kept"
     assert chat.seeds[:2] == [0, 1000]
     mute = ScriptedChat(lambda text, pictures: "")
-    assert write("a cup", mute).reason == "no criteria came: no JSON in the reply" and len(mute.asked) == 2
+    assert (
+        write("a cup", mute).reason == "no criteria came: no JSON in the reply"
+        and len(mute.asked) == 2
+    )
 
 
 def test_what_can_never_work_is_not_swallowed():
@@ -157,54 +203,103 @@ def test_what_can_never_work_is_not_swallowed():
 FIVE = ["One.", "Two.", "Three.", "Four.", "Five."]
 
 
-@pytest.mark.parametrize("reply", [
-    json.dumps({"criteria": FIVE}), f"```json\n{json.dumps({'reason': 'x', 'criteria': FIVE})}\n```",
-    f"<think>{{maybe}}</think>Here it is: {json.dumps({'criteria': FIVE})}", json.dumps({"criteria": [*FIVE, "Six."]}),
-    json.dumps({"criteria": ["One.", "One.", " ", *FIVE[1:]]}), json.dumps({"criteria": FIVE})[:-1] + ",}",
-    json.dumps({"criteria": ["One.", 7, *FIVE[1:]]}), json.dumps({"criteria": ["One.\n", *FIVE[1:]]}),
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        json.dumps({"criteria": FIVE}),
+        f"```json\n{json.dumps({'reason': 'x', 'criteria': FIVE})}\n```",
+        f"<think>{{maybe}}</think>Here it is: {json.dumps({'criteria': FIVE})}",
+        json.dumps({"criteria": [*FIVE, "Six."]}),
+        json.dumps({"criteria": ["One.", "One.", " ", *FIVE[1:]]}),
+        json.dumps({"criteria": FIVE})[:-1] + ",}",
+        json.dumps({"criteria": ["One.", 7, *FIVE[1:]]}),
+        json.dumps({"criteria": ["One.\n", *FIVE[1:]]}),
+    ],
+)
 def test_five_criteria_are_read_from_what_surrounds_them(reply):
     assert read_criteria(reply) == tuple(FIVE)
 
 
-@pytest.mark.parametrize("reply", ["", "[]", "null", "{}", "no", '{"criteria": 5}', '{"criteria": null}', "<think>{}",
-                                   json.dumps({"criteria": FIVE[:4]}), json.dumps({"criteria": [FIVE]}), "{" * 5000,
-                                   json.dumps({"criteria": ["One."] * 5})])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        "no",
+        '{"criteria": 5}',
+        '{"criteria": null}',
+        "<think>{}",
+        json.dumps({"criteria": FIVE[:4]}),
+        json.dumps({"criteria": [FIVE]}),
+        "{" * 5000,
+        json.dumps({"criteria": ["One."] * 5}),
+    ],
+)
 def test_a_reply_without_five_criteria_is_refused(reply):
     with pytest.raises(ValueError):
         read_criteria(reply)
 
 
 def test_themes_are_read_without_tips_that_compare():
-    reply = json.dumps({"themes": [{"theme": "Light", "tips": ["It is dark.", "It is better lit.", "It is dark."]},
-                                   {"theme": "Which image is better", "tips": []}, {"theme": " ", "tips": ["x"]}, "no"]})
+    reply = json.dumps(
+        {
+            "themes": [
+                {"theme": "Light", "tips": ["It is dark.", "It is better lit.", "It is dark."]},
+                {"theme": "Which image is better", "tips": []},
+                {"theme": " ", "tips": ["x"]},
+                "no",
+            ]
+        }
+    )
     [theme] = read_themes(reply)
     assert (theme.theme, theme.tips) == ("Light", ("It is dark.",))
 
 
-@pytest.mark.parametrize("themes", [[], [{"theme": "a", "tips": []}] * 6, "no", [{"tips": ["a"]}], None])
+@pytest.mark.parametrize(
+    "themes", [[], [{"theme": "a", "tips": []}] * 6, "no", [{"tips": ["a"]}], None]
+)
 def test_a_reply_without_themes_or_with_too_many_is_refused(themes):
     with pytest.raises(ValueError, match="themes"):
         read_themes(json.dumps({"themes": themes}))
 
 
-@pytest.mark.parametrize("criterion, compares", [
-    ("The cup is better lit.", True), ("It matches the prompt more than the other image.", True), ("PREFERRED is sharp.", True),
-    ("The first image has no seams.", True), ("Image 1 is sharp.", True), ("Both images show a cup.", True),
-    ("比另一张更清晰。", True), ("图1没有水印。", True), ("画面更好看。", True),
-    ("The second cup is blue.", False), ("The change is as in the BASE image.", False), ("Two cups stand side by side.", False),
-    ("Another cup stands behind the first.", False), ("The picture shows the first snow.", False),
-    ("Better lighting than in most.", True), ("It is sharper than the alternative.", True),
-    ("Of the two images it is sharper.", True),
-    ("第二张图更暗。", True), ("另一张图没有手。", True), ("Exactly two pictures hang on the wall.", False),
-    ("另一张椅子是红色的。", False), ("画面中第一张桌子是圆的。", False),
-    ("构图均衡，主体明确。", False), ("The sky is darker than in BASE.", False),
-])
+@pytest.mark.parametrize(
+    "criterion, compares",
+    [
+        ("The cup is better lit.", True),
+        ("It matches the prompt more than the other image.", True),
+        ("PREFERRED is sharp.", True),
+        ("The first image has no seams.", True),
+        ("Image 1 is sharp.", True),
+        ("Both images show a cup.", True),
+        ("比另一张更清晰。", True),
+        ("图1没有水印。", True),
+        ("画面更好看。", True),
+        ("The second cup is blue.", False),
+        ("The change is as in the BASE image.", False),
+        ("Two cups stand side by side.", False),
+        ("Another cup stands behind the first.", False),
+        ("The picture shows the first snow.", False),
+        ("Better lighting than in most.", True),
+        ("It is sharper than the alternative.", True),
+        ("Of the two images it is sharper.", True),
+        ("第二张图更暗。", True),
+        ("另一张图没有手。", True),
+        ("Exactly two pictures hang on the wall.", False),
+        ("另一张椅子是红色的。", False),
+        ("画面中第一张桌子是圆的。", False),
+        ("构图均衡，主体明确。", False),
+        ("The sky is darker than in BASE.", False),
+    ],
+)
 def test_a_comparison_of_candidates_is_recognised(criterion, compares):
     assert bool(comparison(criterion)) == compares
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
+
 
 def ask(asker: Asker, text: str, seed: int = 0):
     return asyncio.run(asker.ask([{"role": "user", "content": text}], {}, json.loads, seed=seed))
@@ -217,11 +312,17 @@ def test_a_question_that_was_answered_is_not_asked_again(tmp_path):
     assert ask(asker, "a") == ask(asker, "a") == "said to a"
     assert (asker.calls, asker.remembered, asker.tokens, asker.cost) == (1, 1, 10, 0.001)
     again = Asker(chat, file)
-    assert (ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")) == ("said to a", "said to a", "said to b")
+    assert (ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")) == (
+        "said to a",
+        "said to a",
+        "said to b",
+    )
     assert (again.calls, again.remembered, len(chat.asked)) == (2, 1, 3)
 
 
-@pytest.mark.parametrize("torn", ['{"key": "', '{"key": "a"}\n', "\n\n", "null\n", "[1]\n", "\xff\xfe"])
+@pytest.mark.parametrize(
+    "torn", ['{"key": "', '{"key": "a"}\n', "\n\n", "null\n", "[1]\n", "\xff\xfe"]
+)
 def test_half_a_line_at_the_end_spoils_no_other(tmp_path, torn):
     file, chat = tmp_path / "replies.jsonl", ScriptedChat(lambda text, pictures: '"é"')
     ask(Asker(chat, file), "a")
@@ -242,34 +343,60 @@ def test_failed_and_unreadable_replies_are_not_remembered(tmp_path):
 
 def test_model_seed_texts_roles_and_pixels_name_a_question():
     def key(identity="m", seed=0, role="user", text="a", image=DARK):
-        return question_key(identity, [{"role": role, "content": [{"type": "text", "text": text},
-                                                                  {"type": "image", "image": image}]}], seed)
+        return question_key(
+            identity,
+            [
+                {
+                    "role": role,
+                    "content": [{"type": "text", "text": text}, {"type": "image", "image": image}],
+                }
+            ],
+            seed,
+        )
 
-    keys = {key(), key(identity="n"), key(seed=1), key(role="system"), key(text="b"), key(image=LIGHT),
-            key(image=DARK.resize((8, 32)))}
+    keys = {
+        key(),
+        key(identity="n"),
+        key(seed=1),
+        key(role="system"),
+        key(text="b"),
+        key(image=LIGHT),
+        key(image=DARK.resize((8, 32))),
+    }
     assert len(keys) == 7 and key() == key(image=DARK.copy())
 
 
 def test_lines_are_appended_whole(tmp_path):
     append_line(tmp_path / "f", {"a": "\u2028\n"})
     append_line(tmp_path / "f", {"b": 1})
-    assert [json.loads(line) for line in (tmp_path / "f").read_bytes().split(b"\n")[:-1]] == [{"a": "\u2028\n"}, {"b": 1}]
+    assert [json.loads(line) for line in (tmp_path / "f").read_bytes().split(b"\n")[:-1]] == [
+        {"a": "\u2028\n"},
+        {"b": 1},
+    ]
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
 
+
 def test_examples_are_read(tmp_path):
     file = tmp_path / "examples.jsonl"
-    file.write_text('{"prompt": "a bus", "rationale": " red "}\n'
-                    '{"query": "b", "source_image": "not-there.png", "rationale": "r", "criteria": ["c", " d\\n"]}\n')
+    file.write_text(
+        '{"prompt": "a bus", "rationale": " red "}\n'
+        '{"query": "b", "source_image": "not-there.png", "rationale": "r", "criteria": ["c", " d\\n"]}\n'
+    )
     assert load_exemplars(file) == [Exemplar("a bus", "red"), Exemplar("b", "r", ("c", "d"))]
 
 
-@pytest.mark.parametrize("record, said", [
-    ('{"prompt": "a"}', "1: rationale"), ('{"prompt": "a", "rationale": 3}', "1: rationale"),
-    ('{"prompt": "a", "rationale": "b", "criteria": "c"}', "criteria"),
-    ('{"prompt": "a", "rationale": "b", "criteria": [" "]}', "criteria"), ('{"rationale": "b"}', "query"),
-])
+@pytest.mark.parametrize(
+    "record, said",
+    [
+        ('{"prompt": "a"}', "1: rationale"),
+        ('{"prompt": "a", "rationale": 3}', "1: rationale"),
+        ('{"prompt": "a", "rationale": "b", "criteria": "c"}', "criteria"),
+        ('{"prompt": "a", "rationale": "b", "criteria": [" "]}', "criteria"),
+        ('{"rationale": "b"}', "query"),
+    ],
+)
 def test_an_example_that_says_nothing_is_one_line(tmp_path, record, said):
     file = tmp_path / "examples.jsonl"
     file.write_text(record)

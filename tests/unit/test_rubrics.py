@@ -1,4 +1,5 @@
 """Rubrics and their files."""
+
 from __future__ import annotations
 
 import json
@@ -7,8 +8,14 @@ import pytest
 
 from arr_core.rubrics import BUILT_IN, Rubric, RubricError, Theme, load_rubric
 
-LIGHT = Rubric(name="light", task="t2i", themes=(
-    Theme(theme="Light", tips=("It is bright.", "Shadows agree.")), Theme(theme="It is sharp.")))
+LIGHT = Rubric(
+    name="light",
+    task="t2i",
+    themes=(
+        Theme(theme="Light", tips=("It is bright.", "Shadows agree.")),
+        Theme(theme="It is sharp."),
+    ),
+)
 
 
 @pytest.fixture
@@ -30,10 +37,15 @@ def fault(path, task="t2i") -> str:
 
 
 def test_a_rubric_survives_its_file(tmp_path):
-    rubric = Rubric(name="cups", task="edit", criteria=("Two cups.", "苹果"), provenance={"model": "m"})
+    rubric = Rubric(
+        name="cups", task="edit", criteria=("Two cups.", "苹果"), provenance={"model": "m"}
+    )
     rubric.save(tmp_path / "rubric.json")
     assert load_rubric(tmp_path / "rubric.json", "edit") == rubric
-    assert json.loads((tmp_path / "rubric.json").read_text(encoding="utf-8"))["hash"] == rubric.content_hash
+    assert (
+        json.loads((tmp_path / "rubric.json").read_text(encoding="utf-8"))["hash"]
+        == rubric.content_hash
+    )
 
 
 def test_a_text_file_holds_one_criterion_a_line(write):
@@ -43,15 +55,21 @@ def test_a_text_file_holds_one_criterion_a_line(write):
     assert (rubric.name, rubric.task) == ("my cups", "t2i")
 
 
-@pytest.mark.parametrize("text", [
-    "# My rubric\n\n## Realism\n- Light falls one way.\n- Hands have five fingers.\n## Text\n- It is spelled right.\n",
-    "Theme: Realism\n- Tip 1: Light falls one way.\n- Tip 2: Hands have five fingers.\nTheme 2: Text\nTips:\n"
-    "It is spelled right.",
-    "Realism\n  - Light falls one way.\n  - Hands have five fingers.\nText\n  It is spelled right."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# My rubric\n\n## Realism\n- Light falls one way.\n- Hands have five fingers.\n## Text\n- It is spelled right.\n",
+        "Theme: Realism\n- Tip 1: Light falls one way.\n- Tip 2: Hands have five fingers.\nTheme 2: Text\nTips:\n"
+        "It is spelled right.",
+        "Realism\n  - Light falls one way.\n  - Hands have five fingers.\nText\n  It is spelled right.",
+    ],
+)
 def test_a_text_file_may_have_themes_with_tips(write, text):
     themes = load_rubric(write(text, "mine.txt"), "t2i").themes
     assert [(theme.theme, theme.tips) for theme in themes] == [
-        ("Realism", ("Light falls one way.", "Hands have five fingers.")), ("Text", ("It is spelled right.",))]
+        ("Realism", ("Light falls one way.", "Hands have five fingers.")),
+        ("Text", ("It is spelled right.",)),
+    ]
 
 
 def test_a_built_in_rubric_goes_by_its_name():
@@ -61,29 +79,49 @@ def test_a_built_in_rubric_goes_by_its_name():
 
 
 def test_the_judge_reads_a_numbered_list():
-    assert Rubric(name="n", task="t2i", criteria=("Two cups.", "Blue.")).text == "1. Two cups.\n2. Blue."
+    assert (
+        Rubric(name="n", task="t2i", criteria=("Two cups.", "Blue.")).text
+        == "1. Two cups.\n2. Blue."
+    )
 
 
 def test_the_hash_names_what_is_judged_and_nothing_else():
     rubric = Rubric(name="cups", task="t2i", criteria=("Two cups.", "Blue."))
     assert len(rubric.content_hash) == 16
-    assert rubric.content_hash == rubric.model_copy(update={"name": "x", "provenance": {"date": "today"}}).content_hash
-    others = [rubric.model_copy(update=update) for update in (
-        {"task": "edit"}, {"criteria": ("Blue.", "Two cups.")}, {"criteria": ("Two cups.",)},
-        {"criteria": ("Two cups.Blue.",)})]
+    assert (
+        rubric.content_hash
+        == rubric.model_copy(update={"name": "x", "provenance": {"date": "today"}}).content_hash
+    )
+    others = [
+        rubric.model_copy(update=update)
+        for update in (
+            {"task": "edit"},
+            {"criteria": ("Blue.", "Two cups.")},
+            {"criteria": ("Two cups.",)},
+            {"criteria": ("Two cups.Blue.",)},
+        )
+    ]
     assert len({rubric.content_hash, *(other.content_hash for other in others)}) == 5
 
 
 def test_a_hash_in_the_file_is_not_taken_at_its_word(write):
-    path = write(json.dumps({"name": "n", "task": "t2i", "criteria": ["Two cups."], "hash": "0" * 16}))
-    assert load_rubric(path, "t2i").content_hash == Rubric(name="n", task="t2i", criteria=("Two cups.",)).content_hash
+    path = write(
+        json.dumps({"name": "n", "task": "t2i", "criteria": ["Two cups."], "hash": "0" * 16})
+    )
+    assert (
+        load_rubric(path, "t2i").content_hash
+        == Rubric(name="n", task="t2i", criteria=("Two cups.",)).content_hash
+    )
 
 
 def test_themes_and_their_tips_survive_their_file(tmp_path):
     LIGHT.save(tmp_path / "rubric.json")
     assert load_rubric(tmp_path / "rubric.json") == LIGHT
     content = json.loads((tmp_path / "rubric.json").read_text(encoding="utf-8"))
-    assert "criteria" not in content and content["themes"][1] == {"theme": "It is sharp.", "tips": []}
+    assert "criteria" not in content and content["themes"][1] == {
+        "theme": "It is sharp.",
+        "tips": [],
+    }
     assert [file.name for file in tmp_path.iterdir()] == ["rubric.json"]
 
 
@@ -100,7 +138,9 @@ def test_what_the_judge_reads_is_itself_a_rubric_file(write):
 def test_a_text_file_may_be_indented_as_a_whole(write):
     assert load_rubric(write("  - a\n  - b\n", "r.txt"), "edit").criteria == ("a", "b")
     assert load_rubric(write("\t1) a\n\t\t* b\n\t2) c\n", "r.txt"), "edit").themes == (
-        Theme(theme="a", tips=("b",)), Theme(theme="c"))
+        Theme(theme="a", tips=("b",)),
+        Theme(theme="c"),
+    )
 
 
 def test_chinese_lists_are_read(write):
@@ -109,8 +149,9 @@ def test_chinese_lists_are_read(write):
 
 
 def test_a_decimal_at_the_beginning_is_no_number_of_a_list(write):
-    assert load_rubric(write("3 cups stand there.\n1.5 cups are full.\n", "r.txt"), "t2i").criteria == (
-        "3 cups stand there.", "1.5 cups are full.")
+    assert load_rubric(
+        write("3 cups stand there.\n1.5 cups are full.\n", "r.txt"), "t2i"
+    ).criteria == ("3 cups stand there.", "1.5 cups are full.")
 
 
 def test_a_line_break_can_fake_no_criterion():
@@ -120,7 +161,9 @@ def test_a_line_break_can_fake_no_criterion():
 
 def test_tips_are_judged_and_so_are_part_of_the_hash():
     other = LIGHT.model_copy(update={"themes": (LIGHT.themes[1], LIGHT.themes[0])})
-    fewer = LIGHT.model_copy(update={"themes": (Theme(theme="Light", tips=("It is bright.",)), LIGHT.themes[1])})
+    fewer = LIGHT.model_copy(
+        update={"themes": (Theme(theme="Light", tips=("It is bright.",)), LIGHT.themes[1])}
+    )
     assert len({LIGHT.content_hash, other.content_hash, fewer.content_hash}) == 3
 
 
@@ -129,18 +172,32 @@ def test_a_text_file_needs_its_task_said(write):
         load_rubric(write("a", "r.txt"))
 
 
-@pytest.mark.parametrize("text, said", [
-    ("{", "name, task, and criteria"), ("", "name, task, and criteria"), ("[]", "name, task, and criteria"),
-    ('{"name": "n", "task": "t2i"}', "either criteria or themes"),
-    ('{"name": "n", "task": "t2i", "criteria": []}', "either criteria or themes"),
-    ('{"name": "n", "task": "t2i", "criteria": ["a"], "themes": [{"theme": "b"}]}', "and not both"),
-    ('{"name": "n", "task": "t2i", "criteria": ["a", " "]}', "criteria.1: a text that is not empty"),
-    ('{"name": "n", "task": "t2i", "themes": [{"theme": "b", "tip": "c"}]}', "themes.0.tip"),
-    ('{"name": "n", "task": "video", "criteria": ["a"]}', "task"),
-    ('{"name": "n", "task": "t2i", "criteria": ["a"], "weight": 2}', "weight"),
-    ('{"name": "n", "task": "edit", "criteria": ["a"]}', "for the task 't2i', came one for 'edit'"),
-    (b"\xff\xfe", "UTF-8"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "name, task, and criteria"),
+        ("", "name, task, and criteria"),
+        ("[]", "name, task, and criteria"),
+        ('{"name": "n", "task": "t2i"}', "either criteria or themes"),
+        ('{"name": "n", "task": "t2i", "criteria": []}', "either criteria or themes"),
+        (
+            '{"name": "n", "task": "t2i", "criteria": ["a"], "themes": [{"theme": "b"}]}',
+            "and not both",
+        ),
+        (
+            '{"name": "n", "task": "t2i", "criteria": ["a", " "]}',
+            "criteria.1: a text that is not empty",
+        ),
+        ('{"name": "n", "task": "t2i", "themes": [{"theme": "b", "tip": "c"}]}', "themes.0.tip"),
+        ('{"name": "n", "task": "video", "criteria": ["a"]}', "task"),
+        ('{"name": "n", "task": "t2i", "criteria": ["a"], "weight": 2}', "weight"),
+        (
+            '{"name": "n", "task": "edit", "criteria": ["a"]}',
+            "for the task 't2i', came one for 'edit'",
+        ),
+        (b"\xff\xfe", "UTF-8"),
+    ],
+)
 def test_a_file_that_is_no_rubric_is_one_line(write, text, said):
     assert said in fault(write(text))
 
@@ -162,8 +219,13 @@ def test_a_rubric_does_not_change():
 
 def test_the_built_in_rubrics_are_for_their_tasks():
     assert {name: (rubric.task, rubric.language) for name, rubric in BUILT_IN.items()} == {
-        "t2i": ("t2i", "en"), "edit": ("edit", "en"), "t2i zh": ("t2i", "zh"), "edit zh": ("edit", "zh"),
-        "miniature t2i": ("t2i", "en"), "miniature edit": ("edit", "en")}
+        "t2i": ("t2i", "en"),
+        "edit": ("edit", "en"),
+        "t2i zh": ("t2i", "zh"),
+        "edit zh": ("edit", "zh"),
+        "miniature t2i": ("t2i", "en"),
+        "miniature edit": ("edit", "en"),
+    }
     assert all(len(rubric.criteria) >= 2 for rubric in BUILT_IN.values())
 
 
@@ -171,6 +233,12 @@ def test_the_built_in_rubrics_are_for_their_tasks():
 def test_the_chinese_rubric_says_what_the_english_one_says(task):
     english, chinese = BUILT_IN[task], BUILT_IN[f"{task} zh"]
     assert len(english.criteria) == len(chinese.criteria)
-    assert all(("BASE" in one) == ("BASE" in other)
-               for one, other in zip(english.criteria, chinese.criteria, strict=True))
-    assert not any(letter.isascii() and letter.isalpha() for line in chinese.criteria for letter in line.replace("BASE", ""))
+    assert all(
+        ("BASE" in one) == ("BASE" in other)
+        for one, other in zip(english.criteria, chinese.criteria, strict=True)
+    )
+    assert not any(
+        letter.isascii() and letter.isalpha()
+        for line in chinese.criteria
+        for letter in line.replace("BASE", "")
+    )

@@ -1,4 +1,5 @@
 """The sampler's arithmetic: schedules, known transitions, what is preserved, and what is scored."""
+
 from __future__ import annotations
 
 import math
@@ -16,11 +17,14 @@ STEPS = list(zip(LEVELS, LEVELS[1:], strict=False))
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
-def coefficients(t: float, t_next: float, sampler: str, eta: float,
-                 t_second: float = 0.9) -> tuple[float, float, float]:
+def coefficients(
+    t: float, t_next: float, sampler: str, eta: float, t_second: float = 0.9
+) -> tuple[float, float, float]:
     """What a step multiplies x and v with, and its std: the mean is linear in both."""
     one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     settings = dict(sampler=sampler, eta=eta, t_second=t_second)
@@ -41,7 +45,12 @@ def test_shift_1_is_evenly_spaced_and_every_schedule_falls_from_exactly_1_to_exa
     assert static_sigmas(4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
     for steps, shift in ((1, 3.0), (2, 1.0), (10, 3.0), (50, 0.5), (1000, 7.0)):
         levels = static_sigmas(steps, shift)
-        assert levels[0] == 1 and levels[-1] == 0 and (levels.diff() < 0).all() and len(levels) == steps + 1
+        assert (
+            levels[0] == 1
+            and levels[-1] == 0
+            and (levels.diff() < 0).all()
+            and len(levels) == steps + 1
+        )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -55,13 +64,17 @@ def test_the_schedule_is_the_one_of_diffusers_scheduler_with_a_static_shift(shif
 
 def test_std_of_dance_at_eta_0_3_on_the_published_schedule():
     std = [coefficients(t, t_next, "dance", 0.3, LEVELS[1])[2] for t, t_next in STEPS]
-    assert std == pytest.approx([0.0640, 0.0701, 0.0775, 0.0866, 0.0982, 0.1134, 0.1342, 0.1643], abs=5e-5)
+    assert std == pytest.approx(
+        [0.0640, 0.0701, 0.0775, 0.0866, 0.0982, 0.1134, 0.1342, 0.1643], abs=5e-5
+    )
 
 
 def test_std_of_flow_at_0_7_on_the_published_schedule():
     """method.md lists these numbers as "s per step": they are s sqrt(|dt|), the noise that a step adds."""
     std = [coefficients(t, t_next, "flow", 0.7, LEVELS[1])[2] for t, t_next in STEPS]
-    assert std == pytest.approx([0.7, 0.7492, 0.5422, 0.4518, 0.3969, 0.355, 0.313, 0.251], abs=5e-4)
+    assert std == pytest.approx(
+        [0.7, 0.7492, 0.5422, 0.4518, 0.3969, 0.355, 0.313, 0.251], abs=5e-4
+    )
 
 
 def test_flow_at_t_1_takes_the_second_sigma_in_its_denominator():
@@ -79,11 +92,15 @@ def test_only_samplers_with_a_diffusion_coefficient_have_one():
 
 def test_flow_from_0_6_to_0_45():
     assert sde.diffusion("flow", 0.7, 0.6, 0.9) == pytest.approx(0.8573214, abs=1e-7)
-    assert coefficients(0.6, 0.45, "flow", 0.7) == pytest.approx((0.908125, -0.18675, 0.3320392), abs=1e-7)
+    assert coefficients(0.6, 0.45, "flow", 0.7) == pytest.approx(
+        (0.908125, -0.18675, 0.3320392), abs=1e-7
+    )
 
 
 def test_dance_from_0_6_to_0_45():
-    assert coefficients(0.6, 0.45, "dance", 0.3) == pytest.approx((0.98875, -0.1545, 0.1161895), abs=1e-7)
+    assert coefficients(0.6, 0.45, "dance", 0.3) == pytest.approx(
+        (0.98875, -0.1545, 0.1161895), abs=1e-7
+    )
 
 
 def test_cps_from_0_6_to_0_45():
@@ -96,12 +113,23 @@ def test_cps_from_0_6_to_0_45():
 
 @pytest.mark.parametrize(("sampler", "expected"), [("flow", 0.1835638), ("dance", 1.2335943)])
 @pytest.mark.parametrize("elements", [1, 7, 4096])
-def test_log_prob_at_the_mean_is_per_dimension_whatever_the_number_of_elements(sampler, expected, elements):
+def test_log_prob_at_the_mean_is_per_dimension_whatever_the_number_of_elements(
+    sampler, expected, elements
+):
     """The convention of the family: a mean over elements, not a sum."""
     x = rand(2, elements)
-    distribution = sde.transition(x, rand(2, elements, seed=1), 0.6, 0.45, sampler=sampler, eta=SAMPLERS[sampler],
-                                  t_second=0.9)
-    assert sde.log_prob_mean(distribution.mean, distribution).tolist() == pytest.approx([expected] * 2, abs=1e-7)
+    distribution = sde.transition(
+        x,
+        rand(2, elements, seed=1),
+        0.6,
+        0.45,
+        sampler=sampler,
+        eta=SAMPLERS[sampler],
+        t_second=0.9,
+    )
+    assert sde.log_prob_mean(distribution.mean, distribution).tolist() == pytest.approx(
+        [expected] * 2, abs=1e-7
+    )
 
 
 def test_log_prob_falls_by_half_the_mean_squared_distance_in_units_of_std():
@@ -115,7 +143,9 @@ def test_log_prob_falls_by_half_the_mean_squared_distance_in_units_of_std():
 def test_log_prob_is_torchs_normal_density_averaged_over_each_latent():
     mean, x_next = rand(3, 5, 4), rand(3, 5, 4, seed=1)
     expected = torch.distributions.Normal(mean, 0.3).log_prob(x_next).mean((1, 2))
-    torch.testing.assert_close(sde.log_prob_mean(x_next, sde.Transition(mean, 0.3)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        sde.log_prob_mean(x_next, sde.Transition(mean, 0.3)), expected, rtol=0, atol=1e-12
+    )
 
 
 # ---------------------------------------------------------------------- identities
@@ -144,7 +174,9 @@ def test_the_score_in_the_drift_is_the_marginals_score(t):
 @pytest.mark.parametrize(("t", "t_next"), STEPS)
 def test_with_eta_0_every_sampler_takes_the_euler_step(sampler, t, t_next):
     x, v = rand(2, 6), rand(2, 6, seed=1)
-    taken = sde.step(x, v, t, t_next, sampler=sampler, eta=0.0, t_second=LEVELS[1], noise=rand(2, 6, seed=2))
+    taken = sde.step(
+        x, v, t, t_next, sampler=sampler, eta=0.0, t_second=LEVELS[1], noise=rand(2, 6, seed=2)
+    )
     torch.testing.assert_close(taken.latents, x + v * (t_next - t), rtol=0, atol=1e-14)
     assert taken.log_prob.tolist() == [0, 0]
 
@@ -153,7 +185,10 @@ def test_with_eta_0_every_sampler_takes_the_euler_step(sampler, t, t_next):
 def test_the_mean_goes_to_the_euler_step_as_eta_goes_to_0(sampler):
     x, v = rand(2, 6), rand(2, 6, seed=1)
     euler = x + v * (0.45 - 0.6)
-    means = [sde.transition(x, v, 0.6, 0.45, sampler=sampler, eta=eta, t_second=0.9).mean for eta in (0.1, 0.01, 0.001)]
+    means = [
+        sde.transition(x, v, 0.6, 0.45, sampler=sampler, eta=eta, t_second=0.9).mean
+        for eta in (0.1, 0.01, 0.001)
+    ]
     distance = [(mean - euler).abs().max().item() for mean in means]
     assert distance[1] / distance[0] == pytest.approx(0.01, rel=0.05)  # in the square of eta
     assert distance[2] < 1e-5
@@ -173,21 +208,29 @@ def test_flow_with_s_equal_to_eta_is_dance(t, t_next):
 def test_cps_keeps_the_coefficients_of_picture_and_noise(t, t_next):
     """From x = (1 - t) x0 + t e with its true velocity: mean (1 - t') x0 + sqrt(t'^2 - std^2) e, so t' e in all."""
     x0, e = rand(2, 6), rand(2, 6, seed=1)
-    mean, std = sde.transition((1 - t) * x0 + t * e, e - x0, t, t_next, sampler="cps", eta=0.8, t_second=LEVELS[1])
-    torch.testing.assert_close(mean, (1 - t_next) * x0 + math.sqrt(t_next**2 - std**2) * e, rtol=0, atol=1e-14)
+    mean, std = sde.transition(
+        (1 - t) * x0 + t * e, e - x0, t, t_next, sampler="cps", eta=0.8, t_second=LEVELS[1]
+    )
+    torch.testing.assert_close(
+        mean, (1 - t_next) * x0 + math.sqrt(t_next**2 - std**2) * e, rtol=0, atol=1e-14
+    )
     assert std == pytest.approx(t_next * math.sin(0.4 * math.pi))
 
 
 def test_the_denoised_picture_is_x0_where_the_velocity_is_true():
     x0, e = rand(2, 6), rand(2, 6, seed=1)
-    torch.testing.assert_close(sde.denoised(0.4 * x0 + 0.6 * e, e - x0, 0.6), x0, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        sde.denoised(0.4 * x0 + 0.6 * e, e - x0, 0.6), x0, rtol=0, atol=1e-14
+    )
     assert sde.denoised(x0.bfloat16(), e.bfloat16(), 0.6).dtype == torch.bfloat16
 
 
 def test_without_noise_the_mean_is_taken():
     x, v = rand(2, 6), rand(2, 6, seed=1)
     taken = sde.step(x, v, 0.6, 0.45, sampler="dance", eta=0.3, t_second=0.9, noise=None)
-    assert torch.equal(taken.latents, sde.transition(x, v, 0.6, 0.45, sampler="dance", eta=0.3, t_second=0.9).mean)
+    assert torch.equal(
+        taken.latents, sde.transition(x, v, 0.6, 0.45, sampler="dance", eta=0.3, t_second=0.9).mean
+    )
 
 
 # ---------------------------------------------------------------------- marginals, x0 ~ N(.7, .25)
@@ -199,16 +242,27 @@ def end_of(sampler: str, eta: float, steps: int) -> tuple[float, float]:
     mean, variance = 0.0, 1.0
     for t, t_next in zip(levels, levels[1:], strict=False):
         points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-        taken = sde.transition(points, gaussian_velocity(points, t, 0.7, 0.25), t, t_next, sampler=sampler, eta=eta,
-                               t_second=levels[1])
+        taken = sde.transition(
+            points,
+            gaussian_velocity(points, t, 0.7, 0.25),
+            t,
+            t_next,
+            sampler=sampler,
+            eta=eta,
+            t_second=levels[1],
+        )
         b, a = taken.mean[0].item(), (taken.mean[1] - taken.mean[0]).item()
         mean, variance = a * mean + b, a**2 * variance + taken.std**2
     return mean, variance
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [*SAMPLERS.items(), ("dance", 0.0), ("dance", 0.9), ("cps", 1.0)])
+@pytest.mark.parametrize(
+    ("sampler", "eta"), [*SAMPLERS.items(), ("dance", 0.0), ("dance", 0.9), ("cps", 1.0)]
+)
 @pytest.mark.parametrize("steps", [2, 8, 50])
-def test_the_mean_of_the_data_is_reached_by_every_sampler_in_any_number_of_steps(sampler, eta, steps):
+def test_the_mean_of_the_data_is_reached_by_every_sampler_in_any_number_of_steps(
+    sampler, eta, steps
+):
     assert end_of(sampler, eta, steps)[0] == pytest.approx(0.7, abs=1e-12)
 
 
@@ -218,7 +272,9 @@ def variance_errors(sampler: str, steps: list[int]) -> list[float]:
 
 def test_the_variance_error_of_dance_falls_like_1_over_the_steps():
     errors = variance_errors("dance", [50, 100, 200, 400, 800])
-    assert [coarse / fine for coarse, fine in zip(errors, errors[1:], strict=False)] == pytest.approx([2] * 4, rel=0.05)
+    assert [
+        coarse / fine for coarse, fine in zip(errors, errors[1:], strict=False)
+    ] == pytest.approx([2] * 4, rel=0.05)
     assert errors[-1] < 2e-3
 
 
@@ -228,7 +284,9 @@ def test_the_variance_error_of_flow_falls_at_least_like_1_over_the_steps_where_i
     errors = variance_errors("flow", [16, 32, 64, 128, 256, 512])
     assert all(coarse / fine > 1.85 for coarse, fine in zip(errors, errors[1:], strict=False))
     assert errors[-1] < 1e-3
-    first = sde.transition(torch.zeros(1, 1), torch.zeros(1, 1), 1.0, 0.999, sampler="flow", eta=0.7, t_second=0.999)
+    first = sde.transition(
+        torch.zeros(1, 1), torch.zeros(1, 1), 1.0, 0.999, sampler="flow", eta=0.7, t_second=0.999
+    )
     assert first.std == pytest.approx(0.7)
 
 
@@ -239,7 +297,11 @@ def test_cps_does_not_keep_the_marginal():
 
 
 def test_sampled_steps_have_the_moments_that_the_propagation_assumes():
-    x, v, noise = rand(1).expand(200_000, 1), rand(1, seed=1).expand(200_000, 1), rand(200_000, 1, seed=2)
+    x, v, noise = (
+        rand(1).expand(200_000, 1),
+        rand(1, seed=1).expand(200_000, 1),
+        rand(200_000, 1, seed=2),
+    )
     distribution = sde.transition(x, v, 0.6, 0.45, sampler="flow", eta=0.7, t_second=0.9)
     taken = sde.step(x, v, 0.6, 0.45, sampler="flow", eta=0.7, t_second=0.9, noise=noise)
     assert taken.latents.mean().item() == pytest.approx(distribution.mean[0].item(), abs=4e-3)
@@ -252,7 +314,11 @@ def test_sampled_steps_have_the_moments_that_the_propagation_assumes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_replay_under_unchanged_weights_has_a_log_ratio_of_exactly_0(dtype, sampler):
-    x, v, noise = rand(2, 64, 16, dtype=dtype), rand(2, 64, 16, seed=1, dtype=dtype), rand(2, 64, 16, seed=2).float()
+    x, v, noise = (
+        rand(2, 64, 16, dtype=dtype),
+        rand(2, 64, 16, seed=1, dtype=dtype),
+        rand(2, 64, 16, seed=2).float(),
+    )
     settings = dict(sampler=sampler, eta=SAMPLERS[sampler], t_second=LEVELS[1])
     for t, t_next in STEPS[:-1]:
         taken = sde.step(x, v, t, t_next, noise=noise, **settings)
@@ -263,9 +329,16 @@ def test_a_replay_under_unchanged_weights_has_a_log_ratio_of_exactly_0(dtype, sa
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-10), (torch.bfloat16, 1e-3)])
 def test_rounding_is_what_rebuilding_the_mean_from_latents_and_noise_is_wrong_by(dtype, most):
-    x, v, noise = rand(2, 64, 16, dtype=dtype), rand(2, 64, 16, seed=1, dtype=dtype), rand(2, 64, 16, seed=2).float()
+    x, v, noise = (
+        rand(2, 64, 16, dtype=dtype),
+        rand(2, 64, 16, seed=1, dtype=dtype),
+        rand(2, 64, 16, seed=2).float(),
+    )
     settings = dict(sampler="dance", eta=0.3, t_second=LEVELS[1])
-    taken, (mean, std) = sde.step(x, v, *STEPS[0], noise=noise, **settings), sde.transition(x, v, *STEPS[0], **settings)
+    taken, (mean, std) = (
+        sde.step(x, v, *STEPS[0], noise=noise, **settings),
+        sde.transition(x, v, *STEPS[0], **settings),
+    )
     wrong = (mean - (taken.latents.float() - std * noise)) ** 2
     assert torch.equal(taken.rounding, wrong.flatten(1).mean(1) / (2 * std**2))
     assert taken.rounding.max() < most
@@ -278,13 +351,19 @@ def test_scoring_before_rounding_to_bfloat16_shifts_the_log_ratio_by_some_1e_4_a
     noise = rand(1, 1 << 20, seed=2).float()
     distribution = sde.transition(x, v, *STEPS[0], sampler="dance", eta=0.3, t_second=LEVELS[1])
     precise = distribution.mean + distribution.std * noise
-    drift = sde.log_prob_mean(precise.bfloat16(), distribution) - sde.log_prob_mean(precise, distribution)
+    drift = sde.log_prob_mean(precise.bfloat16(), distribution) - sde.log_prob_mean(
+        precise, distribution
+    )
     assert distribution.std == pytest.approx(0.0640, abs=5e-5)
     assert drift.item() == pytest.approx(-3.5e-4, abs=1e-4)
 
 
 def test_arithmetic_is_float32_for_bfloat16_latents_and_float64_for_float64_ones():
     settings = dict(sampler="dance", eta=0.3, t_second=0.9)
-    for given, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
+    for given, expected in (
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64,) * 2,
+    ):
         x = rand(1, 4, dtype=given)
         assert sde.transition(x, x, 0.6, 0.45, **settings).mean.dtype == expected

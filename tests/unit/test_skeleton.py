@@ -1,4 +1,5 @@
 """The repository's frame: imports that cost nothing, a root under any folder name, one list of dependencies."""
+
 import ast
 import asyncio
 import importlib.util
@@ -18,7 +19,9 @@ HOST = ("torch", "torchvision", "torchaudio", "numpy")
 def loaded_by(code: str) -> set[str]:
     """The heavy packages that a fresh interpreter has loaded after ``code``."""
     code += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 
@@ -39,17 +42,28 @@ def oddly_named_copy(tmp_path):
     for name in ("__init__.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("nodes", "arr_core"):
-        shutil.copytree(ROOT / name, folder / name, ignore=lambda _, names: [
-            name for name in names if Path(name).suffix not in ("", ".py") or name == "__pycache__"])
+        shutil.copytree(
+            ROOT / name,
+            folder / name,
+            ignore=lambda _, names: [
+                name
+                for name in names
+                if Path(name).suffix not in ("", ".py") or name == "__pycache__"
+            ],
+        )
     return folder
 
 
-@pytest.mark.parametrize("code", [
-    "import arr_core; assert arr_core.__version__",
-    "import importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); m = u.module_from_spec(s); "
-    "s.loader.exec_module(m); assert m.WEB_DIRECTORY",
-    "import arr_core.config",
-], ids=["arr_core", "root", "config"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import arr_core; assert arr_core.__version__",
+        "import importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); m = u.module_from_spec(s); "
+        "s.loader.exec_module(m); assert m.WEB_DIRECTORY",
+        "import arr_core.config",
+    ],
+    ids=["arr_core", "root", "config"],
+)
 def test_importing_loads_nothing_heavy(code):
     assert loaded_by(code) == set()
 
@@ -58,7 +72,9 @@ def test_the_pack_loads_under_a_name_that_is_no_identifier(oddly_named_copy):
     module = load_as_comfyui_does(oddly_named_copy)
     assert module.WEB_DIRECTORY == "./nodes/web"
     assert asyncio.iscoroutinefunction(module.comfy_entrypoint)
-    assert not hasattr(module, "NODE_CLASS_MAPPINGS")  # ComfyUI would take it and ignore the entry point
+    assert not hasattr(
+        module, "NODE_CLASS_MAPPINGS"
+    )  # ComfyUI would take it and ignore the entry point
 
 
 def test_a_failure_of_the_nodes_is_logged_in_full(oddly_named_copy, caplog):
@@ -71,15 +87,21 @@ def test_a_failure_of_the_nodes_is_logged_in_full(oddly_named_copy, caplog):
 def test_pytest_runs_from_anywhere_under_any_folder_name(oddly_named_copy, tmp_path):
     (oddly_named_copy / "tests").mkdir()
     (oddly_named_copy / "tests" / "test_it.py").write_text("def test_it():\n    import arr_core\n")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(oddly_named_copy)],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(oddly_named_copy)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_requirements_equal_the_projects_dependencies_and_leave_the_host_alone():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() == project["dependencies"]
+    assert (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() == project[
+        "dependencies"
+    ]
     for requirement in project["dependencies"]:
         name, _, bound = requirement.partition(">=")
         assert bound and not set(bound) & set("<=!~,;"), f"{requirement}: lower bounds only"
@@ -90,19 +112,36 @@ def test_only_arr_core_is_installed():
     tomllib = pytest.importorskip("tomllib")
     from setuptools import find_packages
 
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
     assert settings["packages"]["find"] == {"include": ["arr_core*"], "namespaces": False}
     packages = find_packages(str(ROOT), include=["arr_core*"])
     assert "arr_core" in packages and {name.split(".")[0] for name in packages} == {"arr_core"}
     folders = {path.parent for path in (ROOT / "arr_core").rglob("*.py")}
-    assert {ROOT / name.replace(".", "/") for name in packages} == folders, "a folder of modules lacks an __init__.py"
+    assert {ROOT / name.replace(".", "/") for name in packages} == folders, (
+        "a folder of modules lacks an __init__.py"
+    )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "arr_core").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "arr_core").rglob("*.py")), ids=lambda path: path.name
+)
 def test_arr_core_imports_itself_relatively_and_nothing_of_comfyui(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
         for name in names:
-            assert name.split(".")[0] not in ("arr_core", "nodes", "comfy", "comfy_api", "folder_paths", "server"), (
-                f"line {node.lineno}: import of {name}")
+            assert name.split(".")[0] not in (
+                "arr_core",
+                "nodes",
+                "comfy",
+                "comfy_api",
+                "folder_paths",
+                "server",
+            ), f"line {node.lineno}: import of {name}"

@@ -1,4 +1,5 @@
 """The verdict store: what comes back, the audit trail, and many writers, some of them killed."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,8 +24,16 @@ from arr_core.rubrics import Rubric
 
 ROOT = Path(__file__).resolve().parents[2]
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
-OPINION = Opinion(1, "zwei Tassen, 两个杯子", (("1", "first: one; second: two"), ("2", "")), confidence=0.9,
-                  reply='{"preferred": 2}', tokens=120, cost=0.002, latency_s=1.5)
+OPINION = Opinion(
+    1,
+    "zwei Tassen, 两个杯子",
+    (("1", "first: one; second: two"), ("2", "")),
+    confidence=0.9,
+    reply='{"preferred": 2}',
+    tokens=120,
+    cost=0.002,
+    latency_s=1.5,
+)
 
 
 @pytest.fixture
@@ -35,8 +44,20 @@ def store(tmp_path):
 
 
 def record(*said, prompt: str = "a cup", preferred=None, **fields) -> Record:
-    return Record(**{"prompt": prompt, "image_a": b"a", "image_b": b"b", "source": None, "rubric": "r", "judge": "j",
-                     "preferred": preferred, "reason": "why", "opinions": said, **fields})
+    return Record(
+        **{
+            "prompt": prompt,
+            "image_a": b"a",
+            "image_b": b"b",
+            "source": None,
+            "rubric": "r",
+            "judge": "j",
+            "preferred": preferred,
+            "reason": "why",
+            "opinions": said,
+            **fields,
+        }
+    )
 
 
 def grey(level: int) -> Image.Image:
@@ -44,6 +65,7 @@ def grey(level: int) -> Image.Image:
 
 
 # --- opinions -----------------------------------------------------------------------------------------------------
+
 
 def test_an_opinion_comes_back_as_it_was_and_marked(store):
     assert store.get(["key"]) == {}
@@ -72,8 +94,10 @@ def test_a_failure_is_refused_and_nothing_beside_it_is_written(store):
 
 def test_thousands_of_keys_are_found_at_once(store):
     store.put({f"{number}": ("p", Opinion(number % 2)) for number in range(2500)})
-    assert {key: opinion.preferred for key, opinion in store.get([f"{number}" for number in range(2600)]).items()} == {
-        f"{number}": number % 2 for number in range(2500)}
+    assert {
+        key: opinion.preferred
+        for key, opinion in store.get([f"{number}" for number in range(2600)]).items()
+    } == {f"{number}": number % 2 for number in range(2500)}
 
 
 def test_it_survives_reopening(store, tmp_path):
@@ -84,12 +108,20 @@ def test_it_survives_reopening(store, tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "'; DROP TABLE opinions; --", "🙂" * 1000, ""])
+@pytest.mark.parametrize(
+    "text", ["\ud800", "a\x00b", "'; DROP TABLE opinions; --", "🙂" * 1000, ""]
+)
 def test_any_text_can_be_kept(store, text):
     opinion = Opinion(0, text, ((text, text),), reply=text)
-    store.put({"key": (text, opinion)}, [record("key", prompt=text, reason=text)], rubric=("r", text, text))
+    store.put(
+        {"key": (text, opinion)},
+        [record("key", prompt=text, reason=text)],
+        rubric=("r", text, text),
+    )
     assert store.get(["key"]) == {"key": dataclasses.replace(opinion, cached=True)}
-    assert [entry.prompt for entry in store.entries()] == [text.encode("utf-8", "backslashreplace").decode()]
+    assert [entry.prompt for entry in store.entries()] == [
+        text.encode("utf-8", "backslashreplace").decode()
+    ]
 
 
 def test_memory_alone_leaves_no_file_and_keeps_no_trail(tmp_path, monkeypatch):
@@ -104,10 +136,15 @@ def test_memory_alone_leaves_no_file_and_keeps_no_trail(tmp_path, monkeypatch):
 def test_a_file_of_the_first_version_is_read(tmp_path):
     """The table as it was, with opinions as plain JSON; it had no field that came later and one that is gone."""
     old = sqlite3.connect(tmp_path / "verdicts.sqlite")
-    old.execute("CREATE TABLE opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL, "
-                "time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)")
+    old.execute(
+        "CREATE TABLE opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL, "
+        "time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+    )
     content = {"preferred": 1, "reason": "brighter", "findings": [["1", "seen"]], "gone": 3}
-    old.execute("INSERT INTO opinions (key, prompt, opinion) VALUES ('key', 'a cup', ?)", (json.dumps(content),))
+    old.execute(
+        "INSERT INTO opinions (key, prompt, opinion) VALUES ('key', 'a cup', ?)",
+        (json.dumps(content),),
+    )
     old.commit()
     old.close()
     store = VerdictStore(tmp_path / "verdicts.sqlite")
@@ -117,25 +154,35 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize("content", [b"no database, but text that is long enough to be looked at" * 20, b"\x00" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"no database, but text that is long enough to be looked at" * 20, b"\x00" * 5000]
+)
 def test_a_file_that_is_no_store_is_named(tmp_path, content):
     (tmp_path / "verdicts.sqlite").write_bytes(content)
-    with pytest.raises(JudgeError, match="verdicts.sqlite: expected a verdict store that can be written; "):
+    with pytest.raises(
+        JudgeError, match="verdicts.sqlite: expected a verdict store that can be written; "
+    ):
         VerdictStore(tmp_path / "verdicts.sqlite")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(JudgeError, match="nowhere.verdicts.sqlite: expected a verdict store that can be written; "):
+    with pytest.raises(
+        JudgeError, match="nowhere.verdicts.sqlite: expected a verdict store that can be written; "
+    ):
         VerdictStore(tmp_path / "nowhere" / "verdicts.sqlite")
 
 
 # --- the trail ----------------------------------------------------------------------------------------------------
 
+
 def test_the_trail_gives_back_verdicts_newest_first(store):
     failure = Opinion(None, failure="HTTP 500", latency_s=2.0)
-    store.put({"ab": ("a cup", Opinion(0)), "ba": ("a cup", Opinion(1))},
-              [record("ab", "ba", preferred="a"), record("ab", failure, prompt="later", source=b"s")],
-              {b"a": b"A", b"s": b"S"}, ("r", "light", "1. bright"))
+    store.put(
+        {"ab": ("a cup", Opinion(0)), "ba": ("a cup", Opinion(1))},
+        [record("ab", "ba", preferred="a"), record("ab", failure, prompt="later", source=b"s")],
+        {b"a": b"A", b"s": b"S"},
+        ("r", "light", "1. bright"),
+    )
     later, first = store.entries()
     assert (first.prompt, first.image_a, first.image_b, first.source) == ("a cup", b"a", b"b", None)
     assert (first.preferred, first.reason, first.rubric, first.judge) == ("a", "why", "r", "j")
@@ -148,22 +195,36 @@ def test_the_trail_gives_back_verdicts_newest_first(store):
     assert first.time.endswith("+00:00")
 
 
-@pytest.mark.parametrize(("preferred", "said", "outcome"), [
-    ("a", (Opinion(0), Opinion(1)), "decided"), (None, (Opinion(0), Opinion(0)), "disagree"),
-    (None, (Opinion(1), Opinion(1)), "disagree"), (None, (Opinion(0), Opinion(None)), "tie"), (None, (Opinion(None),), "tie"),
-    (None, (Opinion(0), Opinion(None, failure="HTTP 500")), "failed"), ("b", (Opinion(1),), "decided"),
-    (None, (Opinion(0), Opinion(1)), "tie")], ids=str)
+@pytest.mark.parametrize(
+    ("preferred", "said", "outcome"),
+    [
+        ("a", (Opinion(0), Opinion(1)), "decided"),
+        (None, (Opinion(0), Opinion(0)), "disagree"),
+        (None, (Opinion(1), Opinion(1)), "disagree"),
+        (None, (Opinion(0), Opinion(None)), "tie"),
+        (None, (Opinion(None),), "tie"),
+        (None, (Opinion(0), Opinion(None, failure="HTTP 500")), "failed"),
+        ("b", (Opinion(1),), "decided"),
+        (None, (Opinion(0), Opinion(1)), "tie"),
+    ],
+    ids=str,
+)
 def test_every_outcome_has_a_name(store, preferred, said, outcome):
     """The last one: a judge that agrees with itself and yet abstains, for want of confidence."""
     keys = [f"{number}" if not opinion.failure else opinion for number, opinion in enumerate(said)]
-    opinions = {key: ("p", opinion) for key, opinion in zip(keys, said, strict=True) if isinstance(key, str)}
+    opinions = {
+        key: ("p", opinion) for key, opinion in zip(keys, said, strict=True) if isinstance(key, str)
+    }
     store.put(opinions, [record(*keys, preferred=preferred)])
     assert [entry.outcome for entry in store.entries()] == [outcome]
 
 
 def test_the_same_verdict_is_kept_once(store):
     for _ in range(3):
-        store.put({"ab": ("p", Opinion(0))}, [record("ab", preferred="a"), record(Opinion(None, failure="HTTP 500"))])
+        store.put(
+            {"ab": ("p", Opinion(0))},
+            [record("ab", preferred="a"), record(Opinion(None, failure="HTTP 500"))],
+        )
     assert [entry.outcome for entry in store.entries()] == ["failed", "decided"]
 
 
@@ -187,6 +248,7 @@ def test_images_are_named_by_what_is_seen():
 
 # --- what a judge leaves in it ------------------------------------------------------------------------------------
 
+
 class Scripted:
     identity = "scripted"
 
@@ -199,16 +261,28 @@ class Scripted:
 
 
 def test_a_judge_leaves_verdicts_pictures_and_the_rubric(tmp_path):
-    client = Scripted(Opinion(0, "brighter"), Opinion(1, "brighter too"), Opinion(0), Opinion(None, failure="HTTP 500"))
+    client = Scripted(
+        Opinion(0, "brighter"),
+        Opinion(1, "brighter too"),
+        Opinion(0),
+        Opinion(None, failure="HTTP 500"),
+    )
     with Judge(client, RUBRIC, store=tmp_path / "verdicts.sqlite") as judge:
         judge.compare("a cup", grey(9), grey(1))
         judge.compare("make it so", grey(9), grey(1), source=grey(5))
     store = VerdictStore(tmp_path / "verdicts.sqlite")
     edit, first = store.entries()
-    assert (first.prompt, first.preferred, first.outcome, first.source) == ("a cup", "a", "decided", None)
+    assert (first.prompt, first.preferred, first.outcome, first.source) == (
+        "a cup",
+        "a",
+        "decided",
+        None,
+    )
     assert [opinion.reason for opinion in first.opinions] == ["brighter", "brighter too"]
     assert (edit.outcome, edit.source, edit.judge) == ("failed", image_hash(grey(5)), "scripted")
-    assert set(store.thumbnails([image_hash(grey(n)) for n in (1, 5, 9)])) == {image_hash(grey(n)) for n in (1, 5, 9)}
+    assert set(store.thumbnails([image_hash(grey(n)) for n in (1, 5, 9)])) == {
+        image_hash(grey(n)) for n in (1, 5, 9)
+    }
     assert store.rubrics() == {RUBRIC.content_hash: ("light", "1. The image is bright.")}
     store.close()
 
@@ -223,12 +297,17 @@ def test_runs_share_a_second_file_and_each_keeps_a_whole_trail(tmp_path, monkeyp
     monkeypatch.delenv("ARR_VERDICTS")
     for run in ("one", "two"):
         store = VerdictStore(tmp_path / f"{run}.sqlite")
-        entry, = store.entries()
-        assert (entry.preferred, entry.opinions[0].reason, len(store.thumbnails([entry.image_a, entry.image_b]))) == (
-            "a", "brighter", 2)
+        (entry,) = store.entries()
+        assert (
+            entry.preferred,
+            entry.opinions[0].reason,
+            len(store.thumbnails([entry.image_a, entry.image_b])),
+        ) == ("a", "brighter", 2)
         store.close()
     with Judge(Scripted(), RUBRIC, store=tmp_path / "two.sqlite") as judge:
-        assert judge.compare("a cup", grey(9), grey(1)).calls == 0  # what was shared has been copied
+        assert (
+            judge.compare("a cup", grey(9), grey(1)).calls == 0
+        )  # what was shared has been copied
 
 
 def test_the_shared_file_may_be_the_runs_own(tmp_path, monkeypatch):
@@ -240,16 +319,24 @@ def test_the_shared_file_may_be_the_runs_own(tmp_path, monkeypatch):
 
 def test_a_shared_file_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ARR_VERDICTS", str(tmp_path / "nowhere" / "shared.sqlite"))
-    with pytest.raises(JudgeError, match=r"shared.sqlite, named by ARR_VERDICTS\): expected a verdict store"):
+    with pytest.raises(
+        JudgeError, match=r"shared.sqlite, named by ARR_VERDICTS\): expected a verdict store"
+    ):
         Judge(Scripted(), RUBRIC, store=tmp_path / "verdicts.sqlite")
 
 
 # --- many at once -------------------------------------------------------------------------------------------------
 
+
 def test_threads_share_one_store(store):
     def work(name: int) -> None:
         for number in range(50):
-            store.put({f"shared {number}": ("p", Opinion(number % 2)), f"{name} {number}": ("p", Opinion(0))})
+            store.put(
+                {
+                    f"shared {number}": ("p", Opinion(number % 2)),
+                    f"{name} {number}": ("p", Opinion(0)),
+                }
+            )
             assert store.get([f"shared {number}"])[f"shared {number}"].preferred == number % 2
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
@@ -277,8 +364,14 @@ store.close()
 
 
 def writer(path: Path, name: str, count: int) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, str(count)], cwd=ROOT, env=os.environ,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), name, str(count)],
+        cwd=ROOT,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_processes_share_one_file_which_none_of_them_made_before(tmp_path):

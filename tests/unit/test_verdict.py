@@ -1,4 +1,5 @@
 """What opinions make: a verdict that credits one image or none."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,15 +9,29 @@ import pytest
 
 from arr_core.judging.verdict import Opinion, Verdict, combine
 
-FIRST, SECOND, TIE, FAILED = Opinion(0, "clear"), Opinion(1, "clear"), Opinion(None), Opinion(None, failure="HTTP 500")
+FIRST, SECOND, TIE, FAILED = (
+    Opinion(0, "clear"),
+    Opinion(1, "clear"),
+    Opinion(None),
+    Opinion(None, failure="HTTP 500"),
+)
 
 
-@pytest.mark.parametrize("orders, preferred", [
-    ((FIRST, SECOND), "a"), ((SECOND, FIRST), "b"),
-    ((FIRST, FIRST), None), ((SECOND, SECOND), None),
-    ((TIE, FIRST), None), ((FIRST, TIE), None), ((TIE, TIE), None),
-    ((FIRST,), "a"), ((SECOND,), "b"), ((TIE,), None),
-])
+@pytest.mark.parametrize(
+    "orders, preferred",
+    [
+        ((FIRST, SECOND), "a"),
+        ((SECOND, FIRST), "b"),
+        ((FIRST, FIRST), None),
+        ((SECOND, SECOND), None),
+        ((TIE, FIRST), None),
+        ((FIRST, TIE), None),
+        ((TIE, TIE), None),
+        ((FIRST,), "a"),
+        ((SECOND,), "b"),
+        ((TIE,), None),
+    ],
+)
 def test_two_orders_must_agree_and_one_order_decides_alone(orders, preferred):
     verdict = combine(orders)
     assert verdict.preferred == preferred
@@ -26,8 +41,15 @@ def test_two_orders_must_agree_and_one_order_decides_alone(orders, preferred):
     assert verdict.opinions == orders
 
 
-@pytest.mark.parametrize("orders", [orders for n in (1, 2) for orders in itertools.product(
-    (FIRST, SECOND, TIE, FAILED), repeat=n) if FAILED in orders])
+@pytest.mark.parametrize(
+    "orders",
+    [
+        orders
+        for n in (1, 2)
+        for orders in itertools.product((FIRST, SECOND, TIE, FAILED), repeat=n)
+        if FAILED in orders
+    ],
+)
 def test_one_failure_leaves_the_pair_undecided(orders):
     verdict = combine(orders)
     assert verdict.failed
@@ -35,10 +57,15 @@ def test_one_failure_leaves_the_pair_undecided(orders):
     assert verdict.reason == "no verdict: HTTP 500"
 
 
-@pytest.mark.parametrize("orders, reason", [
-    ((FIRST, FIRST), "undecided: the two orders disagree"), ((FIRST, TIE), "undecided: a tie"),
-    ((Opinion(None, "both show two cups"), FIRST), "undecided: both show two cups"), ((FIRST, SECOND), "clear"),
-])
+@pytest.mark.parametrize(
+    "orders, reason",
+    [
+        ((FIRST, FIRST), "undecided: the two orders disagree"),
+        ((FIRST, TIE), "undecided: a tie"),
+        ((Opinion(None, "both show two cups"), FIRST), "undecided: both show two cups"),
+        ((FIRST, SECOND), "clear"),
+    ],
+)
 def test_a_verdict_says_why(orders, reason):
     assert combine(orders).reason == reason
 
@@ -60,7 +87,15 @@ def test_verdicts_and_opinions_do_not_change():
 
 
 def test_what_was_remembered_costs_nothing():
-    asked = Opinion(0, tokens=100, cost=0.5, latency_s=2.0, confidence=0.9, findings=(("1", "seen"),), reply="{}")
+    asked = Opinion(
+        0,
+        tokens=100,
+        cost=0.5,
+        latency_s=2.0,
+        confidence=0.9,
+        findings=(("1", "seen"),),
+        reply="{}",
+    )
     remembered = dataclasses.replace(asked, preferred=1, cached=True, latency_s=3.0, confidence=0.7)
     verdict = combine((asked, remembered))
     assert (verdict.calls, verdict.tokens, verdict.cost) == (1, 100, 0.5)
@@ -69,13 +104,20 @@ def test_what_was_remembered_costs_nothing():
 
 
 def test_first_picks_count_places_not_images():
-    assert [combine(orders).first_picks for orders in ((FIRST, FIRST), (FIRST, SECOND), (SECOND, SECOND), (TIE, TIE))
-            ] == [2, 1, 0, 0]
+    assert [
+        combine(orders).first_picks
+        for orders in ((FIRST, FIRST), (FIRST, SECOND), (SECOND, SECOND), (TIE, TIE))
+    ] == [2, 1, 0, 0]
 
 
 def test_a_verdict_without_opinions_has_no_confidence():
     verdict = Verdict(None, "nothing was asked")
-    assert (verdict.confidence, verdict.findings, verdict.calls, verdict.latency_s) == (None, (), 0, 0.0)
+    assert (verdict.confidence, verdict.findings, verdict.calls, verdict.latency_s) == (
+        None,
+        (),
+        0,
+        0.0,
+    )
 
 
 def test_calls_count_votes_and_repairs():
@@ -103,7 +145,9 @@ def test_log_odds_are_finite(value):
         Opinion(None, log_odds=value)
 
 
-@pytest.mark.parametrize("first, second", list(itertools.product((-1e9, -3.0, -1e-9, 0.0, 1e-9, 3.0, 1e9), repeat=2)))
+@pytest.mark.parametrize(
+    "first, second", list(itertools.product((-1e9, -3.0, -1e-9, 0.0, 1e-9, 3.0, 1e9), repeat=2))
+)
 def test_probabilities_credit_the_side_of_their_mean_or_none(first, second):
     verdict = combine(tuple(Opinion(None, log_odds=value) for value in (first, second)))
     mean = (first - second) / 2

@@ -1,4 +1,5 @@
 """The report of a run: one self-contained page, made from what lies in the run's folder and nothing else."""
+
 from __future__ import annotations
 
 import json
@@ -26,11 +27,22 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     """
     folder = Path(run_dir)
     run = history(read_events(folder / "events.jsonl"))
-    sections = [headline(run), win_rate_curve(run), measures(run), before_and_after(run, folder), image_statistics(run),
-                training_curves(run), rubric(_rubric(folder)), cost(run), warnings(run),
-                settings(_read(folder / "config.yaml"))]
+    sections = [
+        headline(run),
+        win_rate_curve(run),
+        measures(run),
+        before_and_after(run, folder),
+        image_statistics(run),
+        training_curves(run),
+        rubric(_rubric(folder)),
+        cost(run),
+        warnings(run),
+        settings(_read(folder / "config.yaml")),
+    ]
     name = text(run.started.get("run") or folder.resolve().name)
-    foot = f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"
+    foot = (
+        f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"
+    )
     page = fill(f"{name} &middot; training report", "\n".join([*filter(None, sections), foot]))
     path = folder / "report.html"
     _replace(path, page.encode("utf-8", "replace"))

@@ -1,13 +1,29 @@
 """Everything that is drawn over updates."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ...pages.charts import NOTHING, Line, Point, line_chart
-from ...pages.words import figure, mapping, number, percent, row, section, signed_percent, span, table, total
+from ...pages.words import (
+    figure,
+    mapping,
+    number,
+    percent,
+    row,
+    section,
+    signed_percent,
+    span,
+    table,
+    total,
+)
 from ..events import Event, History
 
-STATISTICS = {"contrast": "Contrast", "edge_energy": "Edge energy", "colour_entropy": "Colour entropy"}
+STATISTICS = {
+    "contrast": "Contrast",
+    "edge_energy": "Edge energy",
+    "colour_entropy": "Colour entropy",
+}
 MOVED = 0.25  # relative change of an image statistic from which it is pointed out
 
 
@@ -21,25 +37,52 @@ def win_rate_curve(run: History) -> str:
             note += f", interval {span(low, high)}"
             band.append((event["update"], low, high))
         points.append(Point(event["update"], rate, note))
-    chart = line_chart("Win rate", [Line(points, dots=True)], show=percent, band=band, level=0.5, low=0, high=1,
-                       kind="tall", value="policy against frozen base after so many updates, 95 % interval")
-    lead = ("Held-out prompts, the same seeds every time; the base is the same model with the adapter off. "
-            "One half is no difference.")
+    chart = line_chart(
+        "Win rate",
+        [Line(points, dots=True)],
+        show=percent,
+        band=band,
+        level=0.5,
+        low=0,
+        high=1,
+        kind="tall",
+        value="policy against frozen base after so many updates, 95 % interval",
+    )
+    lead = (
+        "Held-out prompts, the same seeds every time; the base is the same model with the adapter off. "
+        "One half is no difference."
+    )
     return section("Does it beat its base?", lead, chart + _validation_table(run))
 
 
 def training_curves(run: History) -> str:
     """What the updates recorded: a thin line as it was, a bold one smoothed."""
-    charts = [_curve("Undecided pairs", _line(run, _share("undecided")), percent, low=0),
-              _curve("Loss", _line(run, _field("loss")), figure),
-              _curve("KL to the reference", _line(run, _field("kl")), figure, low=0),
-              _clip_fractions(run),
-              _curve("Gradient norm", _line(run, _field("grad_norm")), figure, low=0),
-              _curve("First image preferred", _line(run, _field("first_pick_rate")), percent, low=0, high=1, level=0.5,
-                     note="Far from one half, the judge looks at the order more than at the images.")]
+    charts = [
+        _curve("Undecided pairs", _line(run, _share("undecided")), percent, low=0),
+        _curve("Loss", _line(run, _field("loss")), figure),
+        _curve("KL to the reference", _line(run, _field("kl")), figure, low=0),
+        _clip_fractions(run),
+        _curve("Gradient norm", _line(run, _field("grad_norm")), figure, low=0),
+        _curve(
+            "First image preferred",
+            _line(run, _field("first_pick_rate")),
+            percent,
+            low=0,
+            high=1,
+            level=0.5,
+            note="Far from one half, the judge looks at the order more than at the images.",
+        ),
+    ]
     if failures := total(run.updates, "failures"):
-        charts.append(_curve("Failed verdicts", _line(run, _share("failures")), percent, low=0,
-                             note=f"{figure(failures)} in all; none became a reward."))
+        charts.append(
+            _curve(
+                "Failed verdicts",
+                _line(run, _share("failures")),
+                percent,
+                low=0,
+                note=f"{figure(failures)} in all; none became a reward.",
+            )
+        )
     known = [chart for chart in charts if NOTHING not in chart] or charts[:1]
     return section("Training", "Update by update: thin as it was, bold smoothed.", _grid(known))
 
@@ -48,20 +91,45 @@ def image_statistics(run: History) -> str:
     """Contrast, edge energy and colour entropy of base and policy over validations, marked where they moved far."""
     changed, charts = moved(run.validations[-1] if run.validations else None), []
     for name, label in STATISTICS.items():
-        lines = [Line([_statistic_point(event, side, name) for event in run.validations], side, side, dots=True)
-                 for side in ("base", "policy")]
+        lines = [
+            Line(
+                [_statistic_point(event, side, name) for event in run.validations],
+                side,
+                side,
+                dots=True,
+            )
+            for side in ("base", "policy")
+        ]
         change = _change(run.validations[-1], name) if run.validations else None
-        charts.append(line_chart(label, lines, show=figure, low=0, kind="moved" if label in changed else "",
-                                 value="" if change is None else f"{signed_percent(change)} against the base"))
-    lead = ("A policy can win by fooling its judge, and then it usually shows here: harsher contrast, more edges, "
-            f"gaudier or fewer colours. A change beyond {percent(MOVED)} is marked.")
+        charts.append(
+            line_chart(
+                label,
+                lines,
+                show=figure,
+                low=0,
+                kind="moved" if label in changed else "",
+                value="" if change is None else f"{signed_percent(change)} against the base",
+            )
+        )
+    lead = (
+        "A policy can win by fooling its judge, and then it usually shows here: harsher contrast, more edges, "
+        f"gaudier or fewer colours. A change beyond {percent(MOVED)} is marked."
+    )
     return section("Has the look of the pictures changed?", lead, _grid(charts))
 
 
 def moved(validation: Event | None) -> dict[str, float]:
     """Image statistics, by label, whose relative change between base and policy is beyond MOVED."""
-    changes = {label: _change(validation, name) for name, label in STATISTICS.items()} if validation else {}
-    return {label: change for label, change in changes.items() if change is not None and abs(change) > MOVED}
+    changes = (
+        {label: _change(validation, name) for name, label in STATISTICS.items()}
+        if validation
+        else {}
+    )
+    return {
+        label: change
+        for label, change in changes.items()
+        if change is not None and abs(change) > MOVED
+    }
 
 
 def _rate(event: Event) -> tuple[float | None, float | None, float | None]:
@@ -81,15 +149,17 @@ def _validation_table(run: History) -> str:
 
 
 def _clip_fractions(run: History) -> str:
-    lines = [Line(_line(run, _field(name)), role, label, smooth=True)
-             for name, role, label in (("clip_high", "policy", "above"), ("clip_low", "second", "below"))]
+    lines = [
+        Line(_line(run, _field(name)), role, label, smooth=True)
+        for name, role, label in (("clip_high", "policy", "above"), ("clip_low", "second", "below"))
+    ]
     return line_chart("Clipped ratios", lines, show=percent, low=0)
 
 
 def _curve(title: str, points: list[Point], show: Callable[[float], str], **options) -> str:
     """A chart of one quantity, with the mean of its last tenth beside the title."""
     known = [point.y for point in points if point.y is not None]
-    recent = known[-max(1, len(known) // 10):]
+    recent = known[-max(1, len(known) // 10) :]
     value = f"{show(sum(recent) / len(recent))} lately" if recent else ""
     return line_chart(title, [Line(points, smooth=True)], show=show, value=value, **options)
 
@@ -104,9 +174,11 @@ def _field(name: str) -> Callable[[Event], float | None]:
 
 def _share(name: str) -> Callable[[Event], float | None]:
     """Reads a count as a share of the update's pairs."""
+
     def read(event: Event) -> float | None:
         count, pairs = number(event.get(name)), number(event.get("pairs"))
         return count / pairs if count is not None and pairs else None
+
     return read
 
 

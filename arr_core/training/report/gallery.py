@@ -1,4 +1,5 @@
 """Held-out prompts as the base and the policy draw them, and what the judge said."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,12 +19,16 @@ def before_and_after(run: History, folder: Path) -> str:
         return ""
     last = shown[-1]
     samples = _samples(last)
-    cards = "".join(_card(sample, [(event["update"], _same(event, sample)) for event in _spread(shown)], folder)
-                    for sample in samples)
+    cards = "".join(
+        _card(sample, [(event["update"], _same(event, sample)) for event in _spread(shown)], folder)
+        for sample in samples
+    )
     kind = " edit" if any(sample.get("source") for sample in samples) else ""
-    return section(f"Before and after {plural(last['update'], 'update')}",
-                   "Held-out prompts at the same seeds. What the judge preferred is framed.",
-                   f'<div class="cards{kind}">{cards}</div>')
+    return section(
+        f"Before and after {plural(last['update'], 'update')}",
+        "Held-out prompts at the same seeds. What the judge preferred is framed.",
+        f'<div class="cards{kind}">{cards}</div>',
+    )
 
 
 def _samples(event: Event) -> list[dict]:
@@ -32,8 +37,13 @@ def _samples(event: Event) -> list[dict]:
 
 def _card(sample: dict, film: list[tuple[int, dict | None]], folder: Path) -> str:
     prompt, preferred = str(sample.get("prompt") or ""), sample.get("preferred")
-    sides = [side for side in ("source", "base", "policy") if side != "source" or sample.get("source")]
-    row = "".join(_side(sample, side, prompt, preferred == side and side != "source", folder) for side in sides)
+    sides = [
+        side for side in ("source", "base", "policy") if side != "source" or sample.get("source")
+    ]
+    row = "".join(
+        _side(sample, side, prompt, preferred == side and side != "source", folder)
+        for side in sides
+    )
     said = str(sample.get("reason") or "")
     if preferred not in ("base", "policy"):
         said = said.removeprefix("undecided: ")
@@ -41,25 +51,34 @@ def _card(sample: dict, film: list[tuple[int, dict | None]], folder: Path) -> st
     reason = f'<p class="reason" dir="auto">{text(said)}</p>' if said else ""
     frames = [(update, frame) for update, frame in film if frame]
     strip = _film(frames, prompt, folder) if len(frames) > 1 else ""
-    return (f'<article class="card"><h3 class="prompt" dir="auto">{text(prompt)}</h3>'
-            f'<div><div class="row">{row}</div>{reason}{strip}</div></article>')
+    return (
+        f'<article class="card"><h3 class="prompt" dir="auto">{text(prompt)}</h3>'
+        f'<div><div class="row">{row}</div>{reason}{strip}</div></article>'
+    )
 
 
 def _side(sample: dict, side: str, prompt: str, preferred: bool, folder: Path) -> str:
     caption = f"{side}, preferred" if preferred else side
-    return (f'<figure class="{"preferred" if preferred else side}">'
-            f'{picture(folder, sample.get(side), f"{side}: {prompt}")}<figcaption>{caption}</figcaption></figure>')
+    return (
+        f'<figure class="{"preferred" if preferred else side}">'
+        f"{picture(folder, sample.get(side), f'{side}: {prompt}')}<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def _film(frames: list[tuple[int, dict]], prompt: str, folder: Path) -> str:
-    figures = "".join(f'<figure>{picture(folder, frame.get("policy"), f"after update {update}: {prompt}", FRAME_SIZE)}'
-                      f'<figcaption>{update}</figcaption></figure>' for update, frame in frames)
+    figures = "".join(
+        f"<figure>{picture(folder, frame.get('policy'), f'after update {update}: {prompt}', FRAME_SIZE)}"
+        f"<figcaption>{update}</figcaption></figure>"
+        for update, frame in frames
+    )
     return f'<details><summary>The policy over updates</summary><div class="film">{figures}</div></details>'
 
 
 def _same(event: Event, sample: dict) -> dict | None:
     """The picture of the same prompt at another validation."""
-    return next((other for other in _samples(event) if other.get("prompt") == sample.get("prompt")), None)
+    return next(
+        (other for other in _samples(event) if other.get("prompt") == sample.get("prompt")), None
+    )
 
 
 def _spread(events: list[Event]) -> list[Event]:

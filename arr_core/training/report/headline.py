@@ -1,12 +1,29 @@
 """The top of the report: what came out, how sure it is, and what speaks against it."""
+
 from __future__ import annotations
 
 from ...pages.charts import interval
-from ...pages.words import duration, figure, mapping, number, percent, plural, shower, signed_percent, span, text, total
+from ...pages.words import (
+    duration,
+    figure,
+    mapping,
+    number,
+    percent,
+    plural,
+    shower,
+    signed_percent,
+    span,
+    text,
+    total,
+)
 from ..events import Event, History
 from .curves import moved
 
-STATES = {"finished": ("good", "finished"), "stopped": ("warn", "stopped"), "open": ("open", "not ended")}
+STATES = {
+    "finished": ("good", "finished"),
+    "stopped": ("warn", "stopped"),
+    "open": ("open", "not ended"),
+}
 
 
 def headline(run: History) -> str:
@@ -15,33 +32,51 @@ def headline(run: History) -> str:
     tone, state = STATES[run.state]
     if run.stopped:
         state += f" ({run.stopped.get('reason') or 'no reason given'}), can be resumed"
-    task = {"t2i": "text to image", "edit": "image editing"}.get(started.get("task"), started.get("task"))
-    facts = [task, started.get("algorithm"), _progress(run), started.get("device"), _date(started.get("time"))]
+    task = {"t2i": "text to image", "edit": "image editing"}.get(
+        started.get("task"), started.get("task")
+    )
+    facts = [
+        task,
+        started.get("algorithm"),
+        _progress(run),
+        started.get("device"),
+        _date(started.get("time")),
+    ]
     shown = "".join(f"<span>{text(fact)}</span>" for fact in facts if fact)
     if run.warnings:
         shown += f'<a href="#warnings">{text(plural(len(run.warnings), "warning"))}</a>'
     ended = mapping(run.finished)
     sentence = f'<p class="sentence">{text(ended["sentence"])}</p>' if ended.get("sentence") else ""
     alerts = "".join(f'<p class="alert">{text(alert)}</p>' for alert in _alerts(last))
-    return (f'<header><p class="over">Training report</p><h1>{text(started.get("run") or "Run")}</h1>'
-            f'<p class="facts"><span class="state {tone}">{text(state)}</span>{shown}</p>'
-            f'{sentence}{_verdict(run, last)}{alerts}<div class="tiles">{_win_rate_tile(last)}{_measure_tiles(run)}'
-            f'{_time_tile(run)}</div></header>')
+    return (
+        f'<header><p class="over">Training report</p><h1>{text(started.get("run") or "Run")}</h1>'
+        f'<p class="facts"><span class="state {tone}">{text(state)}</span>{shown}</p>'
+        f'{sentence}{_verdict(run, last)}{alerts}<div class="tiles">{_win_rate_tile(last)}{_measure_tiles(run)}'
+        f"{_time_tile(run)}</div></header>"
+    )
 
 
 def _verdict(run: History, last: Event | None) -> str:
     """Whether the policy is better than its base, as far as the last validation can say."""
     low, high, rate = (number(mapping(last).get(name)) for name in ("low", "high", "win_rate"))
     if last is None:
-        return _two_lines("open", "Nothing to judge yet.", "The first validation against the base is still to come.")
+        return _two_lines(
+            "open",
+            "Nothing to judge yet.",
+            "The first validation against the base is still to come.",
+        )
     counts = f"{figure(number(last.get('wins')))} times, the base {figure(number(last.get('losses')))} times"
-    because = (f"On held-out prompts the judge preferred the policy {counts}; it could not decide "
-               f"{figure(number(last.get('undecided')))} times.")
+    because = (
+        f"On held-out prompts the judge preferred the policy {counts}; it could not decide "
+        f"{figure(number(last.get('undecided')))} times."
+    )
     kept = next((event for event in reversed(run.validations) if event.get("best") is True), last)
     if kept is not last:
-        because += (f" The folder adapter-best/ holds the policy of update {kept['update']}, with "
-                    f"{percent(number(kept.get('win_rate')))} the best of {len(run.validations)} validations; "
-                    "having been picked, that number flatters.")
+        because += (
+            f" The folder adapter-best/ holds the policy of update {kept['update']}, with "
+            f"{percent(number(kept.get('win_rate')))} the best of {len(run.validations)} validations; "
+            "having been picked, that number flatters."
+        )
     if rate is None or low is None or high is None:
         return _two_lines("open", "Nothing to tell policy and base apart yet.", because)
     if low > 0.5:
@@ -56,9 +91,17 @@ def _two_lines(tone: str, verdict: str, because: str) -> str:
 
 
 def _alerts(last: Event | None) -> list[str]:
-    changes = ", ".join(f"{label.lower()} {signed_percent(change)}" for label, change in moved(last).items())
-    return [f"The look of the pictures has changed: {changes} against the base. A judge can be won by that alone; "
-            "see the pictures before you believe the win rate."] if changes else []
+    changes = ", ".join(
+        f"{label.lower()} {signed_percent(change)}" for label, change in moved(last).items()
+    )
+    return (
+        [
+            f"The look of the pictures has changed: {changes} against the base. A judge can be won by that alone; "
+            "see the pictures before you believe the win rate."
+        ]
+        if changes
+        else []
+    )
 
 
 def _win_rate_tile(last: Event | None) -> str:
@@ -67,18 +110,26 @@ def _win_rate_tile(last: Event | None) -> str:
     if rate is None or low is None or high is None:
         return _tile("Win rate against the base", "&ndash;", "no decided pair yet")
     judged = sum(number(event.get(name)) or 0 for name in ("wins", "losses"))
-    return _tile("Win rate against the base", percent(rate), f"95 % interval {span(low, high)}, "
-                 f"of {plural(judged, 'decided pair')}", interval(rate, low, high, 0, 1, half=True))
+    return _tile(
+        "Win rate against the base",
+        percent(rate),
+        f"95 % interval {span(low, high)}, of {plural(judged, 'decided pair')}",
+        interval(rate, low, high, 0, 1, half=True),
+    )
 
 
 def _measure_tiles(run: History) -> str:
     tiles = []
     for event in run.measures:
-        base, policy = (number(mapping(event.get(side)).get("value")) for side in ("base", "policy"))
+        base, policy = (
+            number(mapping(event.get(side)).get("value")) for side in ("base", "policy")
+        )
         if base is not None and policy is not None:
             show = shower(event.get("unit"))
             big = f'<span class="before">{text(show(base))} &rarr;</span> {text(show(policy))}'
-            tiles.append(_tile(str(event.get("name")), big, "base \u2192 policy, measured without the judge"))
+            tiles.append(
+                _tile(str(event.get("name")), big, "base \u2192 policy, measured without the judge")
+            )
     return "".join(tiles)
 
 
@@ -89,13 +140,19 @@ def _time_tile(run: History) -> str:
 
 
 def _tile(label: str, big: str, sub: str, below: str = "") -> str:
-    return (f'<div class="tile"><p class="label">{text(label)}</p><p class="big">{big}</p>'
-            f'<p class="sub">{text(sub)}</p>{below}</div>')
+    return (
+        f'<div class="tile"><p class="label">{text(label)}</p><p class="big">{big}</p>'
+        f'<p class="sub">{text(sub)}</p>{below}</div>'
+    )
 
 
 def _progress(run: History) -> str:
     whole = number(run.total)
-    return f"{figure(run.update)} of {plural(whole, 'update')}" if whole else plural(run.update, "update")
+    return (
+        f"{figure(run.update)} of {plural(whole, 'update')}"
+        if whole
+        else plural(run.update, "update")
+    )
 
 
 def _date(time: object) -> str:

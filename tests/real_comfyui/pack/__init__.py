@@ -1,4 +1,5 @@
 """Nodes for the tests alone: tiny models of ComfyUI's own classes, and what an adapter changes in one."""
+
 import dataclasses
 import json
 import os
@@ -14,23 +15,56 @@ import safetensors.torch
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-FLUX = {"image_model": "flux", "in_channels": 4, "out_channels": 4, "vec_in_dim": 8, "context_in_dim": 8, "hidden_size": 32,
-        "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 10000,
-        "patch_size": 2, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": []}
-QWEN = {"image_model": "qwen_image", "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,
-        "num_attention_heads": 2, "joint_attention_dim": 8, "axes_dims_rope": (4, 6, 6)}
+FLUX = {
+    "image_model": "flux",
+    "in_channels": 4,
+    "out_channels": 4,
+    "vec_in_dim": 8,
+    "context_in_dim": 8,
+    "hidden_size": 32,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "txt_ids_dims": [],
+}
+QWEN = {
+    "image_model": "qwen_image",
+    "in_channels": 16,
+    "out_channels": 4,
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 8,
+    "axes_dims_rope": (4, 6, 6),
+}
 
-EMBEDDED = pathlib.Path(__file__).resolve().parents[3] / "arr_core/miniature/flux/transformer/config.json"
+EMBEDDED = (
+    pathlib.Path(__file__).resolve().parents[3] / "arr_core/miniature/flux/transformer/config.json"
+)
 
 
 def embedded_flux():
     """The embedded FLUX's sizes, in ComfyUI's words."""
     sizes = json.loads(EMBEDDED.read_text())
     channels = sizes["in_channels"] // 4
-    return {**FLUX, "in_channels": channels, "out_channels": channels, "vec_in_dim": sizes["pooled_projection_dim"],
-            "context_in_dim": sizes["joint_attention_dim"], "num_heads": sizes["num_attention_heads"],
-            "hidden_size": sizes["num_attention_heads"] * sizes["attention_head_dim"], "depth": sizes["num_layers"],
-            "depth_single_blocks": sizes["num_single_layers"], "axes_dim": sizes["axes_dims_rope"]}
+    return {
+        **FLUX,
+        "in_channels": channels,
+        "out_channels": channels,
+        "vec_in_dim": sizes["pooled_projection_dim"],
+        "context_in_dim": sizes["joint_attention_dim"],
+        "num_heads": sizes["num_attention_heads"],
+        "hidden_size": sizes["num_attention_heads"] * sizes["attention_head_dim"],
+        "depth": sizes["num_layers"],
+        "depth_single_blocks": sizes["num_single_layers"],
+        "axes_dim": sizes["axes_dims_rope"],
+    }
 
 
 class TinyModel(io.ComfyNode):
@@ -38,8 +72,12 @@ class TinyModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="TestTinyModel", category="tests", outputs=[io.Model.Output()],
-                         inputs=[io.Combo.Input("family", options=["flux", "embedded flux", "qwen", "other"])])
+        return io.Schema(
+            node_id="TestTinyModel",
+            category="tests",
+            outputs=[io.Model.Output()],
+            inputs=[io.Combo.Input("family", options=["flux", "embedded flux", "qwen", "other"])],
+        )
 
     @classmethod
     def execute(cls, family):
@@ -48,8 +86,12 @@ class TinyModel(io.ComfyNode):
         else:
             kind = "QwenImage" if family == "qwen" else "Flux"
             config = {"flux": FLUX, "embedded flux": embedded_flux(), "qwen": QWEN}[family]
-            fields = {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)} | {"image_model"}
-            config = {name: value for name, value in config.items() if kind != "Flux" or name in fields}  # older: fewer
+            fields = {
+                field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)
+            } | {"image_model"}
+            config = {
+                name: value for name, value in config.items() if kind != "Flux" or name in fields
+            }  # older: fewer
             settings = getattr(comfy.supported_models, kind)(config)
             settings.set_inference_dtype(torch.float32, None)
             model = settings.get_model({}, "", "cpu")
@@ -57,7 +99,9 @@ class TinyModel(io.ComfyNode):
             for parameter in model.parameters():
                 torch.nn.init.normal_(parameter, std=0.1)
         device = torch.device("cpu")
-        return io.NodeOutput(comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device))
+        return io.NodeOutput(
+            comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+        )
 
 
 class SaveChange(io.ComfyNode):
@@ -65,8 +109,13 @@ class SaveChange(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="TestSaveChange", category="tests", is_output_node=True, outputs=[],
-                         inputs=[io.Model.Input("model"), io.String.Input("name")])
+        return io.Schema(
+            node_id="TestSaveChange",
+            category="tests",
+            is_output_node=True,
+            outputs=[],
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+        )
 
     @classmethod
     def execute(cls, model, name):
@@ -75,7 +124,9 @@ class SaveChange(io.ComfyNode):
             weight = comfy.utils.get_attr(model.model, key).detach().clone().float()
             changed = comfy.lora.calculate_weight(patches, weight.clone(), key)
             changes[key] = (changed - weight).contiguous()
-        safetensors.torch.save_file(changes, os.path.join(folder_paths.get_output_directory(), name))
+        safetensors.torch.save_file(
+            changes, os.path.join(folder_paths.get_output_directory(), name)
+        )
         return io.NodeOutput()
 
 
@@ -84,12 +135,19 @@ class ShowText(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="TestShow", category="tests", is_output_node=True, outputs=[],
-                         inputs=[io.AnyType.Input("value")])
+        return io.Schema(
+            node_id="TestShow",
+            category="tests",
+            is_output_node=True,
+            outputs=[],
+            inputs=[io.AnyType.Input("value")],
+        )
 
     @classmethod
     def execute(cls, value):
-        return io.NodeOutput(ui={"text": [value if isinstance(value, (str, int, float, bool)) else repr(value)]})
+        return io.NodeOutput(
+            ui={"text": [value if isinstance(value, (str, int, float, bool)) else repr(value)]}
+        )
 
 
 class Extension(ComfyExtension):

@@ -1,4 +1,5 @@
 """Stand-in for torchaudio, which has no build beside the CPU wheel of torch. Tests only."""
+
 from . import functional, transforms
 
 __all__ = ["functional", "transforms"]
