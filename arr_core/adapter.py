@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Parser, run
+from .common.command import Parser, run
 
 if TYPE_CHECKING:
     from .adapters import Adapter

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import ArrError
+from .common.errors import ArrError
 
 TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Parser, new_folder, number_from, run
+from .common.children import UNTIL_EOF, stop_at_eof
+from .common.command import Parser, new_folder, number_from, run
 from .config import PRESETS, ConfigError
 from .generate import add_sampling, make_plan, source_of
 from .miniature import quiet
-from .parent import UNTIL_EOF, stop_at_eof
 
 if TYPE_CHECKING:
+    from .base_spec import Source
     from .evaluation import Contest
     from .judging import Judge
-    from .sources import Source
 
 EXAMPLES = """\
 examples:

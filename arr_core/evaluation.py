@@ -19,14 +19,14 @@ from PIL import Image
 from . import __version__
 from .adapters import Adapter, base_id, inject
 from .data import open_image
-from .generation import Plan, describe, png_text, scaled
 from .judging import Judge, Pair, Verdict
-from .pages import fill
-from .pages.charts import interval
-from .pages.pictures import picture
-from .pages.words import percent, plural, section, text
+from .policies.base import Policy
 from .policies.loading import load_policy
-from .policies.policy import Policy
+from .reports.charts import interval
+from .reports.page import fill
+from .reports.pictures import picture
+from .reports.words import percent, plural, section, text
+from .sampling import Plan, describe, png_text, scaled
 from .training.events import EventLog
 from .training.rollout import sample_batches
 from .training.validation import Score

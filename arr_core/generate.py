@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Parser, new_folder, number_from, run
+from .base_spec import Run, Source, resolve
+from .common.command import Parser, new_folder, number_from, run
 from .config import PRESETS, ConfigError, Policy
 from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
 from .miniature import quiet
-from .sources import Run, Source, resolve
 
 if TYPE_CHECKING:
     from .adapters import Adapter
-    from .generation import Plan
+    from .sampling import Plan
 
 OVERRIDES = (
     "revision",
@@ -66,7 +66,7 @@ def make_plan(options: argparse.Namespace, source: Source) -> Plan:
 
     Raises AdapterError, ConfigError, DataError and PolicyError.
     """
-    from .generation import Plan
+    from .sampling import Plan
 
     settings, run = source.settings, source.run
     _check_device(settings.device)
@@ -104,7 +104,7 @@ def _generate(plan: Plan) -> int:
     from tqdm import tqdm
 
     from .adapters import base_warning
-    from .generation import generate
+    from .sampling import generate
 
     if plan.adapter and (
         warning := base_warning(plan.adapter.family, plan.adapter.base, plan.settings.base)

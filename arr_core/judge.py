@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import Parser, run
+from .common.command import Parser, run
 
 STORE = "verdicts.sqlite"
 OTHER_STORES = "verdicts-*.sqlite"  # of a run's further processes
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from .judging.audit import page
     from .judging.store import VerdictStore
     from .judging.verdict import JudgeError
+    from .reports.verdicts import page
 
     path = options.path / STORE if options.path.is_dir() else options.path
     if not path.is_file():
@@ -64,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from .judging.labelling import run
+    from .labeling.labels import run
 
     return run(options)
 

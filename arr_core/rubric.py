@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Parser, run
+from .common.command import Parser, run
 
 if TYPE_CHECKING:
     from .judging.chat import Chat
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pairs(options: argparse.Namespace) -> int:
     from .data import load_pairs
+    from .reports.rubric import write_report
     from .rubrics import from_pairs, load_exemplars
     from .rubrics.estimate import estimate
-    from .rubrics.report import write_report
     from .rubrics.splitting import check, split, without
 
     _new_json(options.output)

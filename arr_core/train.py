@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import run
+from .common.children import UNTIL_EOF, stop_at_eof
+from .common.command import run
 from .config import ConfigError, TrainConfig, field_help, load_config
 from .miniature import quiet
-from .parent import UNTIL_EOF, stop_at_eof
 
 USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
 

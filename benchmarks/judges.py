@@ -55,21 +55,21 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.config import load_config  # noqa: E402
-from arr_core.data import PreferencePair, load_examples, open_image  # noqa: E402
-from arr_core.judging import Judge  # noqa: E402
-from arr_core.judging.chat import Reply  # noqa: E402
-from arr_core.judging.evaluate import NO_RUBRIC, Measures, Share, evaluate  # noqa: E402
-from arr_core.judging.logits import LogitsClient  # noqa: E402
-from arr_core.judging.measuring import markdown  # noqa: E402
-from arr_core.judging.pairwise import PairwiseClient  # noqa: E402
-from arr_core.judging.pictures import image_hash  # noqa: E402
-from arr_core.miniature.judge import FOLDER, MiniatureVLM  # noqa: E402
-from arr_core.miniature.world import exact_image  # noqa: E402
-from arr_core.policies.loading import load_policy  # noqa: E402
-from arr_core.rubrics import BUILT_IN  # noqa: E402
-from arr_core.training.randomness import seed_of  # noqa: E402
-from arr_core.training.rollout import sample_images  # noqa: E402
+from arr_core.common.randomness import seed_of
+from arr_core.config import load_config
+from arr_core.data import PreferencePair, load_examples, open_image
+from arr_core.judging import Judge
+from arr_core.judging.chat import Reply
+from arr_core.judging.logits import LogitsClient
+from arr_core.judging.measuring import markdown
+from arr_core.judging.metrics import NO_RUBRIC, Measures, Share, evaluate
+from arr_core.judging.pairwise import PairwiseClient
+from arr_core.judging.pictures import image_hash
+from arr_core.miniature.judge import FOLDER, MiniatureVLM
+from arr_core.miniature.world import exact_image
+from arr_core.policies.loading import load_policy
+from arr_core.rubrics import BUILT_IN
+from arr_core.training.rollout import sample_images
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
 VOTES, SURE = 5, 0.75

@@ -22,11 +22,11 @@ sys.path[:0] = [
 
 from doubles.slow_server import slow_server  # noqa: E402
 
-from arr_core.judging import Judge, Pair  # noqa: E402
-from arr_core.judging.openai_chat import OpenAIChat  # noqa: E402
-from arr_core.judging.pairwise import PairwiseClient  # noqa: E402
-from arr_core.judging.pictures import data_uri  # noqa: E402
-from arr_core.rubrics import BUILT_IN  # noqa: E402
+from arr_core.judging import Judge, Pair
+from arr_core.judging.openai_client import OpenAIChat
+from arr_core.judging.pairwise import PairwiseClient
+from arr_core.judging.pictures import data_uri
+from arr_core.rubrics import BUILT_IN
 
 IN_FLIGHT, DELAY_S = 64, 0.2
 

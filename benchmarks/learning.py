@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.intervals import wilson  # noqa: E402
-from arr_core.training.events import read_events  # noqa: E402
+from arr_core.common.proportions import wilson
+from arr_core.training.events import read_events
 
 T2I, EDIT = "miniature", "miniature-edit"
 SWAPPED = ["--objective.reward_preferred", "-0.1", "--objective.reward_dispreferred", "1.0"]

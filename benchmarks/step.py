@@ -23,13 +23,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.config import load_config  # noqa: E402
-from arr_core.judging import Judge, Opinion, Pair  # noqa: E402
-from arr_core.miniature.models import flux_pipeline  # noqa: E402
-from arr_core.rubrics import BUILT_IN  # noqa: E402
-from arr_core.training.objectives import Statistics  # noqa: E402
-from arr_core.training.rollout import sample_pairs  # noqa: E402
-from arr_core.training.trainer import Trainer  # noqa: E402
+from arr_core.config import load_config
+from arr_core.judging import Judge, Opinion, Pair
+from arr_core.rubrics import BUILT_IN
+from arr_core.training.objectives import Statistics
+from arr_core.training.rollout import sample_pairs
+from arr_core.training.trainer import Trainer
+from tools.miniature.models import flux_pipeline
 
 
 class SlowJudge:

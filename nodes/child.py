@@ -16,7 +16,7 @@ from pathlib import Path
 
 import comfy.model_management
 
-from ..arr_core.parent import START, UNTIL_EOF
+from ..arr_core.common.children import START, UNTIL_EOF
 from .live import POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..arr_core.home import profiles_file
+from ..arr_core.common.paths import profiles_file
 from .child import let_models_go
 from .live import Live, wait
 from .schema import JudgeSocket, advanced, explained, schema

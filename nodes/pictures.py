@@ -48,7 +48,7 @@ def verdict_picture(pair: Pair, verdict: Verdict) -> Image.Image:
     """Source (if any), image A and image B side by side, the preferred one framed; below it what the judge said."""
     from PIL import Image, ImageDraw
 
-    from ..arr_core.grid import font_for, wrapped
+    from ..arr_core.reports.grid import font_for, wrapped
 
     images = [("source", pair.source), ("A", pair.image_a), ("B", pair.image_b)][
         pair.source is None :

@@ -22,7 +22,7 @@ def training_picture(run: History, folder: Path) -> Image.Image:
     """The picture of a run as its events tell it; before the first validation, an empty chart."""
     from PIL import Image, ImageDraw
 
-    from ..arr_core.grid import font_for
+    from ..arr_core.reports.grid import font_for
 
     images = _telling(run.validations[-1].get("images") or []) if run.validations else []
     font = font_for(" ".join(image["prompt"] for image in images))
@@ -93,7 +93,7 @@ def _examples(
 ) -> None:
     """Rows of pictures in the order of ``names``, with the verdict and the prompt beside them."""
     from ..arr_core.data import open_image
-    from ..arr_core.grid import wrapped
+    from ..arr_core.reports.grid import wrapped
 
     columns = [name for name in names if name != "source" or images and images[0].get("source")]
     for at, name in enumerate(columns):
@@ -115,7 +115,7 @@ def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image
     """The picture of a win rate: the rate with its interval, the counts as one bar, and some of the pairs."""
     from PIL import Image, ImageDraw
 
-    from ..arr_core.grid import font_for
+    from ..arr_core.reports.grid import font_for
 
     images = _telling(outcome["images"])
     font = font_for(" ".join([name, other, *(image["prompt"] for image in images)]))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from comfy_api.latest import io
 
-from ..arr_core.errors import ArrError
+from ..arr_core.common.errors import ArrError
 from .live import Live
 
 CATEGORY = "ARR-RPO"

@@ -8,7 +8,7 @@ from pathlib import Path
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..arr_core.presets import PRESETS  # plain data
+from ..arr_core.config.presets import PRESETS
 from . import folders
 from .child import Child, let_models_go
 from .live import Live

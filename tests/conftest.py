@@ -14,6 +14,24 @@ from pathlib import Path
 import pytest
 
 
+MARKERS = {
+    "unit": "fast",
+    "equivalence": "fast",
+    "e2e": "slow",
+    "comfy": "comfy",
+    "browser": "browser",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """A test is marked by its folder. Tests that share one server or one browser stay in one process."""
+    for item in items:
+        marker = MARKERS[item.path.relative_to(Path(__file__).parent).parts[0]]
+        item.add_marker(marker)
+        if marker in ("comfy", "browser"):
+            item.add_marker(pytest.mark.xdist_group(marker))
+
+
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     """The network's far end is on this machine in every test."""
@@ -32,7 +50,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def saved_pipeline(tmp_path_factory):
     """``saved_pipeline(name)`` is the folder of a random pipeline: "flux", "qwen" or "qwen-plus" (2509)."""
-    from arr_core.miniature import models
+    from tools.miniature import models
 
     make = {
         "flux": lambda: models.flux_pipeline(heads=2, layers=2, single_layers=2),

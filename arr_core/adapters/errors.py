@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ArrError
+from ..common.errors import ArrError
 
 
 class AdapterError(ArrError, ValueError):

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ..data import DataError, PreferencePair, load_pairs
 from ..miniature import quiet
 from ..rubrics import BUILT_IN, load_rubric
-from .evaluate import NO_RUBRIC, Measures, Share, evaluate
 from .judge import Judge
+from .metrics import NO_RUBRIC, Measures, Share, evaluate
 from .profiles import load_profile, make_client
 from .verdict import JudgeError
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..home import profiles_file
+from ..common.paths import profiles_file
 from .budget import Budget, Limits
 from .chat import Chat
 from .verdict import JudgeError
@@ -195,7 +195,7 @@ def make_chat(
     """The model of the profile called ``name``, to be talked to. Raises JudgeError where there is none, or no key."""
     profile = load_profile(name)
     if profile.kind == "openai":
-        from .openai_chat import OpenAIChat
+        from .openai_client import OpenAIChat
 
         template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
         chat = OpenAIChat(
@@ -214,7 +214,7 @@ def make_chat(
             name=name,
         )
     elif profile.kind == "local":
-        from .local_chat import LocalChat
+        from .local import LocalChat
 
         chat = LocalChat(
             profile.model,
@@ -244,7 +244,7 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
 
         return MiniatureClient(threshold=profile.threshold or 0.55)
     if profile.kind == "human":
-        from .human import HumanClient
+        from ..labeling.human import HumanClient
 
         return HumanClient(profile.port)
     if profile.kind == "panel":
@@ -275,7 +275,7 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
 
 
 def _key(name: str, profile: Profile) -> str:
-    from .openai_chat import NO_KEY
+    from .openai_client import NO_KEY
 
     key = os.environ.get(profile.key_variable, "").strip() if profile.key_variable else NO_KEY
     if not (key.isascii() and key.isprintable() and key):

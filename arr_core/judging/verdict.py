@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import ArrError
+from ..common.errors import ArrError
 
 Side = Literal["a", "b"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ..common.proportions import wilson
+from ..common.randomness import seed_of
 from ..data import Example, load_examples, open_image
-from ..intervals import wilson
-from ..training.randomness import seed_of
-from ..training.report import write_report
+from ..reports.run import write_report
 from ..training.rollout import sample_images
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 

@@ -75,7 +75,7 @@ class EncodingCache:
 
     def get(self, key: str):
         """The conditioning behind a key, on the CPU. Raises FileNotFoundError for one never encoded."""
-        from .policy import Conditioning
+        from .base import Conditioning
 
         if key in self._memory:
             self._memory.move_to_end(key)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .policy import Conditioning, DiffusersPolicy
+from .base import Conditioning, DiffusersPolicy
 
 
 class FluxPolicy(DiffusersPolicy):

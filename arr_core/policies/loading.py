@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from .. import distributed
-from ..errors import ArrError
+from ..common import collectives as distributed
+from ..common.errors import ArrError
 from ..miniature import transformers_fault
+from .base import DiffusersPolicy
 from .flux import FluxPolicy
-from .policy import DiffusersPolicy
 from .qwen_image_edit import QwenImageEditPolicy
 from .sharding import sharding_fault
 
@@ -74,7 +74,7 @@ class PipelineSource:
         if folder.parent == MINIATURE and not folder.is_dir():
             raise PolicyError(
                 f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
-                "with python -m arr_core.miniature.build"
+                "with python -m tools.miniature.build"
             )
         if folder.parent == MINIATURE and (fault := transformers_fault()):
             raise PolicyError(f"policy.base: {fault}")

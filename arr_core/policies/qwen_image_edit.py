@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..data import open_image
-from .policy import Conditioning, DiffusersPolicy, fit_to_area
+from .base import Conditioning, DiffusersPolicy, fit_to_area
 
 
 @contextlib.contextmanager

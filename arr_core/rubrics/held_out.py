@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data import PreferencePair
-from ..judging.evaluate import Measures, measure
+from ..judging.metrics import Measures, measure
 from ..judging.verdict import Verdict
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from ..data import Exemplar, PreferencePair, open_image
 from ..judging.chat import Chat
-from ..judging.evaluate import NO_RUBRIC
 from ..judging.judge import Pair
+from ..judging.metrics import NO_RUBRIC
 from ..judging.verdict import Verdict
 from .asking import Asker, NoAnswer, append_line
 from .blocking import blocking

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ArrError
+from ..common.errors import ArrError
 
 Task = Literal["t2i", "edit"]
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import ArrError
+from ..common.errors import ArrError
 
 DONE = "checksums.json"
 

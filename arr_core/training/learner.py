@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .. import distributed
 from ..adapters import Adapter, extract, inject
+from ..common import collectives as distributed
+from ..common.errors import ArrError
 from ..config import TrainConfig
-from ..errors import ArrError
 from ..judging import Verdict
-from ..policies.policy import Policy
+from ..policies.base import Policy
 from . import nft, rpo
 from .checkpoint import Checkpoint
 from .objectives import Statistics, accumulate_nft, accumulate_rpo

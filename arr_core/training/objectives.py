@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .. import distributed
-from ..policies.policy import Policy
+from ..common import collectives as distributed
+from ..common.randomness import normal, seed_of
+from ..policies.base import Policy
 from . import nft, rpo, sde
-from .randomness import normal, seed_of
 from .rollout import Candidate
 
 Weights = Callable[[], contextlib.AbstractContextManager]

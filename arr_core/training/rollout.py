@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from .. import distributed
-from ..policies.policy import Batch, Policy
+from ..common import collectives as distributed
+from ..common.randomness import normal, seed_of
+from ..policies.base import Batch, Policy
 from . import sde
-from .randomness import normal, seed_of
 
 
 class Trajectory(NamedTuple):

@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__, distributed
+from .. import __version__
 from ..adapters import load_adapter
+from ..common import collectives as distributed
+from ..common.errors import ArrError
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, content_hash, load_split
-from ..errors import ArrError
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..judging.profiles import load_profile, make_client
 from ..policies.loading import load_policy
+from ..reports.run import write_report
 from ..rubrics import BUILT_IN, Rubric, load_rubric
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .events import EventLog
 from .learner import Learner, decided
-from .report import write_report
 from .rollout import Group, sample_pairs
 from .validation import Score, Validation
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import distributed
+from ..common import collectives as distributed
+from ..common.proportions import wilson
+from ..common.randomness import seed_of
 from ..data import Example
-from ..intervals import wilson
 from ..judging import Judge, JudgeError, Pair, Verdict
-from ..policies.policy import Policy
+from ..policies.base import Policy
 from .image_statistics import image_statistics
-from .randomness import seed_of
 from .rollout import sample_batches
 
 Tell = Callable[

@@ -15,8 +15,8 @@ from PIL import Image
 
 from arr_core.judge import main
 from arr_core.judging import Judge, JudgeError, Pair
-from arr_core.judging.human import HumanClient
 from arr_core.judging.profiles import make_client
+from arr_core.labeling.human import HumanClient
 from arr_core.rubrics import Rubric
 
 RUBRIC = Rubric(

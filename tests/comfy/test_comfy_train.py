@@ -335,7 +335,7 @@ def test_what_can_be_set_takes_no_path():
     """A field of a later version that takes a path must not slip into what a workflow may say."""
     import ast
 
-    from arr_core.settings import TrainConfig
+    from arr_core.config.schema import TrainConfig
 
     source = (Path(__file__).resolve().parents[2] / "nodes/run.py").read_text()
     settable = next(

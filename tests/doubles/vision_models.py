@@ -12,9 +12,9 @@ from skimage import data
 
 from arr_core.judging.judge import Question
 from arr_core.judging.prompts import letter_messages
-from arr_core.miniature import models
-from arr_core.miniature.tokenizers import CHAT_TEMPLATE, qwen_tokenizer
 from arr_core.rubrics import Rubric
+from tools.miniature import models
+from tools.miniature.tokenizers import CHAT_TEMPLATE, qwen_tokenizer
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The picture is clear.",))
 SIDE = 56

@@ -20,9 +20,9 @@ from arr_core.adapters import extract, load_adapter
 from arr_core.config import PRESETS, load_config, save_config
 from arr_core.data import open_image
 from arr_core.generate import main
-from arr_core.generation import scaled, slug
-from arr_core.grid import Row, draw_grid, shown_size
 from arr_core.policies.qwen_image_edit import image_token_types
+from arr_core.reports.grid import Row, draw_grid, shown_size
+from arr_core.sampling import scaled, slug
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--height", "32", "--width", "32", "--dtype", "float32", "--device", "cpu"]

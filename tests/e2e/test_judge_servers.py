@@ -23,7 +23,7 @@ from doubles.slow_server import slow_server
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Pair, pictures
-from arr_core.judging.openai_chat import OpenAIChat, first_token
+from arr_core.judging.openai_client import OpenAIChat, first_token
 from arr_core.judging.profiles import make_chat, make_client
 from arr_core.rubrics import BUILT_IN
 

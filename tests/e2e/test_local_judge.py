@@ -17,9 +17,9 @@ from doubles.vision_models import RUBRIC, photographs, veiled
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Pair
-from arr_core.judging.local_chat import LocalChat
+from arr_core.judging.local import LocalChat
 from arr_core.judging.logits import LogitsClient
-from arr_core.judging.openai_chat import OpenAIChat
+from arr_core.judging.openai_client import OpenAIChat
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.profiles import make_client
 from arr_core.judging.verdict import combine
@@ -399,7 +399,7 @@ def test_each_process_has_its_judge_on_its_own_card(saved, monkeypatch, device, 
 def test_a_model_that_only_reads_is_refused(tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from arr_core.miniature.tokenizers import qwen_tokenizer
+    from tools.miniature.tokenizers import qwen_tokenizer
 
     tokenizer = qwen_tokenizer()
     Qwen2ForCausalLM(

@@ -14,7 +14,7 @@ from doubles.openai_server import CLOSED, HANG, OpenAIServer, Reply, brighter, e
 from PIL import Image, ImageChops
 
 from arr_core.judging import Judge, JudgeError, Pair
-from arr_core.judging.openai_chat import OpenAIChat
+from arr_core.judging.openai_client import OpenAIChat
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.profiles import make_client
 from arr_core.rubrics import BUILT_IN, Rubric

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arr_core.parent import START
+from arr_core.common.children import START
 
 CODE = """
 import sys, time

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from arr_core.miniature.models import qwen_edit_pipeline
 from arr_core.policies.qwen_image_edit import encode_edits, image_token_types
+from tools.miniature.models import qwen_edit_pipeline
 
 INSTRUCTIONS = ["make the circle green", "remove it"]
 

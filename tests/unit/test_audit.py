@@ -13,9 +13,9 @@ from PIL import Image
 
 from arr_core.judge import main
 from arr_core.judging import Judge, Opinion, Pair
-from arr_core.judging.audit import page
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import VerdictStore
+from arr_core.reports.verdicts import page
 from arr_core.rubrics import Rubric
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & $title ]]>"

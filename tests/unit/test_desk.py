@@ -11,8 +11,8 @@ from PIL import Image
 
 from arr_core.data import PreferencePair, load_pairs
 from arr_core.judge import main
-from arr_core.judging.desk import Card, Desk
-from arr_core.judging.labelling import Labels, folder_pairs
+from arr_core.labeling.labels import Labels, folder_pairs
+from arr_core.labeling.queue import Card, Desk
 
 A, B = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
 

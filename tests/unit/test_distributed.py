@@ -7,7 +7,7 @@ import json
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from arr_core import distributed
+from arr_core.common import collectives as distributed
 from arr_core.judging import JudgeError
 from arr_core.policies.sharding import sharding_fault
 

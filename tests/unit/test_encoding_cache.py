@@ -10,9 +10,9 @@ import torch
 
 from arr_core.data import Example
 from arr_core.policies import cache as module
+from arr_core.policies.base import Conditioning
 from arr_core.policies.cache import EncodingCache, content_key
 from arr_core.policies.loading import PipelineSource, load_policy
-from arr_core.policies.policy import Conditioning
 
 PROMPTS = [Example("a red circle"), Example("a blue square"), Example("a red circle")]
 

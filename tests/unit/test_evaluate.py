@@ -12,7 +12,7 @@ from PIL import Image
 from arr_core.data import PreferencePair
 from arr_core.judge import main
 from arr_core.judging import Judge, JudgeError, Opinion, Verdict
-from arr_core.judging.evaluate import NO_RUBRIC, Share, evaluate, measure, tag_groups
+from arr_core.judging.metrics import NO_RUBRIC, Share, evaluate, measure, tag_groups
 from arr_core.judging.verdict import combine
 from arr_core.rubrics import Rubric
 

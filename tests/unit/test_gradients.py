@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from arr_core.adapters import extract, inject
+from arr_core.config.presets import ATTENTION, FEED_FORWARD
 from arr_core.data import Example
 from arr_core.policies.loading import PolicyError
-from arr_core.presets import ATTENTION, FEED_FORWARD
 
 QWEN_MLP = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
 TARGETS = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arr_core.intervals import wilson
+from arr_core.common.proportions import wilson
 from arr_core.training.image_statistics import image_statistics
 
 

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from arr_core.intervals import wilson
-from arr_core.pages.charts import Line, Point, line_chart
-from arr_core.pages.words import duration, figure, percent, signed_percent
+from arr_core.common.proportions import wilson
+from arr_core.reports.charts import Line, Point, line_chart
+from arr_core.reports.run import write_report
+from arr_core.reports.words import duration, figure, percent, signed_percent
 from arr_core.training.events import EventLog
-from arr_core.training.report import write_report
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=http://x.example/y onerror=\"alert('2')\">'\"&"
 

@@ -10,9 +10,9 @@ from doubles.rubric_model import ScriptedChat
 from PIL import Image
 
 from arr_core.data import PreferencePair
+from arr_core.reports.rubric import MOST_CARDS, write_report
 from arr_core.rubrics import from_pairs
 from arr_core.rubrics.estimate import estimate
-from arr_core.rubrics.report import MOST_CARDS, write_report
 from arr_core.rubrics.writing import Attempt, PairOutcome
 
 HOSTILE = "<script>alert('a')</script> & \"b\" \ud800"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from arr_core.policies.policy import static_sigmas
+from arr_core.policies.base import static_sigmas
 from arr_core.training import sde
 
 SAMPLERS = {"dance": 0.3, "flow": 0.7, "cps": 0.8}  # with the usual eta

@@ -14,14 +14,14 @@ from string import Template
 
 from PIL import Image
 
-from ..pages import fill
-from ..pages.charts import interval
-from ..pages.words import duration, figure, percent, plural, section, span, text
-from .evaluate import Share
-from .store import EXACT, Entry, VerdictStore
-from .verdict import Opinion
+from ..judging.metrics import Share
+from ..judging.store import EXACT, Entry, VerdictStore
+from ..judging.verdict import Opinion
+from .charts import interval
+from .page import fill
+from .words import duration, figure, percent, plural, section, span, text
 
-BODY = Path(__file__).with_name("audit.html")
+BODY = Path(__file__).parent / "templates" / "verdicts.html"
 OUTCOMES = {
     "decided": "decided",
     "disagree": "orders disagree",

@@ -19,40 +19,11 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import ArrError
+from ..common.errors import ArrError
 from .presets import PRESETS
-from .settings import (
-    Adapter,
-    Data,
-    Judge,
-    Objective,
-    Optimizer,
-    Policy,
-    Rollout,
-    Run,
+from .schema import (
     TrainConfig,
-    Validation,
 )
-
-__all__ = [
-    "PRESETS",
-    "Adapter",
-    "ConfigError",
-    "Data",
-    "Judge",
-    "Objective",
-    "Optimizer",
-    "Policy",
-    "Rollout",
-    "Run",
-    "TrainConfig",
-    "Validation",
-    "changed_fields",
-    "config_hash",
-    "field_help",
-    "load_config",
-    "save_config",
-]
 
 # What changes how, where or how long a run computes, and not what it draws or asks.
 FREE_ON_RESUME = frozenset(

@@ -24,10 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data import DataError, PreferencePair, image_fault, load_pairs, open_image
+from ..judging.measuring import task_of
 from ..rubrics import load_rubric
-from .desk import Card, Choice, Desk
-from .desk_server import DeskServer
-from .measuring import task_of
+from .queue import Card, Choice, Desk
+from .server import DeskServer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 LAST_WORD_S = 600.0  # after the last answer the page waits so long for the word that all is done

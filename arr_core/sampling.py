@@ -19,11 +19,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .adapters import Adapter, base_id, inject
+from .config.schema import Policy as PolicySettings
 from .data import Example, open_image
-from .grid import Row, draw_grid
+from .policies.base import Policy
 from .policies.loading import load_policy
-from .policies.policy import Policy
-from .settings import Policy as PolicySettings
+from .reports.grid import Row, draw_grid
 from .training.rollout import sample_images
 
 ROWS = 32  # prompts in one grid picture

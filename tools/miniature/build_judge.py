@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from . import world
+from arr_core.miniature import world
+from arr_core.miniature.judge import NO_PICTURE, NOTHING_CHANGED, MiniatureVLM
+from arr_core.miniature.world import COLOURS, SHAPES, Request, Thing, place, render
+
 from .build import Schedule, other, scene_for
-from .judge import NO_PICTURE, NOTHING_CHANGED, MiniatureVLM
 from .models import vision_language_model, vision_language_processor
 from .tokenizers import qwen_tokenizer
-from .world import COLOURS, SHAPES, Request, Thing, place, render
 
 
 def weathered(image: Image.Image, rng: random.Random) -> Image.Image:

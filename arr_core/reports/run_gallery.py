@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...pages.pictures import picture
-from ...pages.words import entries, plural, section, text
-from ..events import Event, History
+from ..training.events import Event, History
+from .pictures import picture
+from .words import entries, plural, section, text
 
 FRAMES = 8  # pictures of one prompt over time
 FRAME_SIZE = 144  # pixels; they are shown at half of it

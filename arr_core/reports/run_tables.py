@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...pages.charts import interval
-from ...pages.words import (
+from ..training.events import Event, History
+from .charts import interval
+from .words import (
     duration,
     entries,
     figure,
@@ -21,7 +22,6 @@ from ...pages.words import (
     text,
     total,
 )
-from ..events import Event, History
 
 NAMES = ("criterion", "text", "theme", "name", "title", "question", "description")
 UNSHOWN = (*NAMES, "task", "criteria", "themes", "tips")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...pages.charts import NOTHING, Line, Point, line_chart
-from ...pages.words import (
+from ..training.events import Event, History
+from .charts import NOTHING, Line, Point, line_chart
+from .words import (
     figure,
     mapping,
     number,
@@ -17,7 +18,6 @@ from ...pages.words import (
     table,
     total,
 )
-from ..events import Event, History
 
 STATISTICS = {
     "contrast": "Contrast",

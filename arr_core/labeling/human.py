@@ -6,10 +6,10 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from .desk import Card, Choice, Desk
-from .desk_server import DeskServer
-from .judge import Question
-from .verdict import Opinion
+from ..judging.judge import Question
+from ..judging.verdict import Opinion
+from .queue import Card, Choice, Desk
+from .server import DeskServer
 
 TOLD = {
     0: "a person prefers the first",

@@ -1,4 +1,4 @@
-"""The script that trains the embedded world: ``python -m arr_core.miniature.build flux|edit|judge|data``.
+"""The script that trains the embedded world: ``python -m tools.miniature.build flux|edit|judge|data``.
 
 Both generators learn from pictures whose captions are wrong three or four times in ten, as captions of the wild are: they
 draw well and listen badly, which is what preference training is there to mend. The judge is a Qwen2.5-VL of 0.3 M
@@ -25,12 +25,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import world
-from .world import COLOURS, COUNTS, OPPOSITE, PROMPTED, SHAPES, Edit, Request, Thing, place, render
+from arr_core.miniature import world
+from arr_core.miniature.world import (
+    COLOURS,
+    COUNTS,
+    OPPOSITE,
+    PROMPTED,
+    SHAPES,
+    Edit,
+    Request,
+    Thing,
+    place,
+    render,
+)
 
 WRONG_CAPTIONS = 0.4  # share
 TEXT_LENGTH = 12
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parents[2] / "arr_core" / "miniature"
 
 
 def other(options, *taken, rng: random.Random):
@@ -278,7 +289,8 @@ def train_edit(
 
     Its text encoder stays as it was drawn.
     """
-    from ..policies.qwen_image_edit import encode_edits
+    from arr_core.policies.qwen_image_edit import encode_edits
+
     from .models import qwen_edit_pipeline
 
     rng, pipe = random.Random(1), qwen_edit_pipeline()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from .world import COLOURS, COUNTS, SHAPES
+from arr_core.miniature.world import COLOURS, COUNTS, SHAPES
 
 EDIT_TEMPLATE_HEAD = (  # what diffusers writes before the picture of an edit, and cuts off again after 64 tokens
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "

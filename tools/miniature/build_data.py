@@ -7,7 +7,8 @@ import random
 import shutil
 from pathlib import Path
 
-from . import world
+from arr_core.miniature import world
+
 from .build import scene_for
 
 EDITS_A_SPLIT = {"train": 4, "heldout": 6}  # pictures for each instruction

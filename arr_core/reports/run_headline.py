@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...pages.charts import interval
-from ...pages.words import (
+from ..training.events import Event, History
+from .charts import interval
+from .run_curves import moved
+from .words import (
     duration,
     figure,
     mapping,
@@ -16,8 +18,6 @@ from ...pages.words import (
     text,
     total,
 )
-from ..events import Event, History
-from .curves import moved
 
 STATES = {
     "finished": ("good", "finished"),

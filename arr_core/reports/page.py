@@ -3,7 +3,7 @@
 from pathlib import Path
 from string import Template
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).parent / "templates" / "page.html"
 
 
 def fill(title: str, body: str) -> str:

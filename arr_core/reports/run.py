@@ -7,13 +7,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from ...pages import fill
-from ...pages.words import text
-from ..events import history, read_events
-from .curves import image_statistics, training_curves, win_rate_curve
-from .gallery import before_and_after
-from .headline import headline
-from .tables import cost, measures, rubric, settings, warnings
+from ..training.events import history, read_events
+from .page import fill
+from .run_curves import image_statistics, training_curves, win_rate_curve
+from .run_gallery import before_and_after
+from .run_headline import headline
+from .run_tables import cost, measures, rubric, settings, warnings
+from .words import text
 
 __all__ = ["write_report"]
 

@@ -30,8 +30,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.proportions import wilson
 from ..data import PreferencePair, open_image
-from ..intervals import wilson
 from ..rubrics import Rubric
 from .judge import Judge, Pair
 from .verdict import Verdict

@@ -17,10 +17,10 @@ from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs, urlsplit
 
-from .desk import Desk
-from .verdict import JudgeError
+from ..judging.verdict import JudgeError
+from .queue import Desk
 
-PAGE = Path(__file__).with_name("desk.html")
+PAGE = Path(__file__).with_name("page.html")
 HERE = ("127.0.0.1", "localhost", "[::1]")  # the port may differ: it may have been forwarded
 POLL_S = 25.0  # a question for news is answered after this, news or not
 LARGEST_BODY = 1000  # bytes

@@ -12,14 +12,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..data import PreferencePair, open_image
-from ..judging.evaluate import Measures
-from ..pages import fill
-from ..pages.charts import interval
-from ..pages.words import figure, percent, plural, row, section, span, table, text
-from .held_out import Comparison, right, wrong
-from .making import Outcome
-from .rubric import Rubric
-from .writing import PairOutcome
+from ..judging.metrics import Measures
+from ..rubrics.held_out import Comparison, right, wrong
+from ..rubrics.making import Outcome
+from ..rubrics.rubric import Rubric
+from ..rubrics.writing import PairOutcome
+from .charts import interval
+from .page import fill
+from .words import figure, percent, plural, row, section, span, table, text
 
 MOST_CARDS = 60  # pairs that are shown with their pictures, those that say most first
 THUMBNAIL = 320  # pixels

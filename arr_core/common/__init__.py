@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, proportions, processes. Imports no other room."""

@@ -1,0 +1,1 @@
+"""HTML pages about runs, verdicts, rubrics and win rates. Each page is one self-contained file."""
