@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-
 MARKERS = {
     "unit": "fast",
     "equivalence": "fast",

@@ -24,10 +24,7 @@ BY_PROFILE = {("judging/profiles.py", "labeling"), ("judging/profiles.py", "mini
 STILL: set[str] = {
     "evaluate.py -> generate",
     "evaluation.py -> reports",
-    "judging/judge.py -> rubrics",
     "judging/measuring.py -> miniature",
-    "judging/measuring.py -> rubrics",
-    "judging/metrics.py -> rubrics",
     "miniature/measure.py -> reports",
     "policies/loading.py -> miniature",
     "rubrics/__init__.py -> rubrics",
@@ -36,13 +33,13 @@ STILL: set[str] = {
     "sampling.py -> reports",
     "sampling.py -> training",
     "training/trainer.py -> reports",
-    "training/trainer.py -> rubrics",
 }
 
 
 def room(parts: list[str]) -> str:
     if parts[0] == "rubrics":
-        documents = len(parts) == 1 or parts[1] in RUBRIC_DOCUMENTS | {"__init__"}
+        writes = len(parts) > 1 and (PACKAGE / "rubrics" / f"{parts[1]}.py").is_file()
+        documents = not writes or parts[1] in RUBRIC_DOCUMENTS | {"__init__"}
         return "rubrics.document" if documents else "rubrics"
     return parts[0]
 
