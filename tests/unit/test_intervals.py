@@ -40,7 +40,7 @@ def test_more_counts_are_surer():
 
 @pytest.mark.parametrize("successes, total", [(-1, 3), (4, 3), (0, -1)])
 def test_impossible_counts_are_refused(successes, total):
-    with pytest.raises(ValueError, match="expected 0 <= successes <= total"):
+    with pytest.raises(ValueError, match="expected 0 <= count <= total"):
         wilson(successes, total)
 
 
