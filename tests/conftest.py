@@ -31,6 +31,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(marker))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """With CI set, a skipped comfy or browser test is a failed one: it has not shown what it is there to show."""
+    report = yield
+    needed = any(item.get_closest_marker(name) for name in ("comfy", "browser"))
+    if os.environ.get("CI") and needed and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"expected to run where CI is set, got skipped: {report.longrepr[2]}"
+    return report
+
+
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     """The network's far end is on this machine in every test."""

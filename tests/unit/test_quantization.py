@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bitsandbytes
 import pytest
 import torch
 
@@ -12,7 +13,6 @@ from arr_core.policies.loading import PolicyError
 
 @pytest.fixture
 def without_a_gpu(monkeypatch):
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs pip install -e '.[nf4]'")
     from diffusers.quantizers.bitsandbytes.bnb_quantizer import (
         BnB4BitDiffusersQuantizer as Quantizer,
     )

@@ -1,0 +1,36 @@
+"""What the whole run does with tests that could not run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+
+
+@pytest.mark.parametrize(
+    "folder, ci, status", [("browser", "true", 1), ("browser", "", 0), ("unit", "true", 0)]
+)
+def test_a_skipped_browser_test_fails_where_ci_is_set(tmp_path, folder, ci, status):
+    (tmp_path / folder).mkdir()
+    shutil.copy(CONFTEST, tmp_path / "conftest.py")
+    (tmp_path / folder / "test_it.py").write_text(
+        "import pytest\n\n\ndef test_it():\n    pytest.skip('no chromium')\n"
+    )
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    fast: x\n    browser: x\n    xdist_group: x\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rsf", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout
+    assert "no chromium" in done.stdout
