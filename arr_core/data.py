@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .common.errors import ArrError
+from .common.paths import resource
 
 TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")
@@ -30,7 +31,6 @@ SOURCE = ("source_image", "base_image", "original_image", "input_image", "refere
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
-MINIATURE = Path(__file__).parent / "miniature" / "data"
 
 
 class DataError(ArrError, ValueError):
@@ -72,11 +72,10 @@ class Exemplar:
 def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Example]:
     """Prompts ("t2i": .txt with one a line, .jsonl, .json) or edits ("edit": .jsonl, .json), at least one.
 
-    ``miniature:train`` and ``miniature:heldout`` are the embedded sets. Text is stripped; blank lines are skipped; a
-    prompt may occur twice. Raises DataError.
+    Text is stripped; blank lines are skipped; a prompt may occur twice. Raises DataError.
     """
     examples = []
-    for record in _records(_resolve(path, task)):
+    for record in _records(path):
         prompt, given = record.text(TEXT), record.name_of(SOURCE)
         if task == "t2i" and given:
             raise record.error(
@@ -122,7 +121,7 @@ def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePai
     A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Raises DataError.
     """
     pairs = []
-    for record in _records(Path(path)):
+    for record in _records(path):
         source = record.image(*record.required(SOURCE)) if record.name_of(SOURCE) else None
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
@@ -149,7 +148,7 @@ def load_exemplars(path: str | Path) -> list[Exemplar]:
     Pictures beside them are not read, so that labelled pairs with a rationale will do. Raises DataError.
     """
     exemplars = []
-    for record in _records(Path(path)):
+    for record in _records(path):
         criteria = record.values.get("criteria", [])
         if not isinstance(criteria, list) or not all(
             isinstance(line, str) and line.strip() for line in criteria
@@ -333,20 +332,9 @@ def image_fault(path: Path) -> str | None:
     return None
 
 
-def _resolve(path: str | Path, task: str) -> Path:
-    """The file of an embedded set, or the path as it is."""
-    if not str(path).startswith("miniature:"):
-        return Path(path)
-    split = str(path).removeprefix("miniature:")
-    if split not in ("train", "heldout"):
-        raise DataError(f"{path}: expected miniature:train or miniature:heldout")
-    stem = f"{'edits' if task == 'edit' else 'prompts'}_{split}"
-    text = MINIATURE / f"{stem}.txt"
-    return text if text.exists() else MINIATURE / f"{stem}.jsonl"
-
-
-def _records(path: Path) -> Iterator[_Record]:
-    """The file's records with their line numbers, at least one."""
+def _records(name: str | Path) -> Iterator[_Record]:
+    """The records of a file, or of one of the package's own (``room:path``), with their line numbers; at least one."""
+    path = resource(name) or Path(name)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

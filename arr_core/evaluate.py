@@ -16,7 +16,6 @@ from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import Parser, new_folder, number_from, run
 from .config import PRESETS, ConfigError
 from .generate import add_sampling, make_plan, source_of
-from .miniature import quiet
 
 if TYPE_CHECKING:
     from .base_spec import Source
@@ -89,8 +88,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     source = source_of(options)
     contest = make_contest(options, source)
     folder = contest.plan.output
-    if contest.plan.settings.base == "miniature":
-        quiet()
     with contextlib.ExitStack() as stack:
         judge = stack.enter_context(_judge(options, contest, source.judge))
         bars: dict[str, tqdm] = {}

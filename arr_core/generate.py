@@ -15,7 +15,6 @@ from .base_spec import Run, Source, resolve
 from .common.command import Parser, new_folder, number_from, run
 from .config import PRESETS, ConfigError, Policy
 from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
-from .miniature import quiet
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -39,7 +38,7 @@ examples:
       four seeds, each without and with the adapter
   python -m arr_core.generate Qwen/Qwen-Image-Edit --adapter mine.safetensors --prompt "make the sky red" --source a.png
       an edit of one image
-  python -m arr_core.generate miniature --prompts miniature:heldout
+  python -m arr_core.generate miniature --prompts miniature:data/prompts_heldout.txt
       the embedded world
 """
 
@@ -110,8 +109,6 @@ def _generate(plan: Plan) -> int:
         warning := base_warning(plan.adapter.family, plan.adapter.base, plan.settings.base)
     ):
         print(f"warning: {warning}", file=sys.stderr)
-    if plan.settings.base == "miniature":
-        quiet()
     bar = None
 
     def watch(done: int, total: int) -> None:
@@ -294,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prompts",
         metavar="FILE",
         help=(
-            "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json), or miniature:heldout"
+            "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json), or miniature:data/prompts_heldout.txt"
         ),
     )
     what.add_argument(

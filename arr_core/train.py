@@ -17,7 +17,6 @@ from pathlib import Path
 from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import run
 from .config import ConfigError, TrainConfig, field_help, load_config
-from .miniature import quiet
 
 USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
 
@@ -72,15 +71,13 @@ def _train(config: TrainConfig, resume: bool) -> int:
 
     _set_threads(config.run.threads)
     _start_processes()
-    if config.policy.base == "miniature":
-        quiet()
     observers = [Progress(config.run.folder)]
     if config.run.trackers:
         observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
     trainer = Trainer(config, resume=resume, observers=observers)
     with contextlib.closing(trainer):
         outcome = trainer.run()
-        if config.policy.base == "miniature" and not outcome.stopped:
+        if config.validation.exact_measure and not outcome.stopped:
             from .miniature.measure import report_measure
 
             with trainer.learner.published():

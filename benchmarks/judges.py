@@ -158,7 +158,7 @@ def read(messages) -> tuple[str, tuple[str, ...], list[Image.Image]]:
 def labelled_pairs(folder: Path, images: int) -> list[PreferencePair]:
     """Pairs of an exact and an inexact picture, from ``images`` of the embedded FLUX for each held-out prompt."""
     config, pairs = load_config("miniature"), []
-    examples = load_examples("miniature:heldout", "t2i")
+    examples = load_examples("miniature:data/prompts_heldout.txt", "t2i")
     policy = load_policy(config.policy, folder / "encodings")
     for number, (example, key) in enumerate(
         zip(tqdm(examples, "pictures", unit="prompt"), policy.encode(examples), strict=True)

@@ -149,15 +149,12 @@ def _write(folder: Path, stem: str, text: str) -> Path:
 
 def check_examples(path: Path | str, task: str) -> int:
     """How many prompts or edits a file holds, once all its images are known to lie in ComfyUI's folders."""
+    from ..arr_core.common.paths import resource
     from ..arr_core.data import load_examples
 
     examples = load_examples(path, task)
     folders.confine(
-        [
-            example.source
-            for example in examples
-            if example.source and not str(path).startswith("miniature:")
-        ]
+        [example.source for example in examples if example.source and resource(path) is None]
     )
     return len(examples)
 

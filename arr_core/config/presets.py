@@ -52,7 +52,7 @@ MINIATURE = {
     "run": {"name": "miniature", "updates": 100, "save_every": 25},
     "policy": {
         "family": "flux",
-        "base": "miniature",
+        "base": "miniature:flux",
         "dtype": "float32",
         "height": 32,
         "width": 32,
@@ -60,12 +60,15 @@ MINIATURE = {
         "gradient_checkpointing": False,
     },
     "adapter": {"rank": 16, "alpha": 32.0, "targets": ATTENTION + FEED_FORWARD},
-    "data": {"train": "miniature:train", "validation": "miniature:heldout"},
+    "data": {
+        "train": "miniature:data/prompts_train.txt",
+        "validation": "miniature:data/prompts_heldout.txt",
+    },
     "rollout": {"steps": 8, "shared_noise": False, "prompts_per_update": 32, "micro_batch": 64},
     "objective": {"algorithm": "nft", "advantage": "centred", "kl_coefficient": 0.0},
     "optimizer": {"learning_rate": 1e-3},
     "judge": {"profile": "miniature"},
-    "validation": {"every": 20},
+    "validation": {"every": 20, "exact_measure": True},
 }
 
 PRESETS: dict[str, dict] = {
@@ -76,8 +79,16 @@ PRESETS: dict[str, dict] = {
         MINIATURE,
         run={"name": "miniature-edit", "updates": 250},
         optimizer={"learning_rate": 2e-3},
-        policy={"family": "qwen-image-edit", "condition_area": 32 * 32},
+        policy={
+            "family": "qwen-image-edit",
+            "base": "miniature:qwen-image-edit",
+            "condition_area": 32 * 32,
+        },
         adapter={"targets": ATTENTION},
+        data={
+            "train": "miniature:data/edits_train.jsonl",
+            "validation": "miniature:data/edits_heldout.jsonl",
+        },
     ),
     "recommended": _with(
         FLUX,

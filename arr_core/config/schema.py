@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..common.paths import resource
+
 
 class Section(BaseModel):
     model_config = ConfigDict(
@@ -26,7 +28,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _absolute_data(path: str | Path) -> str | Path:
-    return path if str(path).startswith("miniature:") else _absolute(Path(path))
+    return path if resource(path) else _absolute(Path(path))
 
 
 def _absolute_rubric(path: Path) -> Path:
@@ -85,9 +87,7 @@ class Policy(Section):
     family: Literal["flux", "qwen-image-edit"] = Field(
         description="Model family; FLUX makes images, Qwen edits them"
     )
-    base: str = Field(
-        min_length=1, description="Frozen base: Hugging Face id, pipeline folder, or 'miniature'"
-    )
+    base: str = Field(min_length=1, description="Frozen base: Hugging Face id, or pipeline folder")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face base")
     dtype: Literal["float32", "bfloat16"] = Field(
         description="Number type of the frozen base; the adapter is float32"
@@ -147,7 +147,7 @@ class Policy(Section):
     @classmethod
     def _is_found_from_anywhere(cls, base: str) -> str:
         folder = Path(base).expanduser()
-        return str(_absolute(folder)) if folder.is_dir() and base != "miniature" else base
+        return str(_absolute(folder)) if not resource(base) and folder.is_dir() else base
 
     @field_validator("device")
     @classmethod
@@ -184,9 +184,7 @@ class Adapter(Section):
 
 class Data(Section):
     train: DataFile = Field(
-        description=(
-            "Prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json); 'miniature:train' is the embedded set"
-        )
+        description=("Prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json)")
     )
     validation: DataFile | None = Field(
         None,
@@ -338,6 +336,12 @@ class Validation(Section):
     images: int = Field(8, ge=0, description="Sample images written at each validation")
     judge_profile: str | None = Field(
         None, min_length=1, description="Judge profile of the validation; null is judge.profile"
+    )
+    exact_measure: bool = Field(
+        False,
+        description=(
+            "At the end, count the exact images of the embedded world's held-out prompts, base against adapter"
+        ),
     )
 
 

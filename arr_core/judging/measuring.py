@@ -12,7 +12,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data import DataError, PreferencePair, load_pairs
-from ..miniature import quiet
 from ..rubrics import BUILT_IN, load_rubric
 from .judge import Judge
 from .metrics import NO_RUBRIC, Measures, Share, evaluate
@@ -36,8 +35,6 @@ def run(options: argparse.Namespace) -> int:
         if options.rubric
         else BUILT_IN[f"miniature {task}" if small else task]
     )
-    if small:
-        quiet("transformers")
     client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
     asked = {
         f"rubric: {rubric.name}": rubric,

@@ -1,6 +1,5 @@
 """The embedded world: small models of the real classes, their prompts, their judge, and a measure that looks at pixels."""
 
-from importlib import import_module
 from importlib.metadata import version
 
 
@@ -13,12 +12,6 @@ def transformers_fault() -> str:
     if int(installed.partition(".")[0]) >= 5:
         return ""
     return (
-        f"the embedded world needs transformers 5 or newer, found {installed}; run it from an environment of its own, "
+        f"the embedded world needs transformers 5 or newer, got {installed}; run it from an environment of its own, "
         "which ComfyUI's nodes find by ARR_PYTHON"
     )
-
-
-def quiet(*libraries: str) -> None:
-    """The embedded models load in a moment; the libraries' loading bars (of both, unless one is named) would only hide ours."""
-    for library in libraries or ("diffusers", "transformers"):
-        import_module(library).utils.logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..common.progress import hide_loading_bars
 from ..judging.verdict import JudgeError, Opinion
 from . import transformers_fault
 from .criteria import END, positions
@@ -39,6 +40,7 @@ class MiniatureVLM:
             )
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+        hide_loading_bars("transformers")
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32
         ).eval()

@@ -18,6 +18,11 @@ from ..reports.run import write_report
 from ..training.rollout import sample_images
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 
+HELD_OUT = {
+    "t2i": "miniature:data/prompts_heldout.txt",
+    "edit": "miniature:data/edits_heldout.jsonl",
+}
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -72,7 +77,7 @@ def measure_policy(
     policy, config, *, count: int = 512, reference: bool = False, seed: int = 0
 ) -> Measure:
     """The measure of ``count`` images of the embedded held-out prompts, with the adapter or (``reference``) without."""
-    held_out = load_examples("miniature:heldout", config.task)
+    held_out = load_examples(HELD_OUT[config.task], config.task)
     examples = [held_out[i % len(held_out)] for i in range(count)]
     keys = dict(zip(held_out, policy.encode(held_out), strict=True))
     with policy.reference() if reference else contextlib.nullcontext():

@@ -7,19 +7,20 @@ import hashlib
 import importlib.util
 import inspect
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from ..common import collectives as distributed
 from ..common.errors import ArrError
-from ..miniature import transformers_fault
+from ..common.paths import resource
+from ..common.progress import hide_loading_bars
 from .base import DiffusersPolicy
 from .flux import FluxPolicy
 from .qwen_image_edit import QwenImageEditPolicy
 from .sharding import sharding_fault
 
-MINIATURE = Path(__file__).parents[1] / "miniature"
 PIPELINES = {
     "FluxPipeline": "flux",
     "QwenImageEditPipeline": "qwen-image-edit",
@@ -41,9 +42,8 @@ class PipelineSource:
     """A base on disk or on the Hugging Face hub: which pipeline it is, and pipelines with parts left out."""
 
     def __init__(self, settings):
-        self.base = (
-            str(MINIATURE / settings.family) if settings.base == "miniature" else settings.base
-        )
+        self.embedded = resource(settings.base)
+        self.base = str(self.embedded or settings.base)
         self.revision = settings.revision
         self.device = _device(settings.device)
         self.dtype = getattr(torch, settings.dtype)
@@ -66,18 +66,16 @@ class PipelineSource:
                 f"came {settings.base}, a {self.class_name}"
             )
         self._check_whole(index)
+        self._check_transformers()
         self.identity = self._identity()
 
     def _index(self) -> dict:
         """The content of the base's model_index.json, fetched alone: nothing large is loaded to refuse a wrong base."""
         folder = Path(self.base)
-        if folder.parent == MINIATURE and not folder.is_dir():
+        if self.embedded and not folder.is_dir():
             raise PolicyError(
-                f"policy.base: {folder} is missing; install the project from a whole checkout, or train it "
-                "with python -m tools.miniature.build"
+                f"policy.base: {folder} is missing; install the project from a whole checkout"
             )
-        if folder.parent == MINIATURE and (fault := transformers_fault()):
-            raise PolicyError(f"policy.base: {fault}")
         if folder.is_dir():
             path = folder / "model_index.json"
             if not path.is_file():
@@ -132,6 +130,20 @@ class PipelineSource:
                 "download or save it again"
             )
 
+    def _check_transformers(self) -> None:
+        """Raises PolicyError for a local folder saved by a newer major version of transformers than the installed one.
+
+        What transformers 5 saved, 4 loads without a word and with random weights.
+        """
+        installed = version("transformers")
+        for config in Path(self.base).glob("text_encoder*/config.json"):
+            saved = json.loads(config.read_text(encoding="utf-8")).get("transformers_version")
+            if saved and int(installed.split(".")[0]) < int(saved.split(".")[0]):
+                raise PolicyError(
+                    f"policy.base: {self.base} needs transformers {saved.split('.')[0]} or newer, got {installed}; run "
+                    "it from an environment of its own, which ComfyUI's nodes find by ARR_PYTHON"
+                )
+
     def _identity(self) -> str:
         """What names the base in caches: id and revision, or a local folder's files with sizes and times."""
         folder = Path(self.base)
@@ -148,6 +160,8 @@ class PipelineSource:
         """The pipeline on the device, in the dtype, with the named parts None."""
         import diffusers
 
+        if self.embedded:
+            hide_loading_bars("diffusers", "transformers")
         pipeline_class = getattr(diffusers, self.class_name)
         dtype = "dtype" if _takes_dtype(pipeline_class) else "torch_dtype"
         revision = {"revision": self.revision} if self.revision else {}

@@ -41,7 +41,7 @@ def evaluate(output, *words: str) -> dict:
             [
                 "miniature",
                 "--prompts",
-                "miniature:heldout",
+                "miniature:data/prompts_heldout.txt",
                 "--output",
                 str(output),
                 *QUICK,
@@ -142,18 +142,18 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
         ([], "arguments are required: SOURCE"),
         (["miniature"], "expected --prompt TEXT or --prompts FILE"),
         (
-            ["miniature", "--prompts", "miniature:heldout"],
+            ["miniature", "--prompts", "miniature:data/prompts_heldout.txt"],
             "--adapter: expected an adapter to compare",
         ),
         (
-            ["miniature", "--prompts", "miniature:heldout", "--adapter", "gone"],
+            ["miniature", "--prompts", "miniature:data/prompts_heldout.txt", "--adapter", "gone"],
             "found nothing; check the path",
         ),
         (
             [
                 "miniature",
                 "--prompts",
-                "miniature:heldout",
+                "miniature:data/prompts_heldout.txt",
                 "--adapter",
                 "{good}",
                 "--against",
@@ -165,7 +165,7 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
             [
                 "miniature",
                 "--prompts",
-                "miniature:heldout",
+                "miniature:data/prompts_heldout.txt",
                 "--adapter",
                 "{good}",
                 "--judge",
@@ -177,7 +177,7 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
             [
                 "miniature",
                 "--prompts",
-                "miniature:heldout",
+                "miniature:data/prompts_heldout.txt",
                 "--adapter",
                 "{good}",
                 "--rubric",
@@ -189,7 +189,7 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
             [
                 "miniature",
                 "--prompts",
-                "miniature:heldout",
+                "miniature:data/prompts_heldout.txt",
                 "--adapter",
                 "{good}",
                 "--output",

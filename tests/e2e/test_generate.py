@@ -551,7 +551,13 @@ def test_bad_options_are_one_line_before_any_model_loads(
         ([qwen, *prompt, "--source", tmp_path / "no.png"], "came no such file"),
         ([qwen, *prompt, "--source", tmp_path / "bad.png"], "came no image of these formats"),
         (
-            [qwen, "--prompts", "miniature:heldout", "--source", source_image(32, 32)],
+            [
+                qwen,
+                "--prompts",
+                "miniature:data/prompts_heldout.txt",
+                "--source",
+                source_image(32, 32),
+            ],
             "--source: expected --prompt",
         ),
         (

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from arr_core import data
+from arr_core.common.paths import ResourceError, resource
 from arr_core.data import (
     DataError,
     Example,
@@ -383,27 +384,21 @@ def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "task, name, record",
-    [
-        ("t2i", "prompts_train.txt", "a red circle"),
-        ("t2i", "prompts_heldout.jsonl", '{"prompt": "a red circle"}'),
-        ("edit", "edits_train.jsonl", '{"source_image": "a.png", "instruction": "a red circle"}'),
-    ],
-)
-def test_miniature_names_an_embedded_file(folder, monkeypatch, task, name, record):
-    monkeypatch.setattr(data, "MINIATURE", folder)
-    write(folder, name, record)
-    split = name.split("_")[1].split(".")[0]
-    assert [example.prompt for example in load_examples(f"miniature:{split}", task)] == [
-        "a red circle"
-    ]
+def test_a_file_of_the_package_goes_by_its_room():
+    assert load_examples("miniature:data/prompts_heldout.txt", "t2i")[0].source is None
+    assert load_examples("miniature:data/edits_heldout.jsonl", "edit")[0].source.is_file()
+    assert "no such file" in fault(load_examples, "miniature:data/none.txt", "t2i")
 
 
-def test_an_unknown_embedded_set_is_refused():
-    assert fault(load_examples, "miniature:test", "t2i") == (
-        "miniature:test: expected miniature:train or miniature:heldout"
-    )
+@pytest.mark.parametrize("name", ["miniature:../data.py", "miniature:/etc/passwd"])
+def test_a_resource_stays_inside_of_its_room(name):
+    with pytest.raises(ResourceError, match="expected a path inside of miniature"):
+        resource(name)
+
+
+@pytest.mark.parametrize("name", ["nowhere:x", "C:/x", "miniature", "my file.txt", "a:b:c", ":x"])
+def test_other_names_are_no_resources(name):
+    assert resource(name) is None
 
 
 # --- holding out --------------------------------------------------------------------------------------------------

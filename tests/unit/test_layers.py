@@ -24,9 +24,7 @@ BY_PROFILE = {("judging/profiles.py", "labeling"), ("judging/profiles.py", "mini
 STILL: set[str] = {
     "evaluate.py -> generate",
     "evaluation.py -> reports",
-    "judging/measuring.py -> miniature",
     "miniature/measure.py -> reports",
-    "policies/loading.py -> miniature",
     "rubrics/__init__.py -> rubrics",
     "rubrics/built_in.py -> miniature",
     "rubrics/provenance.py -> rubrics",
