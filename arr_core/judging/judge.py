@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..rubrics import Rubric
 from .pictures import image_hash
-from .store import Record, VerdictStore, shared_file, thumbnail
+from .store import Entry, VerdictStore, shared_file, thumbnail
 from .verdict import JudgeError, Opinion, Verdict, combine
 
 
@@ -221,11 +221,7 @@ class Judge:
         try:
             return await self.client.ask([questions[key] for key in keys])
         except JudgeError as error:
-            paid = {
-                keys[at]: (questions[keys[at]].prompt, opinion)
-                for at, opinion in error.answered.items()
-                if not opinion.failure
-            }
+            paid = {keys[at]: opinion for at, opinion in error.answered.items()}
             await self._work(self.store.put, paid)
             raise
 
@@ -264,12 +260,8 @@ class Judge:
         return asked, images
 
     def _keep_thumbnails(self, images: Mapping[bytes, Image.Image]) -> None:
-        self.store.put(
-            {},
-            thumbnails={
-                key: thumbnail(images[key]) for key in self.store.without_thumbnail(images)
-            },
-        )
+        missing = self.store.without_thumbnail(images)
+        self.store.put_thumbnails({key: thumbnail(images[key]) for key in missing})
 
     def _record(
         self,
@@ -278,25 +270,21 @@ class Judge:
         answers: Mapping[str, Opinion],
         rubric: Rubric,
     ) -> None:
-        fresh = {
-            key: (question.prompt, answers[key])
-            for pair in asked
-            for key, question in pair.orders
-            if not (answers[key].cached or answers[key].failure)
-        }
-        records = [
-            Record(
-                pair.orders[0][1].prompt,
-                *pair.hashes,
-                rubric.content_hash,
-                self.client.identity,
-                verdict.preferred,
-                verdict.reason,
-                tuple(answers[key] if answers[key].failure else key for key in pair.keys),
-            )
-            for pair, verdict in zip(asked, verdicts, strict=True)
-        ]
-        self.store.put(fresh, records, rubric=(rubric.content_hash, rubric.name, rubric.text))
+        self.store.put({key: opinion for key, opinion in answers.items() if not opinion.cached})
+        if self.store.keeps_trail:
+            entries = [
+                Entry(
+                    pair.orders[0][1].prompt,
+                    *pair.hashes,
+                    rubric.content_hash,
+                    self.client.identity,
+                    verdict.preferred,
+                    verdict.reason,
+                    tuple(answers[key] for key in pair.keys),
+                )
+                for pair, verdict in zip(asked, verdicts, strict=True)
+            ]
+            self.store.put_verdicts(entries, [(rubric.content_hash, rubric.name, rubric.text)])
 
     def _verdict(self, keys: Sequence[str], opinions: Sequence[Opinion]) -> Verdict:
         """The verdict of the orders of one pair, with the errors that are planted."""

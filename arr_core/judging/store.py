@@ -1,16 +1,17 @@
-"""The verdict store: opinions in SQLite, named by the content of the question, and the audit trail of every verdict.
+"""The verdict store: replies and opinions in SQLite, named by the content of the question, and the audit trail of verdicts.
 
-The same question costs one call. ``ARR_VERDICTS`` may name a second file that several runs share: what is not known to
-a run's own store is looked up there, and what is new goes into both, so that a run's own trail stays whole.
+The same question costs one call. ``ARR_VERDICTS`` may name a second file that several runs share: what a run's own store
+does not know is looked up there, and what is new goes into both, so that a run's own trail stays whole.
 
 | table | holds |
 |---|---|
-| opinions | key, prompt, opinion: every reply that was read, never a failure |
-| verdicts | one row for each different verdict: when, which images, rubric and judge, what came out, failures included |
-| thumbnails | by the image's hash, WebP |
-| rubrics | by the content hash, name and text |
+| opinions | key, opinion of a judge; never a failure |
+| replies | key, text of another model's reply, such as a rubric writer's |
+| verdicts | one row for each different verdict: when, images, rubric, judge, result, and every opinion, failures included |
+| thumbnails | image hash, WebP |
+| rubrics | content hash, name, text |
 
-Opinions are JSON, compressed with zlib; a file of an older version has them as plain text, which is read too.
+Opinions and replies are JSON, compressed with zlib.
 """
 
 from __future__ import annotations
@@ -33,63 +34,36 @@ from PIL import Image
 
 from .verdict import JudgeError, Opinion, Side
 
+VERSION = 1  # of the tables; SQLite keeps it as user_version
 LARGEST = 192  # pixels of a thumbnail's longer side
 EXACT = 96  # pixels up to which a thumbnail is kept without loss
 QUALITY = 50  # of WebP: about 4 kB a photograph
 AT_ONCE = 500  # values in one question to SQLite
-OPINIONS = "key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP"
-TRAIL = {
-    "verdicts": "name BLOB PRIMARY KEY, time TEXT NOT NULL, prompt TEXT NOT NULL, image_a BLOB NOT NULL, "
-    "image_b BLOB NOT NULL, source BLOB, rubric TEXT NOT NULL, judge TEXT NOT NULL, preferred TEXT, "
-    "reason TEXT NOT NULL, opinions BLOB NOT NULL",
+TABLES = {
+    "opinions": "key TEXT PRIMARY KEY, content BLOB NOT NULL",
+    "replies": "key TEXT PRIMARY KEY, content BLOB NOT NULL",
+    "verdicts": "hash BLOB PRIMARY KEY, prompt TEXT NOT NULL, image_a BLOB NOT NULL, image_b BLOB NOT NULL, "
+    "source BLOB, rubric TEXT NOT NULL, judge TEXT NOT NULL, preferred TEXT, reason TEXT NOT NULL, "
+    "opinions BLOB NOT NULL, time TEXT NOT NULL",
     "thumbnails": "hash BLOB PRIMARY KEY, webp BLOB NOT NULL",
     "rubrics": "hash TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL",
 }
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """A pair by the hashes of its images, under a rubric by its hash, and what a judge made of it."""
+class Entry:
+    """A verdict of the audit trail: the pair by the hashes of its images, rubric and judge, and what was said."""
 
     prompt: str
     image_a: bytes
     image_b: bytes
     source: bytes | None
-    rubric: str
-    judge: str
+    rubric: str  # content hash
+    judge: str  # identity of the client
     preferred: Side | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Record(_Judged):
-    """A verdict as the trail keeps it: opinions by their keys where they are stored."""
-
-    opinions: tuple[str | Opinion, ...]  # order a, b, then b, a; a failure stands here itself
-
-    @property
-    def name(self) -> bytes:
-        """The same for the same verdict, so that it is kept once."""
-        said = [said if isinstance(said, str) else said.failure for said in self.opinions]
-        content = (
-            said,
-            self.preferred,
-            self.prompt,
-            self.image_a,
-            self.image_b,
-            self.source,
-            self.rubric,
-            self.judge,
-        )
-        return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).digest()[:16]
-
-
-@dataclass(frozen=True)
-class Entry(_Judged):
-    """A verdict of the trail, as it is read back."""
-
-    opinions: tuple[Opinion, ...]
-    time: str
+    opinions: tuple[Opinion, ...]  # order a, b, then b, a
+    time: str = ""  # when it was stored, in UTC
 
     @property
     def outcome(self) -> str:
@@ -99,11 +73,16 @@ class Entry(_Judged):
         if any(opinion.failure for opinion in self.opinions):
             return "failed"
         places = [opinion.preferred for opinion in self.opinions]
-        return (
-            "disagree"
-            if len(places) == 2 and None not in places and places[0] == places[1]
-            else "tie"
-        )
+        same_place = len(places) == 2 and None not in places and places[0] == places[1]
+        return "disagree" if same_place else "tie"
+
+    @property
+    def content_hash(self) -> bytes:
+        """The same for the same verdict, whatever it cost, so that it is kept once."""
+        said = [(one.preferred, one.reply, one.reason, one.failure) for one in self.opinions]
+        pair = (self.prompt, self.image_a, self.image_b, self.source, self.rubric, self.judge)
+        content = repr((pair, self.preferred, said)).encode("utf-8", "backslashreplace")
+        return hashlib.sha256(content).digest()[:16]
 
 
 def shared_file() -> str | None:
@@ -112,15 +91,12 @@ def shared_file() -> str | None:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A WebP of at most 192 pixels a side; a picture of a few pixels is kept exactly. About 4 ms for half a megapixel."""
+    """A WebP of at most 192 pixels a side; an image of a few pixels is kept exactly. About 4 ms for half a megapixel."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if max(rgb.size) > LARGEST:
         scale = LARGEST / max(rgb.size)
-        rgb = rgb.resize(
-            [max(1, round(side * scale)) for side in rgb.size],
-            Image.Resampling.BICUBIC,
-            reducing_gap=2.0,
-        )
+        width, height = (max(1, round(side * scale)) for side in rgb.size)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
     buffer = io.BytesIO()
     if max(rgb.size) <= EXACT:
         rgb.save(buffer, "WEBP", lossless=True, method=1, quality=20)
@@ -130,156 +106,155 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 class VerdictStore:
-    """A file (or ``:memory:``, which keeps no trail) of opinions and verdicts, shared by threads and processes.
+    """A file (or ``:memory:``, for which no audit trail is kept), used by threads and processes at once.
 
-    Raises JudgeError for a file that is no store or cannot be written.
+    What is stored already stays: nothing is ever replaced. Raises JudgeError for a file that is no store or cannot be written.
     """
 
     def __init__(self, path: str | Path, *, shared: str | Path | None = None):
         self.path, self.keeps_trail = str(path), str(path) != ":memory:"
         self._lock = threading.Lock()
-        self._shared = None if shared is None or _same(path, shared) else str(shared)
-        self._schemas = ["main", "shared"] if self._shared else ["main"]
+        self._shared: VerdictStore | None = None
+        if shared is not None and Path(shared).resolve() != Path(path).resolve():
+            try:
+                self._shared = VerdictStore(shared)
+            except JudgeError as error:
+                raise JudgeError(f"ARR_VERDICTS names {error}") from error
         with self._open():
-            # A transaction begins where it is said, so that one group of verdicts is written in one.
+            # Transactions begin only where they are written, so that a group of rows is one transaction.
             self._connection = sqlite3.connect(
-                str(path), check_same_thread=False, timeout=60, isolation_level=None
+                self.path, check_same_thread=False, timeout=60, isolation_level=None
             )
-            if self._shared:
-                self._connection.execute("ATTACH DATABASE ? AS shared", (self._shared,))
-            for schema in self._schemas:
-                self._connection.execute(f"PRAGMA {schema}.journal_mode=WAL")
-                self._connection.execute(
-                    f"PRAGMA {schema}.synchronous=NORMAL"
-                )  # outlives a kill; not written twice
-                self._connection.execute(
-                    f"CREATE TABLE IF NOT EXISTS {schema}.opinions ({OPINIONS})"
-                )
-            for table, columns in TRAIL.items() if self.keeps_trail else ():
-                self._connection.execute(f"CREATE TABLE IF NOT EXISTS main.{table} ({columns})")
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            # Survives a kill of the process; a power cut may lose the last transactions.
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            if self._version() != VERSION:
+                self._create_tables()
 
     def get(self, keys: Sequence[str]) -> dict[str, Opinion]:
-        """The opinions that are stored under these keys, marked as cached. What only the shared file knew is copied."""
-        rows: dict[str, tuple] = {}
-        with self._open():
-            for schema in self._schemas:
-                missing = [key for key in keys if key not in rows]
-                found = {
-                    row[0]: row
-                    for row in self._select(
-                        f"SELECT key, prompt, opinion FROM {schema}.opinions WHERE key", missing
-                    )
-                }
-                if schema == "shared" and found:
-                    with self._transaction():
-                        self._insert("main.opinions", ("key", "prompt", "opinion"), found.values())
-                rows.update(found)
-        return {key: replace(_opinion(row[2]), cached=True) for key, row in rows.items()}
+        """The opinions that are stored under these keys, marked as cached."""
+        return {
+            key: replace(Opinion.load(_unpacked(content)), cached=True)
+            for key, content in self._get("opinions", keys).items()
+        }
 
-    def put(
-        self,
-        opinions: Mapping[str, tuple[str, Opinion]],
-        records: Iterable[Record] = (),
-        thumbnails: Mapping[bytes, bytes] | None = None,
-        rubric: tuple[str, str, str] | None = None,
+    def put(self, opinions: Mapping[str, Opinion]) -> None:
+        """Store opinions by key. Failures are left out: they are to be asked again."""
+        packed = {key: _packed(asdict(one)) for key, one in opinions.items() if not one.failure}
+        self._put("opinions", packed)
+
+    def get_reply(self, key: str) -> str | None:
+        """The text that is stored under this key."""
+        content = self._get("replies", [key]).get(key)
+        return None if content is None else _unpacked(content)
+
+    def put_reply(self, key: str, text: str) -> None:
+        """Store the text of a reply."""
+        self._put("replies", {key: _packed(text)})
+
+    def put_verdicts(
+        self, entries: Iterable[Entry], rubrics: Iterable[tuple[str, str, str]] = ()
     ) -> None:
-        """Store prompts and opinions by key, and what the trail keeps, in one transaction. What is there stays.
+        """Add verdicts to the audit trail, and the rubrics (content hash, name, text) that they name."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        rows = []
+        for entry in entries:
+            opinions = _packed([asdict(replace(one, cached=False)) for one in entry.opinions])
+            row = {**vars(entry), "opinions": opinions, "time": entry.time or now}
+            rows.append((entry.content_hash, *map(_utf8, row.values())))
+        self._insert("rubrics", [tuple(map(_utf8, rubric)) for rubric in rubrics])
+        self._insert("verdicts", rows)
 
-        rubric: content hash, name and text.
-        """
-        failures = [opinion.failure for _, opinion in opinions.values() if opinion.failure]
-        if failures:
-            raise ValueError(f"a failure is no opinion to remember: {failures[0]}")
-        rows = [
-            (key, _utf8(prompt), _packed(asdict(opinion)))
-            for key, (prompt, opinion) in opinions.items()
-        ]
-        with self._open(), self._transaction():
-            for schema in self._schemas:
-                self._insert(f"{schema}.opinions", ("key", "prompt", "opinion"), rows)
-            if self.keeps_trail:
-                self._insert("thumbnails", ("hash", "webp"), (thumbnails or {}).items())
-                self._insert(
-                    "rubrics",
-                    ("hash", "name", "text"),
-                    [tuple(map(_utf8, rubric))] if rubric else [],
-                )
-                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                names = ("name", "time", *(field.name for field in fields(Record)))
-                self._insert("verdicts", names, [_row(record, now) for record in records])
+    def put_thumbnails(self, thumbnails: Mapping[bytes, bytes]) -> None:
+        """Store WebP files by the hash of their image."""
+        self._insert("thumbnails", thumbnails.items())
 
     def without_thumbnail(self, hashes: Iterable[bytes]) -> set[bytes]:
-        """Those of the images that the trail has no thumbnail of yet."""
-        hashes = list(hashes)
-        if not self.keeps_trail:
-            return set()
-        with self._open():
-            return set(hashes) - {
-                row[0] for row in self._select("SELECT hash FROM thumbnails WHERE hash", hashes)
-            }
+        """Those of the images of which there is no thumbnail yet."""
+        hashes = set(hashes)
+        return hashes - {key for (key,) in self._select("hash", "thumbnails", hashes)}
 
     def entries(self, last: int | None = None) -> Iterator[Entry]:
-        """The verdicts of the trail, the newest first."""
+        """The verdicts of the audit trail, the newest first."""
         columns = ", ".join(field.name for field in fields(Entry))
         with self._open():
-            rows = (
-                self._connection.execute(
-                    f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
-                    (-1 if last is None else last,),
-                ).fetchall()
-                if self.keeps_trail
-                else []
-            )
-        for at in range(0, len(rows), AT_ONCE):
-            part = [
-                (judged, _unpacked(said), time) for *judged, said, time in rows[at : at + AT_ONCE]
-            ]
-            stored = self.get([one for _, said, _ in part for one in said if isinstance(one, str)])
-            for judged, said, time in part:
-                opinions = tuple(
-                    stored.get(one, Opinion(None, failure="the opinion is lost"))
-                    if isinstance(one, str)
-                    else _as_opinion(one)
-                    for one in said
-                )
-                yield Entry(*judged, opinions, time)
+            rows = self._connection.execute(
+                f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
+                (-1 if last is None else last,),
+            ).fetchall()
+        for *judged, opinions, time in rows:
+            yield Entry(*judged, tuple(map(Opinion.load, _unpacked(opinions))), time)
 
     def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """The WebP files of images, by hash, where there are any."""
-        with self._open():
-            return dict(self._select("SELECT hash, webp FROM thumbnails WHERE hash", list(hashes)))
+        return dict(self._select("hash, webp", "thumbnails", hashes))
 
     def rubrics(self) -> dict[str, tuple[str, str]]:
         """Name and text of the rubrics, by content hash."""
         with self._open():
-            return {
-                key: (name, text)
-                for key, name, text in self._connection.execute(
-                    "SELECT hash, name, text FROM rubrics"
-                )
-            }
+            rows = self._connection.execute("SELECT hash, name, text FROM rubrics").fetchall()
+        return {key: (name, text) for key, name, text in rows}
 
     def __len__(self) -> int:
         """The number of opinions."""
         with self._open():
-            return self._connection.execute("SELECT count(*) FROM main.opinions").fetchone()[0]
+            return self._connection.execute("SELECT count(*) FROM opinions").fetchone()[0]
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+        if self._shared is not None:
+            self._shared.close()
 
-    def _select(self, question: str, values: Sequence) -> Iterator[tuple]:
-        for at in range(0, len(values), AT_ONCE):
-            part = values[at : at + AT_ONCE]
-            yield from self._connection.execute(
-                f"{question} IN ({', '.join('?' * len(part))})", part
-            )
+    def _get(self, table: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """What a cache holds. What only the shared file knows is copied."""
+        found = dict(self._select("key, content", table, keys))
+        if self._shared is not None and (missing := [key for key in keys if key not in found]):
+            copied = self._shared._get(table, missing)
+            self._insert(table, copied.items())
+            found |= copied
+        return found
 
-    def _insert(self, table: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
-        self._connection.executemany(
-            f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
-            rows,
-        )
+    def _put(self, table: str, contents: Mapping[str, bytes]) -> None:
+        self._insert(table, contents.items())
+        if self._shared is not None:
+            self._shared._put(table, contents)
+
+    def _select(self, columns: str, table: str, keys: Iterable) -> list[tuple]:
+        """The rows with these keys; the key is the first of the columns."""
+        keys, rows = list(keys), []
+        with self._open():
+            for at in range(0, len(keys), AT_ONCE):
+                part = keys[at : at + AT_ONCE]
+                question = f"SELECT {columns} FROM {table} WHERE {columns.partition(',')[0]} IN ({', '.join('?' * len(part))})"
+                rows += self._connection.execute(question, part).fetchall()
+        return rows
+
+    def _insert(self, table: str, rows: Iterable[Sequence]) -> None:
+        """Store rows in one transaction; the first that has a key stays."""
+        rows = list(rows)
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            with self._open(), self._transaction():
+                self._connection.executemany(
+                    f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows
+                )
+
+    def _version(self) -> int:
+        return self._connection.execute("PRAGMA user_version").fetchone()[0]
+
+    def _create_tables(self) -> None:
+        with self._transaction():
+            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not tables:
+                for table, columns in TABLES.items():
+                    self._connection.execute(f"CREATE TABLE {table} ({columns})")
+                self._connection.execute(f"PRAGMA user_version={VERSION}")
+            elif self._version() != VERSION:  # another process may have been first
+                raise JudgeError(
+                    f"{self.path}: expected a verdict store of version {VERSION}, got version {self._version()} or "
+                    "another program's file; move it away, and a new one is made"
+                )
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -288,9 +263,8 @@ class VerdictStore:
             try:
                 yield
             except sqlite3.Error as error:
-                shared = f" (or {self._shared}, named by ARR_VERDICTS)" if self._shared else ""
                 raise JudgeError(
-                    f"{self.path}{shared}: expected a verdict store that can be written; {error}"
+                    f"{self.path}: expected a verdict store that can be written; {error}"
                 ) from error
 
     @contextmanager
@@ -301,46 +275,14 @@ class VerdictStore:
             yield
 
 
-def _same(path: str | Path, other: str | Path) -> bool:
-    return Path(path).resolve() == Path(other).resolve()
-
-
-def _utf8(text: str) -> str:
+def _utf8(value: Any) -> Any:
     """A lone surrogate, which JSON may hold, has no UTF-8: SQLite takes its escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _packed(content: Any) -> bytes:
-    return zlib.compress(
-        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), 6
-    )
+    return zlib.compress(json.dumps(content).encode())
 
 
-def _unpacked(content: str | bytes) -> Any:
-    return json.loads(
-        content
-        if isinstance(content, str)
-        else zlib.decompress(content).decode("utf-8", "surrogatepass")
-    )
-
-
-def _row(record: Record, now: str) -> tuple:
-    said = [one if isinstance(one, str) else asdict(one) for one in record.opinions]
-    values = {field.name: getattr(record, field.name) for field in fields(Record)} | {
-        "opinions": _packed(said)
-    }
-    return (
-        record.name,
-        now,
-        *(_utf8(value) if isinstance(value, str) else value for value in values.values()),
-    )
-
-
-def _opinion(content: str | bytes) -> Opinion:
-    return _as_opinion(_unpacked(content))
-
-
-def _as_opinion(content: dict[str, Any]) -> Opinion:
-    """An opinion of any version: fields that it lacks have their defaults, those that are gone are left out."""
-    known = {field.name for field in fields(Opinion)}
-    return Opinion.load({name: value for name, value in content.items() if name in known})
+def _unpacked(content: bytes) -> Any:
+    return json.loads(zlib.decompress(content))

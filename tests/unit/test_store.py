@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import sqlite3
 import subprocess
@@ -18,12 +17,13 @@ from PIL import Image
 
 from arr_core.judging import Judge, JudgeError
 from arr_core.judging.pictures import image_hash
-from arr_core.judging.store import Record, VerdictStore, thumbnail
+from arr_core.judging.store import Entry, VerdictStore, thumbnail
 from arr_core.judging.verdict import Opinion
 from arr_core.rubrics import Rubric
 
 ROOT = Path(__file__).resolve().parents[2]
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
+FAILED = Opinion(None, failure="HTTP 500", latency_s=2.0)
 OPINION = Opinion(
     1,
     "zwei Tassen, 两个杯子",
@@ -33,6 +33,7 @@ OPINION = Opinion(
     tokens=120,
     cost=0.002,
     latency_s=1.5,
+    members=(Opinion(0), Opinion(1, log_odds=-2.0)),
 )
 
 
@@ -43,69 +44,44 @@ def store(tmp_path):
     with_file.close()
 
 
-def record(*said, prompt: str = "a cup", preferred=None, **fields) -> Record:
-    return Record(
-        **{
-            "prompt": prompt,
-            "image_a": b"a",
-            "image_b": b"b",
-            "source": None,
-            "rubric": "r",
-            "judge": "j",
-            "preferred": preferred,
-            "reason": "why",
-            "opinions": said,
-            **fields,
-        }
-    )
+def entry(*opinions: Opinion, preferred=None, **fields) -> Entry:
+    pair = {"prompt": "a cup", "image_a": b"a", "image_b": b"b", "source": None}
+    judged = {"rubric": "r", "judge": "j", "reason": "why"}
+    return Entry(**{**pair, **judged, "preferred": preferred, "opinions": opinions, **fields})
 
 
 def grey(level: int) -> Image.Image:
     return Image.new("RGB", (4, 4), (level,) * 3)
 
 
-# --- opinions -----------------------------------------------------------------------------------------------------
+# --- opinions and replies -----------------------------------------------------------------------------------------
 
 
-def test_an_opinion_comes_back_as_it_was_and_marked(store):
+def test_an_opinion_comes_back_as_it_was_and_marked(store, tmp_path):
     assert store.get(["key"]) == {}
-    store.put({"key": ("a cup", OPINION)})
+    store.put({"key": OPINION})
     assert store.get(["other", "key"]) == {"key": dataclasses.replace(OPINION, cached=True)}
-
-
-def test_failures_of_different_questions_are_different_verdicts(store):
-    failed = Opinion(None, failure="HTTP 500")
-    same = [record(failed, prompt=prompt) for prompt in ("a cup", "a mug", "a cup")]
-    store.put({}, [*same, record(failed, image_a=b"c"), record(failed, judge="another")])
-    assert len(list(store.entries())) == 4
-
-
-def test_the_first_opinion_stays(store):
-    store.put({"key": ("a cup", OPINION)})
-    store.put({"key": ("a cup", Opinion(0))})
-    assert (store.get(["key"])["key"].preferred, len(store)) == (1, 1)
-
-
-def test_a_failure_is_refused_and_nothing_beside_it_is_written(store):
-    with pytest.raises(ValueError, match="a failure is no opinion to remember: HTTP 500"):
-        store.put({"good": ("a cup", OPINION), "key": ("a cup", Opinion(None, failure="HTTP 500"))})
-    assert len(store) == 0
-
-
-def test_thousands_of_keys_are_found_at_once(store):
-    store.put({f"{number}": ("p", Opinion(number % 2)) for number in range(2500)})
-    assert {
-        key: opinion.preferred
-        for key, opinion in store.get([f"{number}" for number in range(2600)]).items()
-    } == {f"{number}": number % 2 for number in range(2500)}
-
-
-def test_it_survives_reopening(store, tmp_path):
-    store.put({"key": ("a cup", OPINION)})
     store.close()
     again = VerdictStore(tmp_path / "verdicts.sqlite")
     assert again.get(["key"])["key"].reason == OPINION.reason
     again.close()
+
+
+def test_what_is_stored_stays_and_failures_are_not_stored(store):
+    store.put({"key": OPINION, "failed": FAILED})
+    store.put({"key": Opinion(0)})
+    assert (store.get(["key", "failed"])["key"].preferred, len(store)) == (1, 1)
+    store.put_reply("key", "first")
+    store.put_reply("key", "second")
+    assert (store.get_reply("key"), store.get_reply("other")) == ("first", None)
+
+
+def test_thousands_of_keys_are_found_at_once(store):
+    store.put({f"{number}": Opinion(number % 2) for number in range(2500)})
+    found = store.get([f"{number}" for number in range(2600)])
+    assert {key: opinion.preferred for key, opinion in found.items()} == {
+        f"{number}": number % 2 for number in range(2500)
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,45 +89,23 @@ def test_it_survives_reopening(store, tmp_path):
 )
 def test_any_text_can_be_kept(store, text):
     opinion = Opinion(0, text, ((text, text),), reply=text)
-    store.put(
-        {"key": (text, opinion)},
-        [record("key", prompt=text, reason=text)],
-        rubric=("r", text, text),
-    )
+    store.put({"key": opinion})
+    store.put_reply("key", text)
+    store.put_verdicts([entry(opinion, prompt=text, reason=text)], [("r", text, text)])
     assert store.get(["key"]) == {"key": dataclasses.replace(opinion, cached=True)}
-    assert [entry.prompt for entry in store.entries()] == [
-        text.encode("utf-8", "backslashreplace").decode()
-    ]
+    assert store.get_reply("key") == text
+    (kept,) = store.entries()
+    assert kept.opinions == (opinion,)
+    assert kept.prompt == text.encode("utf-8", "backslashreplace").decode()
 
 
-def test_memory_alone_leaves_no_file_and_keeps_no_trail(tmp_path, monkeypatch):
+def test_memory_alone_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = VerdictStore(":memory:")
-    store.put({"key": ("a cup", OPINION)}, [record("key")], {b"a": b"webp"})
-    assert (len(store), list(store.entries()), store.without_thumbnail([b"a"])) == (1, [], set())
+    store.put({"key": OPINION})
+    assert (len(store), store.keeps_trail) == (1, False)
     store.close()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_of_the_first_version_is_read(tmp_path):
-    """The table as it was, with opinions as plain JSON; it had no field that came later and one that is gone."""
-    old = sqlite3.connect(tmp_path / "verdicts.sqlite")
-    old.execute(
-        "CREATE TABLE opinions (key TEXT PRIMARY KEY, prompt TEXT NOT NULL, opinion TEXT NOT NULL, "
-        "time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"
-    )
-    content = {"preferred": 1, "reason": "brighter", "findings": [["1", "seen"]], "gone": 3}
-    old.execute(
-        "INSERT INTO opinions (key, prompt, opinion) VALUES ('key', 'a cup', ?)",
-        (json.dumps(content),),
-    )
-    old.commit()
-    old.close()
-    store = VerdictStore(tmp_path / "verdicts.sqlite")
-    assert store.get(["key"]) == {"key": Opinion(1, "brighter", (("1", "seen"),), cached=True)}
-    store.put({"new": ("a cup", OPINION)}, [record("new")])
-    assert (len(store), len(list(store.entries()))) == (2, 1)
-    store.close()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +119,15 @@ def test_a_file_that_is_no_store_is_named(tmp_path, content):
         VerdictStore(tmp_path / "verdicts.sqlite")
 
 
+def test_a_database_of_another_version_or_program_is_refused_and_left_as_it_is(tmp_path):
+    with sqlite3.connect(tmp_path / "verdicts.sqlite") as other:
+        other.execute("CREATE TABLE opinions (key TEXT PRIMARY KEY)")
+    with pytest.raises(JudgeError, match="store of version 1, got version 0 or .*; move it away"):
+        VerdictStore(tmp_path / "verdicts.sqlite")
+    assert other.execute("SELECT name FROM sqlite_master").fetchall()[0] == ("opinions",)
+    other.close()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
         JudgeError, match="nowhere.verdicts.sqlite: expected a verdict store that can be written; "
@@ -172,26 +135,23 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         VerdictStore(tmp_path / "nowhere" / "verdicts.sqlite")
 
 
-# --- the trail ----------------------------------------------------------------------------------------------------
+# --- the audit trail ----------------------------------------------------------------------------------------------
 
 
 def test_the_trail_gives_back_verdicts_newest_first(store):
-    failure = Opinion(None, failure="HTTP 500", latency_s=2.0)
-    store.put(
-        {"ab": ("a cup", Opinion(0)), "ba": ("a cup", Opinion(1))},
-        [record("ab", "ba", preferred="a"), record("ab", failure, prompt="later", source=b"s")],
-        {b"a": b"A", b"s": b"S"},
-        ("r", "light", "1. bright"),
+    said = (Opinion(0), Opinion(1))
+    store.put_verdicts(
+        [entry(*said, preferred="a"), entry(Opinion(0), FAILED, prompt="later", source=b"s")],
+        [("r", "light", "1. bright")],
     )
+    store.put_thumbnails({b"a": b"A", b"s": b"S"})
     later, first = store.entries()
-    assert (first.prompt, first.image_a, first.image_b, first.source) == ("a cup", b"a", b"b", None)
-    assert (first.preferred, first.reason, first.rubric, first.judge) == ("a", "why", "r", "j")
-    assert [opinion.preferred for opinion in first.opinions] == [0, 1]
-    assert (later.prompt, later.source, later.opinions[1]) == ("later", b"s", failure)
+    assert dataclasses.replace(first, time="") == entry(*said, preferred="a")
+    assert (later.prompt, later.source, later.opinions[1]) == ("later", b"s", FAILED)
     assert store.thumbnails([b"a", b"b", b"s"]) == {b"a": b"A", b"s": b"S"}
     assert store.without_thumbnail([b"a", b"b"]) == {b"b"}
     assert store.rubrics() == {"r": ("light", "1. bright")}
-    assert [entry.prompt for entry in store.entries(last=1)] == ["later"]
+    assert [one.prompt for one in store.entries(last=1)] == ["later"]
     assert first.time.endswith("+00:00")
 
 
@@ -203,29 +163,25 @@ def test_the_trail_gives_back_verdicts_newest_first(store):
         (None, (Opinion(1), Opinion(1)), "disagree"),
         (None, (Opinion(0), Opinion(None)), "tie"),
         (None, (Opinion(None),), "tie"),
-        (None, (Opinion(0), Opinion(None, failure="HTTP 500")), "failed"),
+        (None, (Opinion(0), FAILED), "failed"),
         ("b", (Opinion(1),), "decided"),
         (None, (Opinion(0), Opinion(1)), "tie"),
     ],
     ids=str,
 )
-def test_every_outcome_has_a_name(store, preferred, said, outcome):
+def test_every_outcome_has_a_name(preferred, said, outcome):
     """The last one: a judge that agrees with itself and yet abstains, for want of confidence."""
-    keys = [f"{number}" if not opinion.failure else opinion for number, opinion in enumerate(said)]
-    opinions = {
-        key: ("p", opinion) for key, opinion in zip(keys, said, strict=True) if isinstance(key, str)
-    }
-    store.put(opinions, [record(*keys, preferred=preferred)])
-    assert [entry.outcome for entry in store.entries()] == [outcome]
+    assert entry(*said, preferred=preferred).outcome == outcome
 
 
-def test_the_same_verdict_is_kept_once(store):
-    for _ in range(3):
-        store.put(
-            {"ab": ("p", Opinion(0))},
-            [record("ab", preferred="a"), record(Opinion(None, failure="HTTP 500"))],
-        )
-    assert [entry.outcome for entry in store.entries()] == ["failed", "decided"]
+def test_the_same_verdict_is_kept_once_and_different_ones_each(store):
+    later = dataclasses.replace(FAILED, latency_s=3.0)
+    for failed in (FAILED, later, dataclasses.replace(later, cached=True)):
+        store.put_verdicts([entry(Opinion(0), preferred="a"), entry(failed)])
+    assert [one.outcome for one in store.entries()] == ["failed", "decided"]
+    changes = ({"prompt": "a mug"}, {"image_a": b"c"}, {"judge": "another"}, {"source": b"s"})
+    store.put_verdicts([entry(FAILED, **change) for change in changes])
+    assert len(list(store.entries())) == 6
 
 
 def test_a_thumbnail_is_small_webp():
@@ -320,7 +276,7 @@ def test_the_shared_file_may_be_the_runs_own(tmp_path, monkeypatch):
 def test_a_shared_file_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ARR_VERDICTS", str(tmp_path / "nowhere" / "shared.sqlite"))
     with pytest.raises(
-        JudgeError, match=r"shared.sqlite, named by ARR_VERDICTS\): expected a verdict store"
+        JudgeError, match=r"ARR_VERDICTS names .*shared.sqlite: expected a verdict store"
     ):
         Judge(Scripted(), RUBRIC, store=tmp_path / "verdicts.sqlite")
 
@@ -331,12 +287,7 @@ def test_a_shared_file_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
 def test_threads_share_one_store(store):
     def work(name: int) -> None:
         for number in range(50):
-            store.put(
-                {
-                    f"shared {number}": ("p", Opinion(number % 2)),
-                    f"{name} {number}": ("p", Opinion(0)),
-                }
-            )
+            store.put({f"shared {number}": Opinion(number % 2), f"{name} {number}": Opinion(0)})
             assert store.get([f"shared {number}"])[f"shared {number}"].preferred == number % 2
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
@@ -349,14 +300,15 @@ def test_threads_share_one_store(store):
 
 WRITER = """
 import sys
-from arr_core.judging.store import Record, VerdictStore
+from arr_core.judging.store import Entry, VerdictStore
 from arr_core.judging.verdict import Opinion
 store, name, count = VerdictStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for n in range(count):
     keys = [f"{name} {n} {part}" for part in range(20)]
-    store.put({key: ("p", Opinion(0, reply="x" * 2000)) for key in keys} | {f"shared {n}": ("p", Opinion(n % 2))},
-              [Record("p", key.encode(), b"b", None, "r", "j", "a", "", (key,)) for key in keys],
-              {key.encode(): b"w" * 3000 for key in keys})
+    opinion = Opinion(0, reply="x" * 2000)
+    store.put({key: opinion for key in keys} | {f"shared {n}": Opinion(n % 2)})
+    store.put_verdicts([Entry("p", key.encode(), b"b", None, "r", "j", "a", "", (opinion,)) for key in keys])
+    store.put_thumbnails({key.encode(): b"w" * 3000 for key in keys})
     assert store.get([f"shared {n}"])[f"shared {n}"].preferred == n % 2
     print(n, flush=True)
 store.close()
@@ -396,6 +348,6 @@ def test_a_killed_writer_leaves_whole_groups_and_a_sound_file(tmp_path):
     entries = list(store.entries())
     assert len(entries) >= 20 * 20 and len(entries) % 20 == 0
     assert not any(entry.opinions[0].failure for entry in entries)
-    assert len(store.thumbnails([entry.image_a for entry in entries])) == len(entries)
+    assert len(store) % 21 == 0
     assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()
