@@ -83,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .evaluation import evaluate
-    from .training.events import EventLog
+    from .training.events import Event, EventLog, ProgressEvent, StartedEvent
 
     source = source_of(options)
     contest = make_contest(options, source)
@@ -92,16 +92,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         judge = stack.enter_context(_judge(options, contest, source.judge))
         bars: dict[str, tqdm] = {}
 
-        def watch(event: dict) -> None:
-            if event["event"] == "progress":
-                stage, done = event["stage"], event["done"]
-                bar = bars.get(stage) or bars.setdefault(
-                    stage, stack.enter_context(tqdm(total=event["total"], desc=stage, unit="pair"))
-                )
-                bar.update(done - bar.n)
+        def watch(event: Event) -> None:
+            if isinstance(event, ProgressEvent):
+                if event.stage not in bars:
+                    bar = tqdm(total=event.total, desc=event.stage, unit="pair")
+                    bars[event.stage] = stack.enter_context(bar)
+                bars[event.stage].update(event.done - bars[event.stage].n)
 
         log = stack.enter_context(EventLog(folder / "events.jsonl", [watch]))
-        log.emit("started", run=f"{contest.name} against {contest.other_name}", updates=0)
+        log.emit(StartedEvent(run=f"{contest.name} against {contest.other_name}", updates=0))
         score = evaluate(contest, judge, log)
     from .evaluation import sentence
 

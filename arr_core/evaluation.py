@@ -27,7 +27,13 @@ from .reports.page import fill
 from .reports.pictures import picture
 from .reports.words import percent, plural, section, text
 from .sampling import Plan, describe, png_text, scaled
-from .training.events import EventLog
+from .training.events import (
+    EventLog,
+    FinishedEvent,
+    ProgressEvent,
+    ValidationEvent,
+    ValidationImage,
+)
 from .training.rollout import sample_batches
 from .training.validation import Score
 
@@ -64,7 +70,7 @@ def evaluate(contest: Contest, judge: Judge, log: EventLog) -> Score:
         policy = load_policy(plan.settings, cache)
         keys = policy.encode(
             plan.examples,
-            lambda done, total: log.emit("progress", stage="prompts", done=done, total=total),
+            lambda done, total: log.emit(ProgressEvent(stage="prompts", done=done, total=total)),
         )
         sides = [Side(contest, policy, keys, name) for name in NAMES]
         inject(scaled(plan.adapter, plan.strength), policy.transformer, dtype=torch.float32)
@@ -82,7 +88,7 @@ def evaluate(contest: Contest, judge: Judge, log: EventLog) -> Score:
     verdicts: dict[int, Verdict] = {}
     for places, future in asked:
         verdicts.update(zip(places, future.result(), strict=True))
-        log.emit("progress", stage="verdicts", done=len(verdicts), total=len(contest.jobs))
+        log.emit(ProgressEvent(stage="verdicts", done=len(verdicts), total=len(contest.jobs)))
     ordered = [verdicts[at] for at in range(len(contest.jobs))]
     wins, losses = (sum(verdict.preferred == side for verdict in ordered) for side in "ab")
     score = Score(wins, losses, len(ordered) - wins - losses)
@@ -117,7 +123,7 @@ class Side:
         width, stage, jobs = self.plan.micro_batch, f"{self.name} images", range(len(self.files))
         there = [at for at in jobs if self._is_there(at)]
         missing = [at for at in jobs if at not in set(there)]
-        log.emit("progress", stage=stage, done=len(there), total=len(jobs))
+        log.emit(ProgressEvent(stage=stage, done=len(there), total=len(jobs)))
         yield from (there[at : at + width] for at in range(0, len(there), width))
         done = len(there)
         for places, images in sample_batches(
@@ -131,7 +137,7 @@ class Side:
             places = [missing[place] for place in places]
             for at, image in zip(places, images, strict=True):
                 self._save(at, image)
-            log.emit("progress", stage=stage, done=(done := done + len(places)), total=len(jobs))
+            log.emit(ProgressEvent(stage=stage, done=(done := done + len(places)), total=len(jobs)))
             yield places
 
     def _is_there(self, at: int) -> bool:
@@ -214,13 +220,13 @@ def _record(
         json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     _write_report(contest, result, shown)
-    log.emit("validation", update=0, **counts, images=shown)
-    log.emit("finished", sentence=result["sentence"], report="report.html", result="result.json")
+    log.emit(ValidationEvent(update=0, **counts, images=tuple(shown)))
+    log.emit(FinishedEvent(sentence=result["sentence"], report="report.html", result="result.json"))
 
 
 def _entry(
     contest: Contest, policy: Policy, sides: Sequence[Side], at: int, verdict: Verdict
-) -> dict:
+) -> ValidationImage:
     """A pair in the event of the validation. A source is written once."""
     number, folder = contest.jobs[at][0], contest.plan.output
     example, source = (
@@ -231,17 +237,17 @@ def _entry(
         source.parent.mkdir(parents=True, exist_ok=True)
         policy.source_picture(example).save(source)
     policy, base = (side.files[at].relative_to(folder).as_posix() for side in sides)
-    return {
-        "prompt": example.prompt,
-        "preferred": {"a": "policy", "b": "base", None: None}[verdict.preferred],
-        "reason": verdict.reason,
-        "policy": policy,
-        "base": base,
-        "source": source.relative_to(folder).as_posix() if example.source else None,
-    }
+    return ValidationImage(
+        prompt=example.prompt,
+        preferred={"a": "policy", "b": "base", None: None}[verdict.preferred],
+        reason=verdict.reason,
+        policy=policy,
+        base=base,
+        source=source.relative_to(folder).as_posix() if example.source else None,
+    )
 
 
-def _write_report(contest: Contest, result: dict, shown: Sequence[dict]) -> None:
+def _write_report(contest: Contest, result: dict, shown: Sequence[ValidationImage]) -> None:
     """One page that needs no other file. Decided pairs are shown first."""
     folder, rate = contest.plan.output, result["win_rate"]
     tile = ""
@@ -260,7 +266,7 @@ def _write_report(contest: Contest, result: dict, shown: Sequence[dict]) -> None
     ]
     cards = "".join(
         _card(entry, contest, folder)
-        for entry in sorted(shown, key=lambda entry: entry["preferred"] is None)[:SHOWN]
+        for entry in sorted(shown, key=lambda entry: entry.preferred is None)[:SHOWN]
     )
     body = (
         f'<header><p class="over">Win rate</p><h1>{text(contest.name)} against {text(contest.other_name)}</h1>'
@@ -276,15 +282,15 @@ def _write_report(contest: Contest, result: dict, shown: Sequence[dict]) -> None
     (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
-def _card(entry: dict, contest: Contest, folder: Path) -> str:
+def _card(entry: ValidationImage, contest: Contest, folder: Path) -> str:
     names = {"source": "source", "policy": contest.name, "base": contest.other_name}
     sides = "".join(
-        f"<figure{' class=preferred' * (entry['preferred'] == side)}>{picture(folder, entry[side], entry['prompt'])}"
+        f"<figure{' class=preferred' * (entry['preferred'] == side)}>{picture(folder, getattr(entry, side), entry['prompt'])}"
         f"<figcaption>{text(name)}</figcaption></figure>"
         for side, name in names.items()
-        if entry[side]
+        if getattr(entry, side)
     )
     return (
-        f'<article class="card"><h3 class="prompt" dir="auto">{text(entry["prompt"])}</h3>'
-        f'<div><div class="row">{sides}</div><p class="reason" dir="auto">{text(entry["reason"])}</p></div></article>'
+        f'<article class="card"><h3 class="prompt" dir="auto">{text(entry.prompt)}</h3>'
+        f'<div><div class="row">{sides}</div><p class="reason" dir="auto">{text(entry.reason)}</p></div></article>'
     )

@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from arr_core.common.proportions import wilson
-from arr_core.training.events import read_events
+from arr_core.training.events import history, read_events
 
 T2I, EDIT = "miniature", "miniature-edit"
 SWAPPED = ["--objective.reward_preferred", "-0.1", "--objective.reward_dispreferred", "1.0"]
@@ -217,20 +218,19 @@ def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[st
             raise SystemExit(
                 f"{label}, seed {seed}: exit status {process.returncode}\n{error[-2000:]}"
             )
-        events = read_events(Path(folder) / "run" / "events.jsonl")
-    updates = [event for event in events if event["event"] == "update"]
-    measure = next(event for event in events if event["event"] == "measure")
+        run = history(read_events(Path(folder) / "run" / "events.jsonl"))
+    [measure] = run.measures
     return {
         "label": label,
         "preset": preset,
         "flags": words + extra,
         "seed": seed,
-        "updates": len(updates),
-        "base": measure["base"],
-        "policy": measure["policy"],
-        "pairs": sum(event["pairs"] for event in updates),
-        "judge_calls": sum(event["judge_calls"] for event in updates),
-        "undecided": sum(event["undecided"] for event in updates),
+        "updates": len(run.updates),
+        "base": asdict(measure.base),
+        "policy": asdict(measure.policy),
+        "pairs": sum(event.pairs for event in run.updates),
+        "judge_calls": sum(event.judge_calls for event in run.updates),
+        "undecided": sum(event.undecided for event in run.updates),
         "wall_minutes": (time.monotonic() - start) / 60,
         "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from .pictures import GAP, GOOD, INK, PALE, PAPER, fit
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-    from ..arr_core.training.events import History
+    from ..arr_core.training.events import History, ValidationEvent, ValidationImage
 
 WIDTH, HEIGHT, CHART, SIDE = 960, 460, 460, 128
 BAND, GRID, BAD = "#264d3a", "#3a3c44", "#d05a4e"
@@ -24,8 +25,8 @@ def training_picture(run: History, folder: Path) -> Image.Image:
 
     from ..arr_core.reports.grid import font_for
 
-    images = _telling(run.validations[-1].get("images") or []) if run.validations else []
-    font = font_for(" ".join(image["prompt"] for image in images))
+    images = _telling(run.validations[-1].images) if run.validations else []
+    font = font_for(" ".join(image.prompt for image in images))
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
     _chart(draw, run, font)
@@ -35,9 +36,9 @@ def training_picture(run: History, folder: Path) -> Image.Image:
     return sheet
 
 
-def _telling(images: list[dict]) -> list[dict]:
+def _telling(images: Sequence[ValidationImage]) -> list[ValidationImage]:
     """The images of a validation that are shown: those first that the judge told apart."""
-    return sorted(images, key=lambda image: image["preferred"] is None)[:ROWS]
+    return sorted(images, key=lambda image: image.preferred is None)[:ROWS]
 
 
 def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
@@ -49,9 +50,9 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
 
     draw.text((GAP, GAP), "win rate against the base, held-out prompts", INK, font)
     points = [
-        (event["update"], event["win_rate"], event["low"], event["high"])
+        (event.update, event.win_rate, event.low, event.high)
         for event in run.validations
-        if event["win_rate"] is not None
+        if event.win_rate is not None
     ]
     if len(points) > 1:
         draw.polygon(
@@ -86,7 +87,7 @@ def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
 def _examples(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    images: list[dict],
+    images: list[ValidationImage],
     folder: Path,
     font,
     names: dict[str, str],
@@ -95,63 +96,59 @@ def _examples(
     from ..arr_core.data import open_image
     from ..arr_core.reports.grid import wrapped
 
-    columns = [name for name in names if name != "source" or images and images[0].get("source")]
+    columns = [name for name in names if name != "source" or images and images[0].source]
     for at, name in enumerate(columns):
         draw.text((CHART + 2 * GAP + at * (SIDE + GAP), GAP), names[name], INK, font)
     for row, image in enumerate(images):
         y = 2 * GAP + 16 + row * (SIDE + GAP)
         for at, name in enumerate(columns):
-            path = folder / str(image.get(name))
+            path = folder / str(getattr(image, name))
             if path.is_file():  # it may be a moment behind its event
                 sheet.paste(fit(open_image(path), SIDE), (CHART + 2 * GAP + at * (SIDE + GAP), y))
         x = CHART + 2 * GAP + len(columns) * (SIDE + GAP)
-        verdict, colour = VERDICTS[image.get("preferred")]
+        verdict, colour = VERDICTS[image.preferred]
         draw.text((x, y), verdict, colour, font)
-        for line, text in enumerate(wrapped(image["prompt"], font, WIDTH - x - GAP, lines=5)):
+        for line, text in enumerate(wrapped(image.prompt, font, WIDTH - x - GAP, lines=5)):
             draw.text((x, y + 20 + line * 18), text, PALE, font)
 
 
-def contest_picture(outcome: dict, folder: Path, name: str, other: str) -> Image.Image:
+def contest_picture(outcome: ValidationEvent, folder: Path, name: str, other: str) -> Image.Image:
     """The picture of a win rate: the rate with its interval, the counts as one bar, and some of the pairs."""
     from PIL import Image, ImageDraw
 
     from ..arr_core.reports.grid import font_for
 
-    images = _telling(outcome["images"])
-    font = font_for(" ".join([name, other, *(image["prompt"] for image in images)]))
+    images = _telling(outcome.images)
+    font = font_for(" ".join([name, other, *(image.prompt for image in images)]))
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
-    left, right, rate = GAP + 20, CHART - GAP - 20, outcome["win_rate"]
+    left, right, rate = GAP + 20, CHART - GAP - 20, outcome.win_rate
     draw.text((GAP, GAP), f"{name} against {other}"[:52], INK, font)
     head = "no decided pair" if rate is None else f"{rate:.0%} of decided pairs won"
-    draw.text(
-        (GAP, 70), head, GOOD if rate is not None and outcome["low"] > 0.5 else INK, font_at(28)
-    )
+    draw.text((GAP, 70), head, GOOD if rate is not None and outcome.low > 0.5 else INK, font_at(28))
     for share in (0.0, 0.5, 1.0):
         x = left + (right - left) * share
         draw.line([(x, 140), (x, 200)], PALE if share == 0.5 else GRID, 1)
         draw.text((x, 208), f"{share:.0%}", PALE, font, anchor="mt")
-    low, high = (left + (right - left) * outcome[end] for end in ("low", "high"))
+    low, high = (left + (right - left) * getattr(outcome, end) for end in ("low", "high"))
     draw.rectangle((low, 164, high, 176), BAND if rate is not None else GRID)
     if rate is not None:
         x = left + (right - left) * rate
         draw.ellipse((x - 8, 162, x + 8, 178), GOOD)
-        draw.text(
-            (GAP, 236), f"95 % interval {outcome['low']:.0%} to {outcome['high']:.0%}", PALE, font
-        )
-    at, total = float(left), max(1, outcome["wins"] + outcome["undecided"] + outcome["losses"])
+        draw.text((GAP, 236), f"95 % interval {outcome.low:.0%} to {outcome.high:.0%}", PALE, font)
+    at, total = float(left), max(1, outcome.wins + outcome.undecided + outcome.losses)
     for word, field, colour in (
         ("won", "wins", GOOD),
         ("undecided", "undecided", PALE),
         ("lost", "losses", BAD),
     ):
-        width = (right - left) * outcome[field] / total
+        width = (right - left) * getattr(outcome, field) / total
         if width:
             draw.rectangle((at, 300, at + width - 2, 330), colour)
         at += width
         draw.text(
             (GAP, 346 + 24 * ("wins", "undecided", "losses").index(field)),
-            f"{word} {outcome[field]}",
+            f"{word} {getattr(outcome, field)}",
             colour,
             font,
         )

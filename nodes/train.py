@@ -225,10 +225,10 @@ class ARRTrainRPO(io.ComfyNode):
             adapter = _load(run)
         _finished[run_name[0]] = run.folder
         history = run.history()
-        losses = [event["loss"] for event in history.updates if event.get("loss") is not None]
+        losses = [event.loss for event in history.updates if event.loss is not None]
         # Plot Loss Graph divides by the range of the losses.
         loss_map = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)
-        sentence = history.finished["sentence"]
+        sentence = history.finished.sentence
         if history.update > updates[0]:
             sentence = f"The run has {history.update} updates already, more than the {updates[0]} asked for. {sentence}"
         summary = f"{sentence}\nLoRA: {_publish(run)}\nReport: {run.folder / 'report.html'}"
@@ -314,9 +314,7 @@ class _Watcher:
         if not begun:
             return f"loading ... {time.monotonic() - self.begun:.0f} s"
         doing = (
-            [
-                f"{history.progress['stage']} {history.progress['done']} of {history.progress['total']}"
-            ]
+            [f"{history.progress.stage} {history.progress.done} of {history.progress.total}"]
             if history.progress
             else []
         )
@@ -326,10 +324,10 @@ class _Watcher:
             )
         last = history.updates[-1]
         recent = history.updates[-20:]
-        undecided = sum(event["undecided"] for event in recent) / max(
-            1, sum(event["pairs"] for event in recent)
+        undecided = sum(event.undecided for event in recent) / max(
+            1, sum(event.pairs for event in recent)
         )
-        pace = sum(event["seconds"] for event in recent) / len(recent)
+        pace = sum(event.seconds for event in recent) / len(recent)
         left = pace * max(0, (history.total or 0) - history.update)
         words = [
             f"update {history.update} of {history.total}",
@@ -337,13 +335,11 @@ class _Watcher:
             f"{pace:.1f} s an update",
             f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left",
         ]
-        if history.validations and history.validations[-1]["win_rate"] is not None:
+        if history.validations and history.validations[-1].win_rate is not None:
             score = history.validations[-1]
-            words.insert(
-                1, f"win rate {score['win_rate']:.0%} ({score['low']:.0%} to {score['high']:.0%})"
-            )
+            words.insert(1, f"win rate {score.win_rate:.0%} ({score.low:.0%} to {score.high:.0%})")
         if history.update == history.total:
-            words = [f"{last['update']} updates done", "measuring ..."]
+            words = [f"{last.update} updates done", "measuring ..."]
         return " · ".join([*words, *doing])
 
 

@@ -249,14 +249,14 @@ def _prompts(
 
 def _follow(words: list[str], output: Path, live: Live) -> None:
     """Run the evaluation to its end. Raises the interruption, ValueError and RuntimeError."""
-    from ..arr_core.training.events import read_events
+    from ..arr_core.training.events import ProgressEvent, read_events
 
     let_models_go()
     events = output / "events.jsonl"
 
     def watch(stopping: bool) -> None:
         progress = (
-            [event for event in read_events(events) if event["event"] == "progress"]
+            [event for event in read_events(events) if isinstance(event, ProgressEvent)]
             if events.is_file()
             else []
         )
@@ -265,10 +265,8 @@ def _follow(words: list[str], output: Path, live: Live) -> None:
             return
         last = progress[-1]
         stages = ("prompts", "first images", "second images", "verdicts")
-        live.say(child.with_request(f"{last['stage']}: {last['done']} of {last['total']}"))
-        live.show(
-            stages.index(last["stage"]) * last["total"] + last["done"], len(stages) * last["total"]
-        )
+        live.say(child.with_request(f"{last.stage}: {last.done} of {last.total}"))
+        live.show(stages.index(last.stage) * last.total + last.done, len(stages) * last.total)
 
     with Child("evaluate", words, output) as child:
         cancelled = child.wait(watch)

@@ -15,6 +15,7 @@ from ..common.proportions import wilson
 from ..common.randomness import seed_of
 from ..data import Example, load_examples, open_image
 from ..reports.run import write_report
+from ..training.events import MeasuredShare, MeasureEvent
 from ..training.rollout import sample_images
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 
@@ -40,16 +41,12 @@ class Measure:
     def interval(self) -> tuple[float, float]:
         return wilson(self.exact, self.count)
 
-    def fields(self) -> dict:
+    def share(self) -> MeasuredShare:
         """The measure as an event's field."""
         low, high = self.interval
-        return {
-            "value": self.rate,
-            "low": low,
-            "high": high,
-            "count": self.count,
-            "outside_change": self.outside,
-        }
+        return MeasuredShare(
+            value=self.rate, low=low, high=high, count=self.count, outside_change=self.outside
+        )
 
 
 def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> Measure:
@@ -109,7 +106,7 @@ def report_measure(trainer) -> None:
         for reference in (True, False)
     )
     name = "exact edits" if trainer.config.task == "edit" else "exact compositions"
-    trainer.emit("measure", name=name, unit="share", base=base.fields(), policy=trained.fields())
+    trainer.emit(MeasureEvent(name=name, unit="share", base=base.share(), policy=trained.share()))
     if trainer.rank == 0:
         write_report(trainer.folder)
         (low, high), (low_base, high_base) = trained.interval, base.interval

@@ -39,7 +39,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         warnings(run),
         settings(_read(folder / "config.yaml")),
     ]
-    name = text(run.started.get("run") or folder.resolve().name)
+    name = text((run.started and run.started.run) or folder.resolve().name)
     foot = (
         f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"
     )

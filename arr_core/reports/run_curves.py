@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..training.events import Event, History
+from ..training.events import History, UpdateEvent, ValidationEvent
 from .charts import NOTHING, Line, Point, line_chart
 from .words import (
     figure,
-    mapping,
     number,
     percent,
     row,
@@ -32,11 +31,11 @@ def win_rate_curve(run: History) -> str:
     points, band = [], []
     for event in run.validations:
         rate, low, high = _rate(event)
-        note = f"update {event['update']}: {percent(rate)}"
+        note = f"update {event.update}: {percent(rate)}"
         if rate is not None and low is not None and high is not None:
             note += f", interval {span(low, high)}"
-            band.append((event["update"], low, high))
-        points.append(Point(event["update"], rate, note))
+            band.append((event.update, low, high))
+        points.append(Point(event.update, rate, note))
     chart = line_chart(
         "Win rate",
         [Line(points, dots=True)],
@@ -118,7 +117,7 @@ def image_statistics(run: History) -> str:
     return section("Has the look of the pictures changed?", lead, _grid(charts))
 
 
-def moved(validation: Event | None) -> dict[str, float]:
+def moved(validation: ValidationEvent | None) -> dict[str, float]:
     """Image statistics, by label, whose relative change between base and policy is beyond MOVED."""
     changes = (
         {label: _change(validation, name) for name, label in STATISTICS.items()}
@@ -132,18 +131,18 @@ def moved(validation: Event | None) -> dict[str, float]:
     }
 
 
-def _rate(event: Event) -> tuple[float | None, float | None, float | None]:
-    return tuple(number(event.get(name)) for name in ("win_rate", "low", "high"))
+def _rate(event: ValidationEvent) -> tuple[float | None, float | None, float | None]:
+    return tuple(number(getattr(event, name)) for name in ("win_rate", "low", "high"))
 
 
 def _validation_table(run: History) -> str:
     rows = []
     for event in run.validations:
         rate, low, high = _rate(event)
-        counts = (figure(number(event.get(name))) for name in ("wins", "losses", "undecided"))
+        counts = (figure(number(getattr(event, name))) for name in ("wins", "losses", "undecided"))
         interval = "" if rate is None or low is None or high is None else span(low, high)
-        best = "best so far" if event.get("best") is True else ""
-        rows.append(row(str(event["update"]), *counts, percent(rate), interval, best))
+        best = "best so far" if event.best else ""
+        rows.append(row(str(event.update), *counts, percent(rate), interval, best))
     heads = ("update", "wins", "losses", "undecided", "win rate", "95 % interval", "")
     return f"<details><summary>The numbers</summary>{table(heads, rows)}</details>" if rows else ""
 
@@ -164,19 +163,19 @@ def _curve(title: str, points: list[Point], show: Callable[[float], str], **opti
     return line_chart(title, [Line(points, smooth=True)], show=show, value=value, **options)
 
 
-def _line(run: History, read: Callable[[Event], float | None]) -> list[Point]:
-    return [Point(event["update"], read(event)) for event in run.updates]
+def _line(run: History, read: Callable[[UpdateEvent], float | None]) -> list[Point]:
+    return [Point(event.update, read(event)) for event in run.updates]
 
 
-def _field(name: str) -> Callable[[Event], float | None]:
-    return lambda event: number(event.get(name))
+def _field(name: str) -> Callable[[UpdateEvent], float | None]:
+    return lambda event: number(getattr(event, name))
 
 
-def _share(name: str) -> Callable[[Event], float | None]:
+def _share(name: str) -> Callable[[UpdateEvent], float | None]:
     """Reads a count as a share of the update's pairs."""
 
-    def read(event: Event) -> float | None:
-        count, pairs = number(event.get(name)), number(event.get("pairs"))
+    def read(event: UpdateEvent) -> float | None:
+        count, pairs = number(getattr(event, name)), number(event.pairs)
         return count / pairs if count is not None and pairs else None
 
     return read
@@ -186,15 +185,15 @@ def _grid(charts: list[str]) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def _statistic_point(event: Event, side: str, name: str) -> Point:
+def _statistic_point(event: ValidationEvent, side: str, name: str) -> Point:
     value = _statistic(event, side, name)
-    return Point(event["update"], value, f"update {event['update']}, {side}: {figure(value)}")
+    return Point(event.update, value, f"update {event.update}, {side}: {figure(value)}")
 
 
-def _statistic(event: Event, side: str, name: str) -> float | None:
-    return number(mapping(mapping(event.get("statistics")).get(side)).get(name))
+def _statistic(event: ValidationEvent, side: str, name: str) -> float | None:
+    return getattr(getattr(event.statistics, side), name) if event.statistics else None
 
 
-def _change(event: Event, name: str) -> float | None:
+def _change(event: ValidationEvent, name: str) -> float | None:
     base, policy = (_statistic(event, side, name) for side in ("base", "policy"))
     return policy / base - 1 if base and policy is not None else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ..training.events import Event, History
+from ..training.events import History, ValidationEvent
 from .charts import interval
 from .run_curves import moved
 from .words import (
     duration,
     figure,
-    mapping,
     number,
     percent,
     plural,
@@ -31,57 +30,50 @@ def headline(run: History) -> str:
     started, last = run.started, run.validations[-1] if run.validations else None
     tone, state = STATES[run.state]
     if run.stopped:
-        state += f" ({run.stopped.get('reason') or 'no reason given'}), can be resumed"
-    task = {"t2i": "text to image", "edit": "image editing"}.get(
-        started.get("task"), started.get("task")
-    )
-    facts = [
-        task,
-        started.get("algorithm"),
-        _progress(run),
-        started.get("device"),
-        _date(started.get("time")),
-    ]
+        state += f" ({run.stopped.reason}), can be resumed"
+    facts = [_progress(run)]
+    if started is not None:
+        task = {"t2i": "text to image", "edit": "image editing"}.get(started.task, started.task)
+        facts = [task, started.algorithm, *facts, started.device, _date(started.time)]
     shown = "".join(f"<span>{text(fact)}</span>" for fact in facts if fact)
     if run.warnings:
         shown += f'<a href="#warnings">{text(plural(len(run.warnings), "warning"))}</a>'
-    ended = mapping(run.finished)
-    sentence = f'<p class="sentence">{text(ended["sentence"])}</p>' if ended.get("sentence") else ""
+    ended = run.finished
+    sentence = f'<p class="sentence">{text(ended.sentence)}</p>' if ended else ""
     alerts = "".join(f'<p class="alert">{text(alert)}</p>' for alert in _alerts(last))
     return (
-        f'<header><p class="over">Training report</p><h1>{text(started.get("run") or "Run")}</h1>'
+        f'<header><p class="over">Training report</p><h1>{text(started.run if started else "Run")}</h1>'
         f'<p class="facts"><span class="state {tone}">{text(state)}</span>{shown}</p>'
         f'{sentence}{_verdict(run, last)}{alerts}<div class="tiles">{_win_rate_tile(last)}{_measure_tiles(run)}'
         f"{_time_tile(run)}</div></header>"
     )
 
 
-def _verdict(run: History, last: Event | None) -> str:
+def _verdict(run: History, last: ValidationEvent | None) -> str:
     """Whether the policy is better than its base, as far as the last validation can say."""
-    low, high, rate = (number(mapping(last).get(name)) for name in ("low", "high", "win_rate"))
     if last is None:
         return _two_lines(
             "open",
             "Nothing to judge yet.",
             "The first validation against the base is still to come.",
         )
-    counts = f"{figure(number(last.get('wins')))} times, the base {figure(number(last.get('losses')))} times"
+    counts = f"{figure(last.wins)} times, the base {figure(last.losses)} times"
     because = (
         f"On held-out prompts the judge preferred the policy {counts}; it could not decide "
-        f"{figure(number(last.get('undecided')))} times."
+        f"{figure(last.undecided)} times."
     )
-    kept = next((event for event in reversed(run.validations) if event.get("best") is True), last)
+    kept = next((event for event in reversed(run.validations) if event.best), last)
     if kept is not last:
         because += (
-            f" The folder adapter-best/ holds the policy of update {kept['update']}, with "
-            f"{percent(number(kept.get('win_rate')))} the best of {len(run.validations)} validations; "
+            f" The folder adapter-best/ holds the policy of update {kept.update}, with "
+            f"{percent(kept.win_rate)} the best of {len(run.validations)} validations; "
             "having been picked, that number flatters."
         )
-    if rate is None or low is None or high is None:
+    if last.win_rate is None:
         return _two_lines("open", "Nothing to tell policy and base apart yet.", because)
-    if low > 0.5:
+    if last.low > 0.5:
         return _two_lines("good", "Better than its base, in the judge's eyes.", because)
-    if high < 0.5:
+    if last.high < 0.5:
         return _two_lines("bad", "Worse than its base, in the judge's eyes.", because)
     return _two_lines("warn", "No difference shown: the interval holds one half.", because)
 
@@ -90,7 +82,7 @@ def _two_lines(tone: str, verdict: str, because: str) -> str:
     return f'<p class="verdict {tone}">{text(verdict)}</p><p class="because">{text(because)}</p>'
 
 
-def _alerts(last: Event | None) -> list[str]:
+def _alerts(last: ValidationEvent | None) -> list[str]:
     changes = ", ".join(
         f"{label.lower()} {signed_percent(change)}" for label, change in moved(last).items()
     )
@@ -104,32 +96,24 @@ def _alerts(last: Event | None) -> list[str]:
     )
 
 
-def _win_rate_tile(last: Event | None) -> str:
-    event = mapping(last)
-    rate, low, high = (number(event.get(name)) for name in ("win_rate", "low", "high"))
-    if rate is None or low is None or high is None:
+def _win_rate_tile(last: ValidationEvent | None) -> str:
+    if last is None or last.win_rate is None:
         return _tile("Win rate against the base", "&ndash;", "no decided pair yet")
-    judged = sum(number(event.get(name)) or 0 for name in ("wins", "losses"))
     return _tile(
         "Win rate against the base",
-        percent(rate),
-        f"95 % interval {span(low, high)}, of {plural(judged, 'decided pair')}",
-        interval(rate, low, high, 0, 1, half=True),
+        percent(last.win_rate),
+        f"95 % interval {span(last.low, last.high)}, of {plural(last.wins + last.losses, 'decided pair')}",
+        interval(last.win_rate, last.low, last.high, 0, 1, half=True),
     )
 
 
 def _measure_tiles(run: History) -> str:
     tiles = []
     for event in run.measures:
-        base, policy = (
-            number(mapping(event.get(side)).get("value")) for side in ("base", "policy")
-        )
-        if base is not None and policy is not None:
-            show = shower(event.get("unit"))
-            big = f'<span class="before">{text(show(base))} &rarr;</span> {text(show(policy))}'
-            tiles.append(
-                _tile(str(event.get("name")), big, "base \u2192 policy, measured without the judge")
-            )
+        show = shower(event.unit)
+        base, policy = show(event.base.value), show(event.policy.value)
+        big = f'<span class="before">{text(base)} &rarr;</span> {text(policy)}'
+        tiles.append(_tile(event.name, big, "base \u2192 policy, measured without the judge"))
     return "".join(tiles)
 
 

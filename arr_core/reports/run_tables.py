@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..training.events import Event, History
+from ..training.events import History, MeasureEvent
 from .charts import interval
 from .words import (
     duration,
     entries,
     figure,
     mapping,
-    number,
     percent,
     plural,
     row,
@@ -29,7 +28,7 @@ UNSHOWN = (*NAMES, "task", "criteria", "themes", "tips")
 
 def warnings(run: History) -> str:
     """The messages of warnings, each once."""
-    counts = Counter(str(event.get("message")) for event in run.warnings)
+    counts = Counter(event.message for event in run.warnings)
     lines = (
         f"{message} ({times} times)" if times > 1 else message for message, times in counts.items()
     )
@@ -49,14 +48,12 @@ def measures(run: History) -> str:
     )
 
 
-def _measure(event: Event) -> str:
+def _measure(event: MeasureEvent) -> str:
     sides = {
-        side: [number(mapping(event.get(side)).get(name)) for name in ("value", "low", "high")]
-        for side in ("base", "policy")
+        side: (share.value, share.low, share.high, share.count)
+        for side, share in (("base", event.base), ("policy", event.policy))
     }
-    if any(value is None for values in sides.values() for value in values):
-        return ""
-    show, rows = shower(event.get("unit")), []
+    show, rows = shower(event.unit), []
     lowest, highest = (
         min(values[1] for values in sides.values()),
         max(values[2] for values in sides.values()),
@@ -64,9 +61,8 @@ def _measure(event: Event) -> str:
     start, end = (
         (0, 1) if show is percent else (lowest, highest if highest > lowest else lowest + 1)
     )
-    for side, (value, low, high) in sides.items():
-        count = number(mapping(event.get(side)).get("count"))
-        of = "" if count is None else f", of {figure(count)}"
+    for side, (value, low, high, count) in sides.items():
+        of = f", of {figure(count)}"
         rows.append(
             f'<span class="who">{side}</span>{interval(value, low, high, start, end, role=side)}'
             f'<span class="value">{text(f"{show(value)} ({show(low)} to {show(high)}{of})")}</span>'
@@ -74,7 +70,7 @@ def _measure(event: Event) -> str:
     apart = sides["base"][2] < sides["policy"][1] or sides["policy"][2] < sides["base"][1]
     remark = "The intervals are apart." if apart else "The intervals overlap: no difference shown."
     return (
-        f'<div><h3>{text(event.get("name"))}</h3><div class="measure">{"".join(rows)}</div>'
+        f'<div><h3>{text(event.name)}</h3><div class="measure">{"".join(rows)}</div>'
         f'<p class="remark">{remark}</p></div>'
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
@@ -28,9 +28,9 @@ def entries(value: Any) -> list:
     return value if isinstance(value, list) else []
 
 
-def total(events: Iterable[Mapping[str, Any]], name: str) -> float:
+def total(events: Iterable[Any], name: str) -> float:
     """Sum of a field over events, where it is known."""
-    return sum(number(event.get(name)) or 0.0 for event in events)
+    return sum(number(getattr(event, name)) or 0.0 for event in events)
 
 
 def percent(share: float | None) -> str:

@@ -1,75 +1,272 @@
 """The one way out of a running trainer: ``events.jsonl``, one JSON object a line, only ever appended to.
 
-A line is ``{"event": kind, "time": ISO time in UTC, ...}``. The progress bar, the report, the trackers and a ComfyUI node
-read these and nothing else. ``null`` stands for what is unknown, and for numbers that are not finite.
+A line is ``{"event": kind, "time": ISO time in UTC, ...}`` and one of the dataclasses below. The progress bar, the report,
+the trackers and the ComfyUI nodes read these and nothing else. ``null`` stands for what is unknown, and for numbers that
+are not finite. Paths are relative to the run's folder.
 
-| event | fields |
-|---|---|
-| started | run, config_hash, version, updates, prompts, validation_prompts, device, task, algorithm, rubric {name, hash} |
-| resumed | update: the checkpoint's; whatever was recorded after it happens again |
-| encoded | examples, seconds |
-| update | update (from 1), seconds, sampling_s, waiting_s, training_s, pairs, decided, undecided, failures, first_pick_rate, loss, kl, ratio_mean, clip_high, clip_low (rpo) or shift (nft), grad_norm, learning_rate, judge_calls, judge_tokens, judge_cost |
-| validation | update, wins, losses, undecided, win_rate, low, high, best, seconds, judge_calls, judge_tokens, judge_cost, statistics {base, policy}, images [{prompt, base, policy, source, preferred, reason}] |
-| progress | stage, done, total: how far the first process is within something that takes more than a moment |
-| checkpoint | update, path |
-| measure | name, unit, base {value, low, high, count}, policy {value, low, high, count} |
-| warning | message |
-| stopped | update, reason |
-| finished | update, seconds, adapter, universal, report, sentence |
-
-Every process begins with ``started``; one that goes on says ``resumed`` next, when its model is there.
-Paths are relative to the run's folder. What an update says of time and of the judge is about that update alone.
-"""  # noqa: E501 (a table's row is one line)
+Every process begins with ``started``; one that resumes says ``resumed`` next, once its model is loaded.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Literal
 
-Event = dict[str, Any]
-Observer = Callable[[Event], None]
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ..common.files import JsonLines, read_json_lines
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Number = Annotated[float, Field(gt=-1e30, lt=1e30)]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseEvent:
+    """What every event has."""
+
+    time: str = field(default_factory=_now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RubricName:
+    """The rubric of a run: its name, and the hash of its content."""
+
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedEvent(BaseEvent):
+    """A process began to work on the run. ``updates`` is how many the run is to do."""
+
+    event: Literal["started"] = "started"
+    run: str
+    updates: Count
+    config_hash: str = ""
+    version: str = ""
+    prompts: Count = 0
+    validation_prompts: Count = 0
+    device: str = ""
+    task: str = ""
+    algorithm: str = ""
+    rubric: RubricName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumedEvent(BaseEvent):
+    """The run goes on from the checkpoint of ``update``. What was recorded after that update happens again."""
+
+    event: Literal["resumed"] = "resumed"
+    update: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedEvent(BaseEvent):
+    """All prompts are encoded."""
+
+    event: Literal["encoded"] = "encoded"
+    examples: Count
+    seconds: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateEvent(BaseEvent):
+    """One update (counted from 1), over all processes. Times and judge calls are of this update alone.
+
+    ``ratio_mean``, ``clip_high`` and ``clip_low`` are of rpo; ``shift`` is of nft.
+    """
+
+    event: Literal["update"] = "update"
+    update: Count
+    seconds: Number
+    sampling_s: Number
+    waiting_s: Number
+    training_s: Number
+    pairs: Count
+    decided: Count
+    undecided: Count
+    failures: Count
+    first_pick_rate: Number | None = None
+    loss: Number | None = None
+    kl: Number | None = None
+    ratio_mean: Number | None = None
+    clip_high: Number | None = None
+    clip_low: Number | None = None
+    shift: Number | None = None
+    grad_norm: Number | None = None
+    learning_rate: Number
+    judge_calls: Count
+    judge_tokens: Count
+    judge_cost: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStatistics:
+    """Means over images, of ``image_statistics.image_statistics``."""
+
+    contrast: Number
+    edge_energy: Number
+    colour_entropy: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothStatistics:
+    """The image statistics of the two sides of a validation."""
+
+    base: ImageStatistics
+    policy: ImageStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationImage:
+    """A held-out prompt with the files of its images, and what the judge said."""
+
+    prompt: str
+    base: str
+    policy: str
+    source: str | None = None
+    preferred: Literal["base", "policy"] | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationEvent(BaseEvent):
+    """The policy against the base on held-out prompts; ``low`` to ``high`` is the 95 % interval of the win rate."""
+
+    event: Literal["validation"] = "validation"
+    update: Count
+    wins: Count
+    losses: Count
+    undecided: Count
+    win_rate: Number | None
+    low: Number
+    high: Number
+    best: bool = False
+    seconds: Number = 0.0
+    judge_calls: Count = 0
+    judge_tokens: Count = 0
+    judge_cost: Number = 0.0
+    statistics: BothStatistics | None = None
+    images: tuple[ValidationImage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent(BaseEvent):
+    """How far the first process is within something that takes more than a moment."""
+
+    event: Literal["progress"] = "progress"
+    stage: str
+    done: Count
+    total: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEvent(BaseEvent):
+    """A checkpoint was written."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    update: Count
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredShare:
+    """A measured value with its 95 % interval, and the number of images that it was measured on."""
+
+    value: Number
+    low: Number
+    high: Number
+    count: Count
+    outside_change: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureEvent(BaseEvent):
+    """A measure that needs no judge, of the base and of the policy."""
+
+    event: Literal["measure"] = "measure"
+    name: str
+    unit: str
+    base: MeasuredShare
+    policy: MeasuredShare
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningEvent(BaseEvent):
+    """Something that does not end the run but that a person should know."""
+
+    event: Literal["warning"] = "warning"
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedEvent(BaseEvent):
+    """The run was stopped on request after ``update`` and can be resumed."""
+
+    event: Literal["stopped"] = "stopped"
+    update: Count
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedEvent(BaseEvent):
+    """The run is done. ``adapter`` ... ``result`` are paths; an empty one was not written."""
+
+    event: Literal["finished"] = "finished"
+    update: Count = 0
+    seconds: Number = 0.0
+    sentence: str = ""
+    adapter: str = ""
+    universal: str = ""
+    report: str = ""
+    result: str = ""
+
+
+Event = Annotated[
+    StartedEvent
+    | ResumedEvent
+    | EncodedEvent
+    | UpdateEvent
+    | ValidationEvent
+    | ProgressEvent
+    | CheckpointEvent
+    | MeasureEvent
+    | WarningEvent
+    | StoppedEvent
+    | FinishedEvent,
+    Field(discriminator="event"),
+]
+Observer = Callable[[Event], object]
+_READER: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 class EventLog:
-    """The open log of a run. A line is on its way to disk before any observer hears of it."""
+    """The open log of a run. A line is written before any observer hears of its event. Use as a context manager."""
 
     def __init__(self, path: str | os.PathLike, observers: Iterable[Observer] = ()):
-        self.path, self.observers = Path(path), tuple(observers)
-        torn = _ends_inside_a_line(self.path)
-        # Unbuffered: a line is one call of the system, so a signal handler may emit too, and a kill loses nothing.
-        self._file = open(self.path, "ab", buffering=0)
-        if torn:
-            self._write(b"\n")
+        self._lines, self.observers = JsonLines(path), tuple(observers)
 
-    def emit(self, kind: str, **fields: Any) -> Event:
-        """The event as it was written."""
-        event = {
-            "event": kind,
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            **_plain(fields),
-        }
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False)
-        # A lone surrogate has no UTF-8; the escape that Python puts in its place is the one that JSON reads back.
-        self._write(line.encode("utf-8", "backslashreplace") + b"\n")
+    def emit(self, event: Event) -> None:
+        """Append the event, then call the observers with it. A line is one system call, so signal handlers may emit."""
+        plain = {"event": event.event, **asdict(event)}
+        self._lines.append(json.loads(json.dumps(plain), parse_constant=lambda name: None))
         for observer in self.observers:
             observer(event)
-        return event
 
     def close(self) -> None:
-        """Closes the file, and every observer that can be closed."""
-        self._file.close()
+        """Close the file, and every observer that can be closed."""
+        self._lines.close()
         for observer in self.observers:
-            getattr(observer, "close", lambda: None)()
-
-    def _write(self, line: bytes) -> None:
-        while line:
-            line = line[self._file.write(line) :]
+            if close := getattr(observer, "close", None):
+                close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -79,18 +276,13 @@ class EventLog:
 
 
 def read_events(path: str | os.PathLike) -> list[Event]:
-    """The events of a log in order, without the lines that a crash or another hand left unreadable.
-
-    Of a log that is being written, the last line may be half there; the next reading finds it whole.
-    """
+    """The events of a log in order. Lines that are no valid event, such as one that a kill cut off, are skipped."""
     events = []
-    for line in Path(path).read_bytes().split(b"\n"):
+    for line in read_json_lines(path):
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):  # torn: neither the JSON nor the UTF-8 need be whole
+            events.append(_READER.validate_python(line))
+        except ValidationError:
             continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            events.append(event)
     return events
 
 
@@ -98,33 +290,33 @@ def read_events(path: str | os.PathLike) -> list[Event]:
 class History:
     """What a run has done, each thing once: of updates that a resume did again, only the later ones count."""
 
-    started: Event = field(default_factory=dict)
-    encoded: list[Event] = field(default_factory=list)
-    updates: list[Event] = field(default_factory=list)
-    validations: list[Event] = field(default_factory=list)
-    checkpoints: list[Event] = field(default_factory=list)
-    measures: list[Event] = field(default_factory=list)
-    warnings: list[Event] = field(default_factory=list)
-    resumed: list[Event] = field(default_factory=list)
-    repeated: list[Event] = field(default_factory=list)
-    stopped: Event | None = None
-    finished: Event | None = None
-    progress: Event | None = None
+    started: StartedEvent | None = None
+    encoded: list[EncodedEvent] = field(default_factory=list)
+    updates: list[UpdateEvent] = field(default_factory=list)
+    validations: list[ValidationEvent] = field(default_factory=list)
+    checkpoints: list[CheckpointEvent] = field(default_factory=list)
+    measures: list[MeasureEvent] = field(default_factory=list)
+    warnings: list[WarningEvent] = field(default_factory=list)
+    resumed: list[ResumedEvent] = field(default_factory=list)
+    repeated: list[UpdateEvent] = field(default_factory=list)
+    stopped: StoppedEvent | None = None
+    finished: FinishedEvent | None = None
+    progress: ProgressEvent | None = None
     last_time: str = ""
 
     @property
     def update(self) -> int:
         """Number of the last update that counts; 0 before the first."""
-        return self.updates[-1]["update"] if self.updates else 0
+        return self.updates[-1].update if self.updates else 0
 
     @property
     def total(self) -> int | None:
-        """Number of updates that the run was to do, as far as it is known."""
-        return self.started.get("updates")
+        """Number of updates that the run is to do; None before it started."""
+        return self.started.updates if self.started else None
 
     @property
-    def state(self) -> str:
-        """ "finished", "stopped", or "open": still going, or killed without a word."""
+    def state(self) -> Literal["finished", "stopped", "open"]:
+        """ "open" is a run that is still going, or was killed."""
         return "finished" if self.finished else "stopped" if self.stopped else "open"
 
 
@@ -137,71 +329,49 @@ def history(events: Iterable[Event]) -> History:
     """
     result = History()
     for event in events:
-        kind = event["event"]
-        result.progress = event if kind == "progress" else None
-        result.last_time = str(event.get("time") or result.last_time)
-        if kind == "started":
-            result.started, result.stopped, result.finished = event, None, None
-        elif kind == "resumed":
-            _rewind(result, event)
-        elif kind in ("update", "validation", "checkpoint") and isinstance(
-            event.get("update"), int
-        ):
-            kept = getattr(result, f"{kind}s")
-            while (
-                kept and kept[-1]["update"] >= event["update"]
-            ):  # only a log that lost its ``resumed`` has such
-                kept.pop()
-            kept.append(event)
-        elif kind == "measure":
-            others = [
-                measure for measure in result.measures if measure.get("name") != event.get("name")
-            ]
-            result.measures = [*others, event]
-        elif kind == "encoded":
-            result.encoded.append(event)
-        elif kind == "warning":
-            result.warnings.append(event)
-        elif kind in ("stopped", "finished"):
-            setattr(result, kind, event)
+        result.progress = event if isinstance(event, ProgressEvent) else None
+        result.last_time = event.time
+        match event:
+            case StartedEvent():
+                result.started, result.stopped, result.finished = event, None, None
+            case ResumedEvent():
+                _rewind(result, event)
+            case EncodedEvent():
+                result.encoded.append(event)
+            case UpdateEvent():
+                _drop_after(result.updates, event.update - 1)
+                result.updates.append(event)
+            case ValidationEvent():
+                _drop_after(result.validations, event.update - 1)
+                result.validations.append(event)
+            case CheckpointEvent():
+                _drop_after(result.checkpoints, event.update - 1)
+                result.checkpoints.append(event)
+            case MeasureEvent():
+                others = [measure for measure in result.measures if measure.name != event.name]
+                result.measures = [*others, event]
+            case WarningEvent():
+                result.warnings.append(event)
+            case StoppedEvent():
+                result.stopped = event
+            case FinishedEvent():
+                result.finished = event
     return result
 
 
-def _rewind(result: History, event: Event) -> None:
-    """Takes back everything after the update that ``event`` resumes from."""
+def _rewind(result: History, event: ResumedEvent) -> None:
+    """Drop everything after the update that ``event`` resumes from."""
     result.resumed.append(event)
     result.stopped = result.finished = None
-    result.measures.clear()
-    start = event.get("update")
-    if isinstance(start, int):
-        result.repeated += [update for update in result.updates if update["update"] > start]
-        for kept in (result.updates, result.validations, result.checkpoints):
-            kept[:] = [earlier for earlier in kept if earlier["update"] <= start]
+    result.measures = []
+    result.repeated += [update for update in result.updates if update.update > event.update]
+    for events in (result.updates, result.validations, result.checkpoints):
+        _drop_after(events, event.update)
 
 
-def _plain(value: Any) -> Any:
-    """The value in JSON's own types: no numpy, no torch, paths with forward slashes, and None for NaN and infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, PurePath):
-        return value.as_posix()
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    raise TypeError(
-        "expected text, a number, a path, or lists and mappings of them in an event, "
-        f"came {type(value).__name__}"
-    )
-
-
-def _ends_inside_a_line(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+def _drop_after(
+    events: list[UpdateEvent] | list[ValidationEvent] | list[CheckpointEvent], last: int
+) -> None:
+    """Remove the events beyond the update ``last``, in place."""
+    while events and events[-1].update > last:
+        events.pop()

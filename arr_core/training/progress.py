@@ -12,18 +12,31 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from .events import Event
+from ..common.proportions import Proportion
+from .events import (
+    EncodedEvent,
+    Event,
+    FinishedEvent,
+    MeasureEvent,
+    ProgressEvent,
+    ResumedEvent,
+    StartedEvent,
+    StoppedEvent,
+    UpdateEvent,
+    ValidationEvent,
+    WarningEvent,
+)
 
 WINDOW = 20  # updates over which the undecided share and the pace are taken
-QUIET_S = 10.0  # least time between two plain lines of updates
-WITHIN_S = 60.0  # and between two that say how far it is within one
+UPDATE_LINE_S = 10.0  # least time between two plain lines of updates
+PROGRESS_LINE_S = 60.0  # and between two lines of progress within one
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class Progress:
     """An observer of events: a bar where ``stream`` is a terminal, else a line now and then.
 
-    The last sentence, and where the adapter and the report lie, go to ``output``: they are what the command returns.
+    The last sentence and the paths of the adapter and the report go to ``output``: they are what the command returns.
     """
 
     def __init__(
@@ -36,102 +49,92 @@ class Progress:
     ):
         self.folder, self.clock = Path(folder), clock
         self.stream, self.output = stream or sys.stderr, output or sys.stdout
-        self.total, self.done, self.win_rate, self.bar = 0, 0, None, None
-        self.recent: deque[Event] = deque(maxlen=WINDOW)
+        self.total = self.done = 0
+        self.win_rate: float | None = None
+        self.bar: tqdm | None = None
+        self.recent: deque[UpdateEvent] = deque(maxlen=WINDOW)
         self.times: deque[float] = deque(maxlen=WINDOW + 1)
-        self.next_line = self.next_within = 0.0
+        self.next_update_line = self.next_progress_line = 0.0
 
     def __call__(self, event: Event) -> None:
-        handle = getattr(self, f"on_{event['event']}", None)
-        if handle is not None:
-            handle(event)
+        match event:
+            case StartedEvent():
+                self.total = event.updates
+                self._print(
+                    f"{event.run}: {event.algorithm}, {event.prompts} prompts, {event.validation_prompts} held out, "
+                    f"rubric {event.rubric.name if event.rubric else 'none'}, on {event.device}"
+                )
+            case ResumedEvent():
+                self.done = event.update
+                if self.bar is not None:
+                    self.bar.initial = self.bar.n = self.done
+                self._print(f"resumed after update {self.done}")
+            case EncodedEvent():
+                self._print(f"encoded {event.examples} prompts in {duration(event.seconds)}")
+                self._open_bar()
+            case UpdateEvent():
+                self._update(event)
+            case ProgressEvent():
+                self._progress(f"{event.stage} {event.done}/{event.total}")
+            case ValidationEvent():
+                self._validation(event)
+            case MeasureEvent():
+                base, policy = event.base.value, event.policy.value
+                self._print(f"{event.name}: base {base:.4g}, policy {policy:.4g} {event.unit}")
+            case WarningEvent():
+                self._print(f"warning: {event.message}")
+            case StoppedEvent():
+                self.close()
+                self._print(f"stopped after update {event.update} of {self.total}: {event.reason}")
+                command = f"python -m arr_core.train --resume {shlex.quote(str(self.folder))}"
+                self._print(f"go on with: {command}")
+            case FinishedEvent():
+                self.close()
+                _write(self.output, event.sentence)
+                for name in ("adapter", "universal", "report"):
+                    if path := getattr(event, name):
+                        _write(self.output, f"{name:<10}{self.folder / path}")
 
     def close(self) -> None:
-        """Leaves the bar as it stands and the cursor below it."""
+        """Leave the bar as it stands and the cursor below it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def on_started(self, event: Event) -> None:
-        self.total = event.get("updates") or 0
-        rubric = (event.get("rubric") or {}).get("name") or "none"
-        self._say(
-            f"{event.get('run')}: {event.get('algorithm')}, {event.get('prompts')} prompts, "
-            f"{event.get('validation_prompts')} held out, rubric {rubric}, on {event.get('device')}"
-        )
-
-    def on_resumed(self, event: Event) -> None:
-        self.done = event.get("update") or 0
-        if self.bar is not None:
-            self.bar.initial = self.bar.n = self.done
-        self._say(f"resumed after update {self.done}")
-
-    def on_encoded(self, event: Event) -> None:
-        self._say(
-            f"encoded {event.get('examples')} prompts in {duration(event.get('seconds') or 0)}"
-        )
-        self._open_bar()
-
-    def on_update(self, event: Event) -> None:
+    def _update(self, event: UpdateEvent) -> None:
         now = self.clock()
         if not self.times:
-            self.times.append(now - (event.get("seconds") or 0))
+            self.times.append(now - event.seconds)
         self.times.append(now)
         self.recent.append(event)
         self._open_bar()
-        self.done = event["update"]
-        status = self._status()
+        self.done = event.update
         if self.bar is not None:
-            self.bar.set_postfix_str(status, refresh=False)
+            self.bar.set_postfix_str(self._status(), refresh=False)
             self.bar.update(self.done - self.bar.n)
-        elif now >= self.next_line or self.done == self.total:
-            self.next_line = now + QUIET_S
-            self._say(f"update {self.done}/{self.total}  {status}")
+        elif now >= self.next_update_line or self.done == self.total:
+            self.next_update_line = now + UPDATE_LINE_S
+            self._print(f"update {self.done}/{self.total}  {self._status()}")
 
-    def on_progress(self, event: Event) -> None:
-        words = f"{event['stage']} {event['done']}/{event['total']}"
+    def _progress(self, text: str) -> None:
         self._open_bar()
         if self.bar is not None:
-            self.bar.set_postfix_str(f"{self._status()}  {words}" if self.recent else words)
-        elif (now := self.clock()) >= self.next_within:
-            self.next_within = now + WITHIN_S
-            self._say(words)
+            self.bar.set_postfix_str(f"{self._status()}  {text}" if self.recent else text)
+        elif (now := self.clock()) >= self.next_progress_line:
+            self.next_progress_line = now + PROGRESS_LINE_S
+            self._print(text)
 
-    def on_validation(self, event: Event) -> None:
-        self.win_rate = event.get("win_rate")
-        interval = ""
-        if None not in (self.win_rate, event.get("low"), event.get("high")):
-            interval = f" ({100 * event['low']:.0f}-{100 * event['high']:.0f})"
-        counts = f"{event.get('wins')} won, {event.get('losses')} lost, {event.get('undecided')} undecided"
-        best = ", the best so far" if event.get("best") else ""
+    def _validation(self, event: ValidationEvent) -> None:
+        self.win_rate = event.win_rate
+        interval = f" ({100 * event.low:.0f}-{100 * event.high:.0f})"
+        rate = _percent(event.win_rate) + (interval if event.win_rate is not None else "")
+        best = ", the best so far" if event.best else ""
         if self.bar is not None and self.recent:
             self.bar.set_postfix_str(self._status(), refresh=False)
-        rate = f"win rate {_percent(self.win_rate)}{interval}"
-        self._say(f"validation after update {event.get('update')}: {rate}, {counts}{best}")
-
-    def on_measure(self, event: Event) -> None:
-        sides = [(event.get(side) or {}).get("value") for side in ("base", "policy")]
-        base, policy = ("unknown" if value is None else f"{value:.4g}" for value in sides)
-        self._say(
-            f"{event.get('name')}: base {base}, policy {policy} {event.get('unit') or ''}".rstrip()
+        self._print(
+            f"validation after update {event.update}: win rate {rate}, {event.wins} won, {event.losses} lost, "
+            f"{event.undecided} undecided{best}"
         )
-
-    def on_warning(self, event: Event) -> None:
-        self._say(f"warning: {event.get('message')}")
-
-    def on_stopped(self, event: Event) -> None:
-        self.close()
-        self._say(
-            f"stopped after update {event.get('update')} of {self.total}: {event.get('reason')}"
-        )
-        self._say(f"go on with: python -m arr_core.train --resume {shlex.quote(str(self.folder))}")
-
-    def on_finished(self, event: Event) -> None:
-        self.close()
-        _write(self.output, str(event.get("sentence") or "finished"))
-        for name in ("adapter", "universal", "report"):
-            if event.get(name):
-                _write(self.output, f"{name:<10}{self.folder / event[name]}")
 
     def _open_bar(self) -> None:
         if self.bar is None and self.stream.isatty():
@@ -147,20 +150,19 @@ class Progress:
     def _status(self) -> str:
         """Win rate, undecided share of the last updates, KL or loss, and time left."""
         event = self.recent[-1]
-        pairs = sum(recent.get("pairs") or 0 for recent in self.recent)
-        undecided = (
-            sum(recent.get("undecided") or 0 for recent in self.recent) / pairs if pairs else None
+        undecided = Proportion(
+            sum(update.undecided for update in self.recent),
+            sum(update.pairs for update in self.recent),
         )
-        parts = [f"win rate {_percent(self.win_rate)}", f"undecided {_percent(undecided)}"]
-        name = next(
-            (name for name in ("kl", "loss") if event.get(name)), None
-        )  # no KL is asked for where it is nothing
-        if name:
-            parts.append(f"{name} {event[name]:.2g}")
+        parts = [f"win rate {_percent(self.win_rate)}", f"undecided {_percent(undecided.value)}"]
+        if event.kl:  # zero where the objective asks for no KL
+            parts.append(f"kl {event.kl:.2g}")
+        elif event.loss is not None:
+            parts.append(f"loss {event.loss:.2g}")
         pace = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
         return "  ".join([*parts, f"left {duration(pace * max(0, self.total - self.done))}"])
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self.bar is not None:
             self.bar.clear()
         _write(self.stream, line)
@@ -172,13 +174,9 @@ def duration(seconds: float) -> str:
     """Seconds as "9 s", "3:07" or "2:03:07"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours}:{minutes:02}:{rest:02}"
-        if hours
-        else f"{minutes}:{rest:02}"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
 
 def _percent(share: float | None) -> str:
@@ -186,6 +184,6 @@ def _percent(share: float | None) -> str:
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """A line, with what the stream's encoding does not hold replaced: a message must not end a run."""
+    """Print a line. Characters that the stream's encoding lacks are replaced: a message must not end a run."""
     encoding = stream.encoding or "utf-8"
     print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError
-from .events import Event
+from .events import Event, MeasureEvent, ResumedEvent, UpdateEvent, ValidationEvent
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
-STEP, FLAGS = "update", ("best",)
+NOT_LOGGED = ("update", "best")  # the step, and a flag
 
 
 class Trackers:
-    """An observer of events that logs every finite number of updates, validations and measures.
+    """An observer of events that logs every number of updates, validations and measures.
 
     tensorboard writes below ``folder``/tensorboard. Raises ConfigError for a tracker that is not installed.
     """
@@ -27,49 +28,44 @@ class Trackers:
                     f"run.trackers: expected an installed tracker, but {name} is not: pip install {name}"
                 )
         self.names, self.folder, self.run, self.update = names, str(folder), run, 0
-        self.trackers = None
+        self.trackers: list[Any] = []
 
     def __call__(self, event: Event) -> None:
-        if event["event"] == "resumed":
-            self.update = event[STEP]
-        if event["event"] in ("update", "validation", "measure"):
+        if isinstance(event, UpdateEvent | ValidationEvent | MeasureEvent) and not self.trackers:
             self._open()
-            self.update = event.get(STEP, self.update)
-            values = dict(_numbers(event["event"], event))
+        if isinstance(event, ResumedEvent | UpdateEvent | ValidationEvent):
+            self.update = event.update
+        if isinstance(event, UpdateEvent | ValidationEvent | MeasureEvent):
+            kind = f"measure/{event.name}" if isinstance(event, MeasureEvent) else event.event
+            values = dict(_numbers(kind, asdict(event)))
             for tracker in self.trackers:
                 tracker.log(values, step=self.update)
 
     def close(self) -> None:
-        """Flushes and closes every tracker."""
-        for tracker in self.trackers or ():
+        """Flush and close every tracker."""
+        for tracker in self.trackers:
             tracker.finish()
-        self.trackers = None
+        self.trackers = []
 
     def _open(self) -> None:
-        """Starts the trackers at the first number: by then it is known whether the run was resumed, and on what."""
-        if self.trackers is not None:
-            return
+        """Start the trackers, at the first number: by then it is known whether the run was resumed, and where."""
         from accelerate import PartialState
         from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-        PartialState()  # which accelerate's trackers ask for their rank
-        makers = {
-            "tensorboard": lambda: TensorBoardTracker(
-                "tensorboard", self.folder, purge_step=self.update + 1
-            ),
-            "wandb": lambda: WandBTracker("arr-rpo", name=self.run, dir=self.folder),
-        }
-        self.trackers = [makers[name]() for name in self.names]
-        for tracker in self.trackers:
+        PartialState()  # accelerate's trackers ask it for their rank
+        for name in self.names:
+            if name == "tensorboard":
+                tracker = TensorBoardTracker("tensorboard", self.folder, purge_step=self.update + 1)
+            else:
+                tracker = WandBTracker("arr-rpo", name=self.run, dir=self.folder)
             tracker.start()
+            self.trackers.append(tracker)
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(path, number) of every number in an event, nested ones as a/b/c. A measure is filed under its name."""
-    if prefix == "measure":
-        prefix = f"measure/{values['name']}"
+    """(path, number) of every number in ``values``; nested ones are a/b/c."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(f"{prefix}/{key}", value)
-        elif isinstance(value, (int, float)) and key != STEP and key not in FLAGS:
+        elif isinstance(value, (int, float)) and key not in NOT_LOGGED:
             yield f"{prefix}/{key}", value

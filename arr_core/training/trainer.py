@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,21 @@ from ..policies.loading import load_policy
 from ..reports.run import write_report
 from ..rubrics import BUILT_IN, Rubric, load_rubric
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from .events import EventLog
+from .events import (
+    CheckpointEvent,
+    EncodedEvent,
+    Event,
+    EventLog,
+    FinishedEvent,
+    Observer,
+    ProgressEvent,
+    ResumedEvent,
+    RubricName,
+    StartedEvent,
+    StoppedEvent,
+    UpdateEvent,
+    ValidationEvent,
+)
 from .learner import Learner, decided
 from .rollout import Group, sample_pairs
 from .validation import Score, Validation
@@ -55,7 +69,7 @@ class Trainer:
         config: TrainConfig,
         *,
         resume: bool = False,
-        observers: Sequence[Callable[[dict], None]] = (),
+        observers: Sequence[Observer] = (),
         judge: Judge | None = None,
     ):
         """Check everything that can be checked before a model loads. Raises ConfigError, DataError, PolicyError, RunError."""
@@ -184,7 +198,7 @@ class Trainer:
             self.policy.encode(examples[self.rank :: self.world], self._encoding)
             distributed.gather(None)
         keys = self.policy.encode(examples, self._encoding)
-        self.emit("encoded", examples=len(examples), seconds=time.monotonic() - start)
+        self.emit(EncodedEvent(examples=len(examples), seconds=time.monotonic() - start))
         self.keys, held_out_keys = (
             keys[: len(self.train_examples)],
             keys[len(self.train_examples) :],
@@ -210,17 +224,18 @@ class Trainer:
         with self._signals():
             begun = time.monotonic()
             self.emit(
-                "started",
-                run=config.run.name,
-                config_hash=config_hash(config),
-                version=__version__,
-                updates=config.run.updates,
-                prompts=len(self.train_examples),
-                task=config.task,
-                validation_prompts=len(self.held_out),
-                device=str(self.policy.device),
-                algorithm=config.objective.algorithm,
-                rubric={"name": self.rubric.name, "hash": self.rubric.content_hash},
+                StartedEvent(
+                    run=config.run.name,
+                    config_hash=config_hash(config),
+                    version=__version__,
+                    updates=config.run.updates,
+                    prompts=len(self.train_examples),
+                    task=config.task,
+                    validation_prompts=len(self.held_out),
+                    device=str(self.policy.device),
+                    algorithm=config.objective.algorithm,
+                    rubric=RubricName(name=self.rubric.name, hash=self.rubric.content_hash),
+                )
             )
             if self.rank == 0:
                 self.rubric.save(self.folder / "rubric.json")
@@ -228,7 +243,7 @@ class Trainer:
             update = 0
             if self.checkpoint is not None:
                 update = self.checkpoint.update
-                self.emit("resumed", update=update)
+                self.emit(ResumedEvent(update=update))
                 self.checkpoint = (
                     None  # it has been taken up, and is as large as the adapter and its optimizer
                 )
@@ -306,25 +321,26 @@ class Trainer:
         self._check_judge(verdicts)
         now = time.monotonic()
         self.emit(
-            "update",
-            update=update,
-            seconds=now - begun,
-            sampling_s=sampled - begun,
-            waiting_s=waited - sampled,
-            training_s=now - waited,
-            pairs=len(verdicts),
-            decided=sum(v.decided for v in verdicts),
-            undecided=sum(not v.decided for v in verdicts),
-            failures=sum(v.failed for v in verdicts),
-            first_pick_rate=sum(o.preferred == 0 for o in opinions) / len(opinions)
-            if opinions
-            else None,
-            grad_norm=norm,
-            learning_rate=self.learner.learning_rate,
-            judge_calls=sum(v.calls for v in verdicts),
-            judge_tokens=sum(v.tokens for v in verdicts),
-            judge_cost=sum(v.cost for v in verdicts),
-            **statistics,
+            UpdateEvent(
+                update=update,
+                seconds=now - begun,
+                sampling_s=sampled - begun,
+                waiting_s=waited - sampled,
+                training_s=now - waited,
+                pairs=len(verdicts),
+                decided=sum(v.decided for v in verdicts),
+                undecided=sum(not v.decided for v in verdicts),
+                failures=sum(v.failed for v in verdicts),
+                first_pick_rate=sum(o.preferred == 0 for o in opinions) / len(opinions)
+                if opinions
+                else None,
+                grad_norm=norm,
+                learning_rate=self.learner.learning_rate,
+                judge_calls=sum(v.calls for v in verdicts),
+                judge_tokens=sum(v.tokens for v in verdicts),
+                judge_cost=sum(v.cost for v in verdicts),
+                **statistics,
+            )
         )
 
     def _check_judge(self, verdicts: Sequence[Verdict]) -> None:
@@ -370,16 +386,16 @@ class Trainer:
 
     # ------------------------------------------------------------------ record
 
-    def emit(self, kind: str, **fields) -> None:
+    def emit(self, event: Event) -> None:
         """Record an event; only the first process writes."""
         self.told = time.monotonic()
         if self.events is not None:
-            self.events.emit(kind, **fields)
+            self.events.emit(event)
 
     def tell(self, stage: str, done: int, total: int) -> None:
         """Say how far this process is within something long; what takes a moment is not told."""
         if time.monotonic() > self.told + TOLD_S:
-            self.emit("progress", stage=stage, done=done, total=total)
+            self.emit(ProgressEvent(stage=stage, done=done, total=total))
 
     def _encoding(self, done: int, total: int) -> None:
         self.tell("encoding", done, total)
@@ -392,7 +408,7 @@ class Trainer:
         if best:
             self.best_margin = self.score.margin
             self._write_adapter("adapter-best")
-        self.emit("validation", best=best, seconds=time.monotonic() - begun, **fields)
+        self.emit(ValidationEvent(best=best, seconds=time.monotonic() - begun, **fields))
 
     def _write_adapter(self, name: str) -> None:
         if self.rank:
@@ -421,7 +437,7 @@ class Trainer:
             self.config.run.keep_checkpoints,
         )
         self._write_adapter("adapter")
-        self.emit("checkpoint", update=update, path=path.relative_to(self.folder).as_posix())
+        self.emit(CheckpointEvent(update=update, path=path.relative_to(self.folder).as_posix()))
         write_report(self.folder)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -433,16 +449,17 @@ class Trainer:
 
     def _end(self, update: int, stopped: bool, seconds: float) -> None:
         if stopped:
-            self.emit("stopped", update=update, reason="requested")
+            self.emit(StoppedEvent(update=update, reason="requested"))
         else:
             self.emit(
-                "finished",
-                update=update,
-                seconds=seconds,
-                adapter="adapter",
-                sentence=self.sentence(),
-                universal=f"{self.config.run.name}.safetensors",
-                report="report.html",
+                FinishedEvent(
+                    update=update,
+                    seconds=seconds,
+                    adapter="adapter",
+                    sentence=self.sentence(),
+                    universal=f"{self.config.run.name}.safetensors",
+                    report="report.html",
+                )
             )
         if self.rank == 0:
             write_report(self.folder)

@@ -15,6 +15,7 @@ from ..common.randomness import seed_of
 from ..data import Example
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.base import Policy
+from .events import BothStatistics, ImageStatistics, ValidationImage
 from .image_statistics import image_statistics
 from .rollout import sample_batches
 
@@ -109,12 +110,18 @@ class Validation:
             "win_rate": score.win_rate,
             "low": low,
             "high": high,
-            "statistics": {"base": image_statistics(base), "policy": image_statistics(policy)},
+            "statistics": BothStatistics(
+                base=ImageStatistics(**image_statistics(base)),
+                policy=ImageStatistics(**image_statistics(policy)),
+            ),
             "judge_calls": sum(v.calls for v in verdicts),
             "judge_tokens": sum(v.tokens for v in verdicts),
             "judge_cost": sum(v.cost for v in verdicts),
-            "images": sorted(
-                (item for part in parts for item in part[1]), key=lambda item: item.pop("number")
+            "images": tuple(
+                image
+                for _, image in sorted(
+                    (item for part in parts for item in part[1]), key=lambda item: item[0]
+                )
             ),
         }
 
@@ -136,7 +143,7 @@ class Validation:
         example = self.examples[at]
         return Pair(example.prompt, image, self._base[at], self.policy.source_picture(example))
 
-    def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict) -> dict:
+    def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict):
         number, source = self.numbers[at], self.policy.source_picture(self.examples[at])
         paths = {
             "policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
@@ -155,10 +162,6 @@ class Validation:
             for name in paths
         }
         side = {"a": "policy", "b": "base", None: None}[verdict.preferred]
-        return {
-            "number": number,
-            "prompt": self.examples[at].prompt,
-            **relative,
-            "preferred": side,
-            "reason": verdict.reason,
-        }
+        return number, ValidationImage(
+            prompt=self.examples[at].prompt, preferred=side, reason=verdict.reason, **relative
+        )

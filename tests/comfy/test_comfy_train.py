@@ -91,7 +91,7 @@ def test_a_training_ends_with_an_adapter_a_loss_and_a_sentence(server, trained):
     )
     (picture,) = trained["train"]["images"]
     assert Image.open(server.base / picture["type"] / picture["filename"]).width == 960
-    assert [event["event"] for event in events(server, "small")][-1] == "measure"
+    assert [event.event for event in events(server, "small")][-1] == "measure"
     assert (server.base / "output/loras/ARR-RPO/small.safetensors").is_file()
     assert load_config(str(folder(server, "small") / "config.yaml")).rollout.steps == 2
 
@@ -142,14 +142,12 @@ def test_a_finished_run_is_not_started_again_but_can_be_trained_further(server, 
         "train": node(run_name="small "),
         "steps": {"class_type": "TestShow", "inputs": {"value": ["train", 2]}},
     }
-    begun = sum(event["event"] == "started" for event in events(server, "small"))
+    begun = sum(event.event == "started" for event in events(server, "small"))
     assert server.run(graph)["steps"]["text"] == [3]
-    assert sum(event["event"] == "started" for event in events(server, "small")) == begun
+    assert sum(event.event == "started" for event in events(server, "small")) == begun
     graph["train"]["inputs"]["updates"] = 4
     assert server.run(graph)["steps"]["text"] == [4]
-    assert [
-        event["update"] for event in events(server, "small") if event["event"] == "resumed"
-    ] == [3]
+    assert [event.update for event in events(server, "small") if event.event == "resumed"] == [3]
 
 
 def test_a_run_keeps_its_settings(server, trained):
@@ -164,14 +162,14 @@ def test_cancel_finishes_the_update_and_saves_and_run_goes_on(server):
     server.http("/interrupt", {})
     assert error_of(server.wait(prompt)) == "interrupted"
     stopped = history(events(server, "stopped"))
-    assert stopped.state == "stopped" and stopped.checkpoints[-1]["update"] == stopped.update
+    assert stopped.state == "stopped" and stopped.checkpoints[-1].update == stopped.update
     assert not (folder(server, "stopped") / "trainer.pid").exists()
     graph["train"]["inputs"]["updates"] = stopped.update + 2
     graph["steps"] = {"class_type": "TestShow", "inputs": {"value": ["train", 2]}}
     assert server.run(graph)["steps"]["text"] == [stopped.update + 2]
-    assert [
-        event["update"] for event in events(server, "stopped") if event["event"] == "resumed"
-    ] == [stopped.update]
+    assert [event.update for event in events(server, "stopped") if event.event == "resumed"] == [
+        stopped.update
+    ]
 
 
 def test_a_second_cancel_ends_it_at_once_and_the_last_checkpoint_is_kept(server):
@@ -232,8 +230,8 @@ def test_prompts_come_as_text_as_a_list_and_from_a_file(server):
         {"text": text, "file": file, "drawn": drawn}
     )  # it cannot draw a single loss
     for name in ("text", "file"):
-        started = next(event for event in events(server, name) if event["event"] == "started")
-        assert (started["prompts"], started["validation_prompts"]) == (2, 1)
+        started = next(event for event in events(server, name) if event.event == "started")
+        assert (started.prompts, started.validation_prompts) == (2, 1)
     changed = node(
         run_name="text", updates=2, prompts="other prompts\nother prompts than before\nand more"
     )
@@ -251,7 +249,7 @@ def test_a_run_that_was_deleted_is_trained_anew(server):
     graph = {"train": node(run_name="gone", updates=1)}
     server.run(graph)
     server.run(graph)
-    assert sum(event["event"] == "started" for event in events(server, "gone")) == 1
+    assert sum(event.event == "started" for event in events(server, "gone")) == 1
     shutil.rmtree(folder(server, "gone"))
     server.run(graph)
     assert history(events(server, "gone")).state == "finished"
@@ -366,9 +364,9 @@ def test_a_killed_server_leaves_no_child_and_loses_nothing(tmp_path):
     with serving(tmp_path, ARR_PYTHON=str(fake)) as server:
         graph["train"]["inputs"]["updates"] = reached + 1
         server.run(graph)
-        assert [
-            event["update"] for event in events(server, "orphan") if event["event"] == "resumed"
-        ] == [reached]
+        assert [event.update for event in events(server, "orphan") if event.event == "resumed"] == [
+            reached
+        ]
         assert (tmp_path / "interpreter").read_text() == "ours\n"
         message = server.fail({"train": node(run_name="hungry")})
         assert "ran out of memory" in message and "run keeps its settings" in message

@@ -122,14 +122,12 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
     evaluate(tmp_path / "out", "--adapter", adapters / "harmless.safetensors", "--micro-batch", "4")
     events = read_events(tmp_path / "out/events.jsonl")
     progress = [
-        (event["stage"], event["done"], event["total"])
-        for event in events
-        if event["event"] == "progress"
+        (event.stage, event.done, event.total) for event in events if event.event == "progress"
     ]
     assert [step for step in progress if step[0] == "first images"] == [
         ("first images", n, 6) for n in (0, 4, 6)
     ]
-    assert progress[-1] == ("verdicts", 6, 6) and events[-1]["event"] == "finished"
+    assert progress[-1] == ("verdicts", 6, 6) and events[-1].event == "finished"
     assert (
         load_adapter(adapters / "harmless.safetensors").content_hash
         == json.loads((tmp_path / "out/result.json").read_text())["adapter"]

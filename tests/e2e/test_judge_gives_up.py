@@ -80,9 +80,9 @@ def test_nothing_that_was_reached_is_lost(trainer, tmp_path, last, kept):
         assert resumed.run().update == 4
     validated = {
         name: [
-            event["update"]
+            event.update
             for event in read_events(tmp_path / name / "events.jsonl")
-            if event["event"] == "validation"
+            if event.event == "validation"
         ]
         for name in ("whole", "broken")
     }

@@ -40,14 +40,14 @@ def measure(folder: Path, *words: str) -> dict:
     return next(
         event
         for event in read_events(folder / "miniature" / "events.jsonl")
-        if event["event"] == "measure"
+        if event.event == "measure"
     )
 
 
 @pytest.mark.timeout(900)
 def test_the_share_of_exact_compositions_rises(tmp_path):
     found = measure(tmp_path, "--run.updates", "50")
-    assert found["policy"]["low"] > found["base"]["high"]
+    assert found.policy.low > found.base.high
 
 
 @pytest.mark.timeout(900)
@@ -61,4 +61,4 @@ def test_with_the_rewards_swapped_it_falls(tmp_path):
         "--objective.reward_dispreferred",
         "1.0",
     )
-    assert found["policy"]["high"] < found["base"]["low"]
+    assert found.policy.high < found.base.low

@@ -145,9 +145,9 @@ def complete(run: Path, name: str) -> None:
     told = history(read_events(run / "events.jsonl"))
     assert told.state == "finished"
     assert (
-        [event["update"] for event in told.updates]
+        [event.update for event in told.updates]
         == [1, 2]
-        == [event["update"] for event in told.validations]
+        == [event.update for event in told.validations]
     )
     weights = load_file(run / "adapter" / "adapter_model.safetensors")
     assert any(tensor.any() for key, tensor in weights.items() if "lora_B" in key), (
@@ -188,10 +188,10 @@ def test_real_photographs_with_edit_instructions(user, saved_pipeline, name):
     assert "On 2 held-out prompts" in done.stdout
     told = history(read_events(user / "runs/photos/events.jsonl"))
     assert all(
-        update["decided"] + update["undecided"] == 2 and update["failures"] == 0
+        update.decided + update["undecided"] == 2 and update.failures == 0
         for update in told.updates
     )
-    assert any(update["decided"] for update in told.updates)
+    assert any(update.decided for update in told.updates)
     stored = (
         sqlite3.connect(user / "runs/photos/verdicts.sqlite")
         .execute("SELECT count(*) FROM opinions")
@@ -262,7 +262,7 @@ def test_a_judge_that_always_fails_teaches_nothing(user, saved_pipeline):
         )
     assert KEY not in done.stdout + done.stderr
     told = history(read_events(user / "runs/mine/events.jsonl"))
-    assert all((update["decided"], update["failures"]) == (0, 2) for update in told.updates)
+    assert all((update.decided, update.failures) == (0, 2) for update in told.updates)
     weights = user / "runs/mine/adapter/adapter_model.safetensors"
     if (
         weights.exists()

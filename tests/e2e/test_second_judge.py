@@ -63,12 +63,12 @@ def test_a_panel_rewards_and_another_judge_validates(run):
         profiles["two"]["mode"] = "logits"
         profiles["all"] = {"kind": "panel", "members": ["one", "two", "broken"]}
         events = run(profiles, **{"judge.profile": "all", "validation.judge_profile": "other"})
-        validations = [event for event in events if event["event"] == "validation"]
-        updates = [event for event in events if event["event"] == "update"]
-        assert sum(event["decided"] for event in updates) > 0
+        validations = [event for event in events if event.event == "validation"]
+        updates = [event for event in events if event.event == "update"]
+        assert sum(event.decided for event in updates) > 0
         assert (
             one.calls == two.calls == 4 * 2 * len(updates)
         )  # every pair in both orders, and no validation
-        assert other.calls == sum(event["judge_calls"] for event in validations) > 0
+        assert other.calls == sum(event.judge_calls for event in validations) > 0
         asked = {request.body["model"] for request in other.requests}
     assert asked == {"other"}

@@ -76,7 +76,7 @@ def wait_for_update(
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         events = read_events(run / "events.jsonl") if (run / "events.jsonl").exists() else []
-        if any(event["event"] == "update" and event["update"] >= update for event in events):
+        if any(event.event == "update" and event.update >= update for event in events):
             return
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
@@ -120,7 +120,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path):
     ):
         assert (run / name).is_file(), name
     assert "held-out prompts" in out
-    kinds = [event["event"] for event in read_events(run / "events.jsonl")]
+    kinds = [event.event for event in read_events(run / "events.jsonl")]
     assert kinds[0] == "started" and kinds.count("update") == 2
     assert {"validation", "checkpoint", "finished", "measure"} <= {*kinds}
 
@@ -187,8 +187,8 @@ def test_sigterm_finishes_the_update_saves_and_exits_with_3_and_the_rest_is_as_i
     _, err = process.communicate(timeout=120)
     assert process.returncode == 3, err
     events = read_events(tmp_path / "stopped" / "events.jsonl")
-    assert events[-1]["event"] == "stopped"
-    assert (tmp_path / "stopped/checkpoints" / str(events[-1]["update"])).is_dir()
+    assert events[-1].event == "stopped"
+    assert (tmp_path / "stopped/checkpoints" / str(events[-1].update)).is_dir()
     assert resume(tmp_path / "stopped")[0] == 0
     same_state(tmp_path / "whole/checkpoints/5", tmp_path / "stopped/checkpoints/5")
 
@@ -213,9 +213,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert status == 0, err
     same_state(tmp_path / "whole/checkpoints/4", tmp_path / "killed/checkpoints/4")
     prompts_judged_again = [
-        e["judge_calls"]
-        for e in read_events(tmp_path / "killed/events.jsonl")
-        if e["event"] == "update"
+        e.judge_calls for e in read_events(tmp_path / "killed/events.jsonl") if e.event == "update"
     ]
     assert prompts_judged_again[-2] == 0, (
         "the third update was judged before the kill; the store remembers"
@@ -360,9 +358,9 @@ def test_two_processes_make_the_update_of_one_with_twice_the_prompts(tmp_path):
         assert any(one[name].abs().max() > 1e-4 for name in moved)
         losses = [
             [
-                event["loss"]
+                event.loss
                 for event in read_events(tmp_path / f"{name}-{algorithm}/events.jsonl")
-                if event["event"] == "update"
+                if event.event == "update"
             ]
             for name in ("one", "two")
         ]

@@ -13,7 +13,6 @@ from arr_core.common.proportions import wilson
 from arr_core.reports.charts import Line, Point, line_chart
 from arr_core.reports.run import write_report
 from arr_core.reports.words import duration, figure, percent, signed_percent
-from arr_core.training.events import EventLog
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=http://x.example/y onerror=\"alert('2')\">'\"&"
 
@@ -34,10 +33,10 @@ class Run:
                 }
             )
         )
-        self.log = EventLog(folder / "events.jsonl")
+        (folder / "events.jsonl").touch()
 
     def start(self, updates=4):
-        self.log.emit(
+        self.emit(
             "started",
             run=self.text,
             updates=updates,
@@ -48,11 +47,11 @@ class Run:
             algorithm="rpo",
             rubric={"name": self.text, "hash": "0"},
         )
-        self.log.emit("encoded", examples=12, seconds=2.0)
+        self.emit("encoded", examples=12, seconds=2.0)
         return self
 
     def update(self, update, **fields):
-        self.log.emit(
+        self.emit(
             "update",
             **{
                 "update": update,
@@ -84,7 +83,7 @@ class Run:
         for name in (f"{update}.png", "base.png"):
             Image.new("RGB", self.size, (200, 30, 30)).save(self.folder / name)
         low, high = wilson(wins, wins + losses)
-        self.log.emit(
+        self.emit(
             "validation",
             update=update,
             wins=wins,
@@ -114,7 +113,7 @@ class Run:
         return self
 
     def measure(self, low=0.8):
-        self.log.emit(
+        self.emit(
             "measure",
             name=f"exact {self.text}",
             unit="share",
@@ -124,11 +123,13 @@ class Run:
         return self
 
     def emit(self, kind, **fields):
-        self.log.emit(kind, **fields)
+        """A line of the log. Fields that are wrong are written as they are."""
+        values = {"event": kind, "time": "2026-01-01T00:00:00.000+00:00", **fields}
+        with (self.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
         return self
 
     def report(self):
-        self.log.close()
         return write_report(self.folder).read_text(encoding="utf-8")
 
 
@@ -370,9 +371,6 @@ class TestPictures:
             "config.yaml",
             "a\0b",
             "x" * 5000,
-            7,
-            None,
-            ["base.png"],
             "file:///outside.png",
         ],
     )
