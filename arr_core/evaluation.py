@@ -285,7 +285,7 @@ def _write_report(contest: Contest, result: dict, shown: Sequence[ValidationImag
 def _card(entry: ValidationImage, contest: Contest, folder: Path) -> str:
     names = {"source": "source", "policy": contest.name, "base": contest.other_name}
     sides = "".join(
-        f"<figure{' class=preferred' * (entry['preferred'] == side)}>{picture(folder, getattr(entry, side), entry['prompt'])}"
+        f"<figure{' class=preferred' * (entry['preferred'] == side)}>{picture(folder, getattr(entry, side), entry.prompt)}"
         f"<figcaption>{text(name)}</figcaption></figure>"
         for side, name in names.items()
         if getattr(entry, side)

@@ -188,8 +188,7 @@ def test_real_photographs_with_edit_instructions(user, saved_pipeline, name):
     assert "On 2 held-out prompts" in done.stdout
     told = history(read_events(user / "runs/photos/events.jsonl"))
     assert all(
-        update.decided + update["undecided"] == 2 and update.failures == 0
-        for update in told.updates
+        update.decided + update.undecided == 2 and update.failures == 0 for update in told.updates
     )
     assert any(update.decided for update in told.updates)
     stored = (
