@@ -13,7 +13,7 @@ import json
 import random
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +140,28 @@ def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePai
             )
         )
     return pairs
+
+
+def task_of(
+    pairs: Sequence[PreferencePair], where: object, wanted: str | None = None
+) -> Literal["t2i", "edit"]:
+    """What the pairs are about: "edit" where they have a source image, else "t2i".
+
+    Raises DataError for a mixture, and for another task than the one that is wanted.
+    """
+    edits = sum(pair.source is not None for pair in pairs)
+    if 0 < edits < len(pairs):
+        raise DataError(
+            f"{where}: expected pairs of one task, got {edits} with a source image and {len(pairs) - edits} "
+            "without; put them into two files"
+        )
+    task = "edit" if edits else "t2i"
+    if wanted not in (None, task):
+        raise DataError(
+            f"{where}: expected pairs for the task {wanted!r}, got pairs {'with' if edits else 'without'} a source "
+            f"image; did you mean --task {task}?"
+        )
+    return task
 
 
 def load_exemplars(path: str | Path) -> list[Exemplar]:

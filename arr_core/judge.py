@@ -1,6 +1,6 @@
 """The command ``python -m arr_core.judge``: measure a judge, look at its verdicts, or label pairs by hand.
 
-Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next; 3
+Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what was got and what to do next; 3
 stopped by Ctrl-C, to be continued by the same command.
 """
 
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .common.command import Parser, run
+from .common.command import Parser, number_from, run
+
+if TYPE_CHECKING:
+    from .common.proportions import Proportion
+    from .judging.metrics import Measures
 
 STORE = "verdicts.sqlite"
 OTHER_STORES = "verdicts-*.sqlite"  # of a run's further processes
@@ -21,46 +28,155 @@ OTHER_STORES = "verdicts-*.sqlite"  # of a run's further processes
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
-    action = {"evaluate": _evaluate, "show": _show, "label": _label}[options.action]
     return run(
-        lambda: action(options),
+        lambda: options.action(options),
         stopped="stopped; the same command goes on, and nothing is asked twice",
         status=3,
     )
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from .common.files import write_json
+    from .common.progress import ProgressBars
+    from .data import DataError, load_pairs, task_of
+    from .judging import Judge, JudgeError
+    from .judging.metrics import evaluate
+    from .judging.profiles import load_profile, make_client
+    from .rubrics import BUILT_IN, NO_RUBRIC, load_rubric
+
+    # Said before it costs anything.
+    if options.output and not options.output.absolute().parent.is_dir():
+        raise DataError(
+            f"{options.output}: expected a file in a folder that exists; make the folder, or change --output"
+        )
+    pairs = load_pairs(options.pairs)[: options.limit]
+    task = task_of(pairs, options.pairs, options.task)
+    small = load_profile(options.judge).kind == "miniature"
+    rubric = (
+        load_rubric(options.rubric, task)
+        if options.rubric
+        else BUILT_IN[f"miniature {task}" if small else task]
+    )
+    client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
+    rubrics = [rubric] if options.only_rubric else [rubric, NO_RUBRIC[task]]
+    with (
+        Judge(client, rubric, both_orders=not options.one_order, store=options.store) as judge,
+        ProgressBars("pair") as bars,
+    ):
+        measured = [evaluate(judge, pairs, rubric=one, report_progress=bars) for one in rubrics]
+        both_orders = judge.both_orders
+    columns = dict(zip([f"rubric: {rubric.name}", "no rubric"], measured, strict=False))
+    print(_measures_table(columns), _tag_table(columns), sep="\n")
+    for one in measured:
+        if one.failures == one.pairs:
+            raise JudgeError(
+                f"none of the {one.pairs} pairs was answered, most often because: {one.commonest_failure}"
+            )
+    print(f"every verdict: python -m arr_core.judge show {options.store}")
+    if options.output:
+        parts = [
+            {"name": one.name, "hash": one.content_hash, **measures.summary()}
+            for one, measures in zip(rubrics, measured, strict=True)
+        ]
+        content = {
+            "judge": client.identity,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "task": task,
+            "pairs": options.pairs.name,
+            "pairs_hash": hashlib.sha256(options.pairs.read_bytes()).hexdigest()[:16],
+            "count": len(pairs),
+            "both_orders": both_orders,
+            "with_rubric": parts[0],
+            "without_rubric": None if options.only_rubric else parts[1],
+        }
+        write_json(options.output, content)
+    return 0
+
+
+def _measures_table(columns: Mapping[str, Measures]) -> str:
+    """A Markdown table, one column a rubric."""
+    rows = {
+        "right, of the decided pairs": [_share(one.accuracy) for one in columns.values()],
+        "decided": [_share(one.coverage) for one in columns.values()],
+        "right, of single replies": [_share(one.single_accuracy) for one in columns.values()],
+        "the orders disagree": [_share(one.flip_rate) for one in columns.values()],
+        "the first image is named": [_share(one.first_position_rate) for one in columns.values()],
+        "symmetric bias": [
+            "-" if one.symmetric_bias is None else f"{100 * one.symmetric_bias:+.1f} points"
+            for one in columns.values()
+        ],
+        "pairs without an answer": [f"{one.failures}" for one in columns.values()],
+        "calls now": [f"{one.calls:,}" for one in columns.values()],
+        "tokens a pair": [
+            f"{one.tokens_per_pair:,.0f}" if one.tokens_per_pair else "-"
+            for one in columns.values()
+        ],
+        "cost of 1,000 pairs": [
+            f"{1000 * one.cost_per_pair:,.2f}" if one.cost_per_pair else "-"
+            for one in columns.values()
+        ],
+        "seconds a reply, median (95th percentile)": [
+            f"{one.latency_s[0]:.3g} ({one.latency_s[1]:.3g})" if one.latency_s else "-"
+            for one in columns.values()
+        ],
+    }
+    pairs = next(iter(columns.values())).pairs
+    return markdown([f"{pairs:,} pairs", *columns], [[name, *row] for name, row in rows.items()])
+
+
+def _tag_table(columns: Mapping[str, Measures]) -> str:
+    """A Markdown table, one row a tag; empty where the pairs have none."""
+    first = next(iter(columns.values()))
+    heads = ["tag", "pairs"]
+    for name in columns:
+        heads += [f"right: {name}", f"decided: {name}"]
+    rows = [
+        [
+            tag,
+            f"{coverage.total}",
+            *(_share(part) for one in columns.values() for part in one.by_tag[tag]),
+        ]
+        for tag, (_, coverage) in first.by_tag.items()
+    ]
+    return "\n" + markdown(heads, rows) + "\n" if rows else ""
+
+
+def _share(part: Proportion) -> str:
+    return f"{part}, {part.count} of {part.total}" if part.total else "-"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned in a terminal too."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in [heads, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in lines
+    )
+
+
 def _show(options: argparse.Namespace) -> int:
+    from .judging import JudgeError
     from .judging.store import VerdictStore
-    from .judging.verdict import JudgeError
     from .reports.verdicts import page
 
     path = options.path / STORE if options.path.is_dir() else options.path
     if not path.is_file():
         raise JudgeError(
-            f"{path}: expected the folder of a run or a verdict store, found no such file"
+            f"{path}: expected the folder of a run or a verdict store, got no such file; check the path"
         )
     output = options.output or path.with_name("verdicts.html")
     others = sorted(options.path.glob(OTHER_STORES)) if options.path.is_dir() else []
-    with contextlib.ExitStack() as open_stores:
+    with contextlib.ExitStack() as stack:
         stores = [
-            open_stores.enter_context(contextlib.closing(VerdictStore(one)))
-            for one in (path, *others)
+            stack.enter_context(contextlib.closing(VerdictStore(one))) for one in (path, *others)
         ]
-        content = page(
-            stores,
-            path.resolve().parent.name if path.name == STORE else path.stem,
-            last=options.last or None,
-            only=options.only,
-        )
+        name = path.resolve().parent.name if path.name == STORE else path.stem
+        content = page(stores, name, last=options.last or None, only=options.only)
     output.write_bytes(content.encode("utf-8", "replace"))
     print(f"wrote {output}")
     return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from .judging.measuring import run
-
-    return run(options)
 
 
 def _label(options: argparse.Namespace) -> int:
@@ -76,49 +192,50 @@ def _parser() -> argparse.ArgumentParser:
             "Measure a judge on labelled pairs, look at what a judge said, or label pairs by hand."
         ),
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="evaluate|show|label")
+    actions = parser.add_subparsers(required=True, metavar="evaluate|show|label")
 
-    measured = actions.add_parser(
+    evaluate = actions.add_parser(
         "evaluate", help="accuracy, coverage and position bias of a judge on labelled pairs"
     )
-    measured.add_argument(
+    evaluate.set_defaults(action=_evaluate)
+    evaluate.add_argument(
         "pairs",
         type=Path,
         metavar="PAIRS",
-        help=(
-            "labelled pairs, .json or .jsonl: query, two images, label_rank; other keys are tags"
-        ),
+        help="labelled pairs, .json or .jsonl: query, two images, label_rank; other keys are tags",
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--judge",
         required=True,
         metavar="PROFILE",
-        help=("'miniature', 'human', or a name from your judges file"),
+        help="'miniature', 'human', or a name from your judges file",
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--rubric",
         type=Path,
         metavar="FILE",
-        help=("rubric, .json or .txt (default: the built-in one of the task)"),
+        help="rubric, .json or .txt (default: the built-in one of the task)",
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--task", choices=("t2i", "edit"), help="default: edit where the pairs have a source image"
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--one-order",
         action="store_true",
         help="ask once, in the order of the file, without swapping",
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--only-rubric",
         action="store_true",
-        help=("do not ask the plain question too (which is better?), which costs as much again"),
+        help="do not ask the plain question too (which is better?), which costs as much again",
     )
-    measured.add_argument("--limit", type=_whole, metavar="N", help="use the first N pairs only")
-    measured.add_argument(
+    evaluate.add_argument(
+        "--limit", type=number_from(1), metavar="N", help="use the first N pairs only"
+    )
+    evaluate.add_argument(
         "--output", type=Path, metavar="FILE", help="write everything that was measured as JSON too"
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--store",
         type=Path,
         default=Path(STORE),
@@ -128,62 +245,48 @@ def _parser() -> argparse.ArgumentParser:
             "ARR_VERDICTS names a second file that everything shares"
         ),
     )
-    measured.add_argument(
-        "--position-bias",
-        type=_probability,
-        default=0.0,
-        metavar="P",
-        help=("benchmarks only: probability that the first image is named, whatever it shows"),
-    )
-    measured.add_argument(
-        "--flip-rate",
-        type=_probability,
-        default=0.0,
-        metavar="P",
-        help=("benchmarks only: share of verdicts turned around"),
-    )
-    measured.add_argument(
+    evaluate.add_argument(
         "--timeout",
         type=float,
         default=60.0,
         metavar="SECONDS",
         help="of one request (default: 60)",
     )
-    measured.add_argument(
+    evaluate.add_argument(
         "--concurrency",
-        type=_whole,
+        type=number_from(1),
         default=16,
         metavar="N",
         help="requests in flight (default: 16)",
     )
 
-    shown = actions.add_parser("show", help="verdicts with images and reasons, as one HTML page")
-    shown.add_argument(
+    show = actions.add_parser("show", help="verdicts with images and reasons, as one HTML page")
+    show.set_defaults(action=_show)
+    show.add_argument(
         "path", type=Path, metavar="RUN_DIR_OR_STORE", help="a run's folder, or a verdicts.sqlite"
     )
-    shown.add_argument(
+    show.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
         help="the page (default: verdicts.html beside the store)",
     )
-    shown.add_argument(
+    show.add_argument(
         "--last",
         type=int,
         default=200,
         metavar="N",
-        help=(
-            "how many verdicts are shown, the newest (default: 200; 0: all). The sums are over all of them"
-        ),
+        help="how many of the newest verdicts are shown (default: 200; 0: all); sums are over all of them",
     )
-    shown.add_argument(
+    show.add_argument(
         "--only",
         choices=("decided", "disagree", "tie", "failed"),
         help="show verdicts of this kind alone",
     )
 
-    labelled = actions.add_parser("label", help="label pairs yourself, in a page on this machine")
-    labelled.add_argument(
+    label = actions.add_parser("label", help="label pairs yourself, in a page on this machine")
+    label.set_defaults(action=_label)
+    label.add_argument(
         "source",
         type=Path,
         metavar="PAIRS_OR_IMAGES",
@@ -192,39 +295,23 @@ def _parser() -> argparse.ArgumentParser:
             "(default: the folder's name is the prompt) and for an edit source.png"
         ),
     )
-    labelled.add_argument(
+    label.add_argument(
         "--output",
         type=Path,
         default=Path("labels.jsonl"),
         metavar="FILE",
-        help=("labelled pairs; what is in it already is not asked again (default: labels.jsonl)"),
+        help="labelled pairs; what is in it already is not asked again (default: labels.jsonl)",
     )
-    labelled.add_argument(
+    label.add_argument(
         "--rubric",
         type=Path,
         metavar="FILE",
         help="shown beside the pairs, .json or .txt (default: none)",
     )
-    labelled.add_argument(
+    label.add_argument(
         "--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)"
     )
     return parser
-
-
-def _whole(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and int(word)):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, came {word!r}")
-    return int(word)
-
-
-def _probability(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, came {word!r}")
-    return value
 
 
 if __name__ == "__main__":

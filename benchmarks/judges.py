@@ -55,20 +55,21 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from arr_core.common.proportions import Proportion
 from arr_core.common.randomness import seed_of
 from arr_core.config import load_config
 from arr_core.data import PreferencePair, load_examples, open_image
+from arr_core.judge import markdown
 from arr_core.judging import Judge
 from arr_core.judging.chat import Reply
 from arr_core.judging.logits import LogitsClient
-from arr_core.judging.measuring import markdown
-from arr_core.judging.metrics import NO_RUBRIC, Measures, Share, evaluate
+from arr_core.judging.metrics import Measures, evaluate
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.pictures import image_hash
 from arr_core.miniature.judge import FOLDER, MiniatureVLM
 from arr_core.miniature.world import exact_image
 from arr_core.policies.loading import load_policy
-from arr_core.rubrics import BUILT_IN
+from arr_core.rubrics import BUILT_IN, NO_RUBRIC
 from arr_core.training.rollout import sample_images
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
@@ -202,7 +203,7 @@ def ways(chat: PlantedChat) -> dict[str, tuple]:
 
 def unplanted(
     chat: PlantedChat, pairs: Sequence[PreferencePair], criteria: tuple[str, ...]
-) -> tuple[Share, float]:
+) -> tuple[Proportion, float]:
     """What the scores alone say: the share of pairs that they order rightly, and how sure they are on average (1/2..1)."""
     differences = [
         mean_difference(
@@ -214,15 +215,9 @@ def unplanted(
         for pair in pairs
     ]
     sure = [1 / (1 + math.exp(-abs(difference) / chat.temperature)) for difference in differences]
-    return Share(sum(difference > 0 for difference in differences), len(pairs)), sum(sure) / len(
+    return Proportion(sum(difference > 0 for difference in differences), len(pairs)), sum(
         sure
-    )
-
-
-def share(part: Share) -> str:
-    """A share with its interval: "84.2% (75.1-90.4)"."""
-    low, high = part.interval
-    return "-" if part.value is None else f"{part.value:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+    ) / len(sure)
 
 
 def row(label: str, rubric: str, found: Measures) -> list[str]:
@@ -231,9 +226,9 @@ def row(label: str, rubric: str, found: Measures) -> list[str]:
     return [
         label,
         rubric,
-        share(found.accuracy),
-        share(found.coverage),
-        share(found.first_position_rate),
+        f"{found.accuracy}",
+        f"{found.coverage}",
+        f"{found.first_position_rate}",
         bias,
         f"{found.calls / found.pairs:g}",
     ]
@@ -298,7 +293,7 @@ def main() -> None:
         f"temperature {options.temperature:g}, grain {options.grain:g}.",
         "Without bias and draws: "
         + "; ".join(
-            f"{name} the rubric {share(right)} right, {sure:.0%} sure"
+            f"{name} the rubric {right} right, {sure:.0%} sure"
             for name, (right, sure) in scored.items()
         )
         + ".\n",

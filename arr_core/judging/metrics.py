@@ -26,11 +26,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..common.proportions import wilson
+from ..common.progress import ReportProgress, no_progress
+from ..common.proportions import Proportion
 from ..data import PreferencePair, open_image
 from ..rubrics import Rubric
 from .judge import Judge, Pair
@@ -40,71 +42,47 @@ GROUP = 8  # pairs handed to the judge at a time
 GROUPS = 8  # handed over and not yet answered; a set of any size needs the memory of this many
 MOST_VALUES = 20  # a key of the pairs file with more different values is a name, not a tag
 
-# The question without a rubric, which a rubric must beat. One criterion that asks for everything, so that every judge and
-# form of reply takes it as it takes any other.
-NO_RUBRIC: dict[str, Rubric] = {
-    "t2i": Rubric(
-        name="no rubric", task="t2i", criteria=("All in all, it is a good image for this prompt.",)
-    ),
-    "edit": Rubric(
-        name="no rubric",
-        task="edit",
-        criteria=("All in all, it is a good edit of BASE for this instruction.",),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Share:
-    """So many of so many, as a share with its interval."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float | None:
-        return self.count / self.of if self.of else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
-        return wilson(self.count, self.of)
-
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers, for a file."""
-        low, high = self.interval
-        return {"value": self.value, "low": low, "high": high, "count": self.count, "of": self.of}
-
 
 @dataclass(frozen=True)
 class Measures:
     """What was counted. The module's docstring defines each measure."""
 
     pairs: int
-    accuracy: Share
-    coverage: Share
-    single_accuracy: Share
-    flip_rate: Share
-    first_position_rate: Share
+    accuracy: Proportion
+    coverage: Proportion
+    single_accuracy: Proportion
+    flip_rate: Proportion
+    first_position_rate: Proportion
     symmetric_bias: float | None
     failures: int
     commonest_failure: str | None
     calls: int
     tokens: int
     cost: float  # of the calls that were made now
-    cost_per_pair: float  # of all replies, remembered ones included
+    cost_per_pair: float  # of all replies, cached ones included
     tokens_per_pair: float
     latency_s: tuple[float, float] | None  # of a reply: median, 95th percentile
-    by_tag: Mapping[str, tuple[Share, Share]] = field(default_factory=dict)  # accuracy and coverage
+    # accuracy and coverage
+    by_tag: Mapping[str, tuple[Proportion, Proportion]] = field(default_factory=dict)
+
+    @property
+    def right(self) -> int:
+        """Pairs that the judge decides as people did."""
+        return self.accuracy.count
+
+    @property
+    def wrong(self) -> int:
+        """Pairs that the judge decides the other way."""
+        return self.accuracy.total - self.accuracy.count
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers, for a file."""
         values = {
-            name: value.summary() if isinstance(value, Share) else value
+            name: _plain(value) if isinstance(value, Proportion) else value
             for name, value in vars(self).items()
         }
         values["by_tag"] = {
-            tag: {"accuracy": accuracy.summary(), "coverage": coverage.summary()}
+            tag: {"accuracy": _plain(accuracy), "coverage": _plain(coverage)}
             for tag, (accuracy, coverage) in self.by_tag.items()
         }
         return values
@@ -115,36 +93,35 @@ def evaluate(
     pairs: Sequence[PreferencePair],
     *,
     rubric: Rubric | None = None,
-    progress: Callable[[int], object] = lambda count: None,
+    report_progress: ReportProgress = no_progress,
 ) -> Measures:
-    """The measures of a judge on labelled pairs, under ``rubric`` or the judge's own.
+    """The measures of a judge on labelled pairs, under ``rubric`` or the judge's own. Raises JudgeError.
 
-    ``progress`` is called with the number of pairs answered since the last call. Raises JudgeError.
+    The stage that is reported is the rubric's name.
     """
+    rubric = rubric or judge.rubric
     verdicts: list[Verdict] = []
-    waiting = deque()
+    pending: deque[Future[list[Verdict]]] = deque()
 
-    def take() -> None:
-        answered = waiting.popleft().result()
-        verdicts.extend(answered)
-        progress(len(answered))
+    def collect() -> None:
+        verdicts.extend(pending.popleft().result())
+        report_progress(rubric.name, len(verdicts), len(pairs))
 
-    for at in range(0, len(pairs), GROUP):
-        if len(waiting) == GROUPS:
-            take()
-        waiting.append(
-            judge.submit([opened(pair) for pair in pairs[at : at + GROUP]], rubric=rubric)
-        )
-    while waiting:
-        take()
+    report_progress(rubric.name, 0, len(pairs))
+    for start in range(0, len(pairs), GROUP):
+        if len(pending) == GROUPS:
+            collect()
+        group = [open_pair(pair) for pair in pairs[start : start + GROUP]]
+        pending.append(judge.submit(group, rubric=rubric))
+    while pending:
+        collect()
     return measure(pairs, verdicts)
 
 
-def opened(pair: PreferencePair) -> Pair:
+def open_pair(pair: PreferencePair) -> Pair:
     """The pair with its images in memory."""
-    return Pair(
-        pair.prompt, *map(open_image, pair.images), open_image(pair.source) if pair.source else None
-    )
+    first, second = map(open_image, pair.images)
+    return Pair(pair.prompt, first, second, open_image(pair.source) if pair.source else None)
 
 
 def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Measures:
@@ -157,13 +134,10 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         for swapped, opinion in enumerate(verdict.opinions)
         if opinion.preferred is not None
     ]
-    both = [
-        verdict
-        for verdict in verdicts
-        if len(verdict.opinions) == 2
-        and all(opinion.preferred is not None for opinion in verdict.opinions)
-    ]
+    places = [[opinion.preferred for opinion in verdict.opinions] for verdict in verdicts]
+    both = [place for place in places if len(place) == 2 and None not in place]
     opinions = [opinion for verdict in verdicts for opinion in verdict.opinions]
+    failures = Counter(opinion.failure for opinion in opinions if opinion.failure)
     latencies = sorted(
         opinion.latency_s for opinion in opinions if opinion.latency_s and not opinion.failure
     )
@@ -172,22 +146,12 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         pairs=len(judged),
         accuracy=accuracy,
         coverage=coverage,
-        single_accuracy=Share(sum(better == first for better, first in named), len(named)),
-        flip_rate=Share(
-            sum(v.opinions[0].preferred == v.opinions[1].preferred for v in both), len(both)
-        ),
-        first_position_rate=Share(sum(first for _, first in named), len(named)),
+        single_accuracy=_share(better == first for better, first in named),
+        flip_rate=_share(one == other for one, other in both),
+        first_position_rate=_share(first for _, first in named),
         symmetric_bias=_symmetric_bias(named),
         failures=sum(verdict.failed for verdict in verdicts),
-        commonest_failure=next(
-            (
-                failure
-                for failure, _ in Counter(
-                    opinion.failure for opinion in opinions if opinion.failure
-                ).most_common(1)
-            ),
-            None,
-        ),
+        commonest_failure=max(failures, key=lambda failure: failures[failure], default=None),
         calls=sum(verdict.calls for verdict in verdicts),
         tokens=sum(verdict.tokens for verdict in verdicts),
         cost=sum(verdict.cost for verdict in verdicts),
@@ -195,50 +159,54 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         tokens_per_pair=sum(opinion.tokens for opinion in opinions) / max(1, len(judged)),
         latency_s=(_quantile(latencies, 0.5), _quantile(latencies, 0.95)) if latencies else None,
         by_tag={
-            tag: _accuracy([judged[at] for at in places])
-            for tag, places in tag_groups(pairs).items()
+            tag: _accuracy([judged[at] for at in members])
+            for tag, members in tag_groups(pairs).items()
         },
     )
 
 
 def tag_groups(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
-    """The places of the pairs that share a tag, by its name: ``key=value``, or the word alone for a list under ``tags``.
+    """The indices of the pairs that share a tag, by its name: ``key=value``, or the word alone for a list under ``tags``.
 
     A key whose values are long, nested, or different in nearly every pair is no tag.
     """
     groups: dict[str, dict[str, list[int]]] = {}
     for at, pair in enumerate(pairs):
         for key, value in pair.tags.items():
-            for word in value if isinstance(value, list) else [value]:
-                if isinstance(word, (str, bool, int)) and 0 < len(str(word)) <= 40:
-                    places = groups.setdefault(key, {}).setdefault(str(word), [])
-                    if not places or places[-1] != at:
-                        places.append(at)
-    tags = {}
-    for key, values in groups.items():
-        if len(values) <= MOST_VALUES and any(len(places) > 1 for places in values.values()):
-            tags.update(
-                {
-                    word if key == "tags" else f"{key}={word}": places
-                    for word, places in sorted(values.items())
-                }
-            )
-    return tags
+            words = value if isinstance(value, list) else [value]
+            for word in dict.fromkeys(str(one) for one in words if isinstance(one, str | int)):
+                if 0 < len(word) <= 40:
+                    groups.setdefault(key, {}).setdefault(word, []).append(at)
+    return {
+        word if key == "tags" else f"{key}={word}": members
+        for key, values in groups.items()
+        if len(values) <= MOST_VALUES and any(len(members) > 1 for members in values.values())
+        for word, members in sorted(values.items())
+    }
 
 
-def _accuracy(judged: Sequence[tuple[PreferencePair, Verdict]]) -> tuple[Share, Share]:
+def _accuracy(judged: Sequence[tuple[PreferencePair, Verdict]]) -> tuple[Proportion, Proportion]:
     """Accuracy of the decided pairs, and coverage."""
     decided = [verdict.winner == pair.preferred for pair, verdict in judged if verdict.decided]
-    return Share(sum(decided), len(decided)), Share(len(decided), len(judged))
+    return _share(decided), Proportion(len(decided), len(judged))
 
 
 def _symmetric_bias(named: Sequence[tuple[bool, bool]]) -> float | None:
-    counts = Counter(named)
     rates = [
-        Share(counts[better, True], counts[better, True] + counts[better, False]).value
-        for better in (True, False)
+        _share(first for better, first in named if better == better_first).value
+        for better_first in (True, False)
     ]
-    return None if None in rates else sum(rates) / 2 - 0.5
+    return None if rates[0] is None or rates[1] is None else (rates[0] + rates[1]) / 2 - 0.5
+
+
+def _share(values: Iterable[bool]) -> Proportion:
+    values = list(values)
+    return Proportion(sum(values), len(values))
+
+
+def _plain(part: Proportion) -> dict[str, Any]:
+    low, high = part.interval
+    return {"value": part.value, "low": low, "high": high, **asdict(part)}
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

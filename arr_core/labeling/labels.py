@@ -23,8 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..data import DataError, PreferencePair, image_fault, load_pairs, open_image
-from ..judging.measuring import task_of
+from ..data import DataError, PreferencePair, image_fault, load_pairs, open_image, task_of
 from ..rubrics import load_rubric
 from .queue import Card, Choice, Desk
 from .server import DeskServer

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data import PreferencePair, open_image
 from ..judging.metrics import Measures
-from ..rubrics.held_out import Comparison, right, wrong
+from ..rubrics.held_out import Comparison
 from ..rubrics.making import Outcome
 from ..rubrics.rubric import Rubric
 from ..rubrics.writing import PairOutcome
@@ -129,7 +129,7 @@ def _tiles(outcome: Outcome) -> str:
             sub = (
                 ""
                 if one.value is None
-                else f"95 % interval {span(*one.interval)}, of {figure(one.of)}"
+                else f"95 % interval {span(*one.interval)}, of {figure(one.total)}"
             )
             big = f'<span class="before">{text(_share(other.value))} &rarr;</span> {text(_share(one.value))}'
             tiles.append(_tile(label, big, sub, bar))
@@ -197,11 +197,11 @@ def _measures(name: str, measures: Measures) -> str:
     decided = measures.accuracy
     return row(
         name,
-        figure(right(measures)),
-        figure(wrong(measures)),
-        figure(measures.pairs - decided.of),
+        figure(measures.right),
+        figure(measures.wrong),
+        figure(measures.pairs - decided.total),
         _share(decided.value),
-        span(*decided.interval) if decided.of else "",
+        span(*decided.interval) if decided.total else "",
         _share(measures.first_position_rate.value),
         _share(measures.flip_rate.value),
     )

@@ -14,7 +14,7 @@ from string import Template
 
 from PIL import Image
 
-from ..judging.metrics import Share
+from ..common.proportions import Proportion
 from ..judging.store import EXACT, Entry, VerdictStore
 from ..judging.verdict import Opinion
 from .charts import interval
@@ -118,8 +118,8 @@ def _headline(name: str, shown: Sequence[Entry], sums: Sums) -> str:
         for outcome, words in OUTCOMES.items()
         if sums.outcomes[outcome]
     )
-    decided, agree = Share(sums.outcomes["decided"], whole), Share(sums.agree, sums.both)
-    first = Share(sums.first, sums.named)
+    decided, agree = Proportion(sums.outcomes["decided"], whole), Proportion(sums.agree, sums.both)
+    first = Proportion(sums.first, sums.named)
     money = f", {sums.cost:,.2f} as priced" if sums.cost else ""
     tiles = [
         _tile("Decided", percent(decided.value) if whole else "\u2013", counts or "no verdict yet"),
@@ -128,16 +128,16 @@ def _headline(name: str, shown: Sequence[Entry], sums: Sums) -> str:
                 _tile(
                     "The orders agree",
                     percent(agree.value),
-                    f"of {plural(agree.of, 'pair')} whose two replies name an image",
+                    f"of {plural(agree.total, 'pair')} whose two replies name an image",
                 )
             ]
-            if agree.of
+            if agree.total
             else []
         ),
         _tile(
             "First position",
-            percent(first.value) if first.of else "\u2013",
-            f"of {plural(first.of, 'answer')} name the image shown first; "
+            percent(first.value) if first.total else "\u2013",
+            f"of {plural(first.total, 'answer')} name the image shown first; "
             f"95 % interval {span(*first.interval)}; without bias 50 %",
             _bar(first),
         ),
@@ -160,8 +160,8 @@ def _headline(name: str, shown: Sequence[Entry], sums: Sums) -> str:
     )
 
 
-def _bar(share: Share) -> str:
-    return interval(share.value, *share.interval, 0, 1, half=True) if share.of else ""
+def _bar(share: Proportion) -> str:
+    return interval(share.value, *share.interval, 0, 1, half=True) if share.total else ""
 
 
 def _tile(label: str, big: str, sub: str, below: str = "") -> str:

@@ -5,7 +5,7 @@ Reading one is light; what writes one (``from_description``, ``from_pairs``) is 
 
 from typing import TYPE_CHECKING
 
-from .built_in import BUILT_IN
+from .built_in import BUILT_IN, NO_RUBRIC
 from .rubric import Rubric, RubricError, Theme, load_rubric
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "NO_RUBRIC",
     "Exemplar",
     "Outcome",
     "Rubric",

@@ -63,3 +63,16 @@ BUILT_IN: dict[str, Rubric] = {
     "miniature t2i": Rubric(name="miniature", task="t2i", criteria=miniature.T2I),
     "miniature edit": Rubric(name="miniature edits", task="edit", criteria=miniature.EDIT),
 }
+
+# The question without a rubric, which a rubric must beat. One criterion that asks for everything, so that every judge and
+# form of reply takes it as it takes any other.
+NO_RUBRIC: dict[str, Rubric] = {
+    "t2i": Rubric(
+        name="no rubric", task="t2i", criteria=("All in all, it is a good image for this prompt.",)
+    ),
+    "edit": Rubric(
+        name="no rubric",
+        task="edit",
+        criteria=("All in all, it is a good edit of BASE for this instruction.",),
+    ),
+}

@@ -24,9 +24,8 @@ class Comparison:
     @property
     def better(self) -> bool:
         """More right less wrong verdicts with the rubric than without: what a policy would be paid by them."""
-        return right(self.with_rubric) - wrong(self.with_rubric) > right(self.without) - wrong(
-            self.without
-        )
+        one, other = self.with_rubric, self.without
+        return one.right - one.wrong > other.right - other.wrong
 
     @property
     def sure(self) -> bool:
@@ -59,14 +58,6 @@ def compare_judges(
         sum(one < other for one, other in scores),
         len(pairs) - len(sound),
     )
-
-
-def right(measures: Measures) -> int:
-    return measures.accuracy.count
-
-
-def wrong(measures: Measures) -> int:
-    return measures.accuracy.of - measures.accuracy.count
 
 
 def _score(pair: PreferencePair, verdict: Verdict) -> int:

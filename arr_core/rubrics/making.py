@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from ..data import Exemplar, PreferencePair, open_image
 from ..judging.chat import Chat
 from ..judging.judge import Pair
-from ..judging.metrics import NO_RUBRIC
 from ..judging.verdict import Verdict
 from .asking import Asker, NoAnswer, append_line
 from .blocking import blocking
+from .built_in import NO_RUBRIC
 from .held_out import Comparison, compare_judges
 from .prompts import THEMES_SCHEMA, read_themes, structure_messages
 from .provenance import of_pairs, sentence

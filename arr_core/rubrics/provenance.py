@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..data import PreferencePair
-from .held_out import Comparison, right, wrong
+from .held_out import Comparison
 from .rubric import Rubric
 from .splitting import data_hash
 from .writing import PairOutcome
@@ -23,8 +23,8 @@ def sentence(comparison: Comparison) -> str:
     result = "beats" if comparison.better else "does not beat"
     failed = f" {comparison.failed} more failed." if comparison.failed else ""
     return (
-        f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {right(with_rubric)} right "
-        f"and {wrong(with_rubric)} wrong against {right(plain)} right and {wrong(plain)} wrong, the others undecided."
+        f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {with_rubric.right} right "
+        f"and {with_rubric.wrong} wrong against {plain.right} right and {plain.wrong} wrong, the others undecided."
         f"{failed}"
     )
 

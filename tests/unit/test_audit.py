@@ -261,8 +261,8 @@ def test_the_command_names_what_it_did_not_find(tmp_path, capsys):
     assert main(["show", str(tmp_path)]) == 2
     none, broken = capsys.readouterr().err.splitlines()
     assert none == (
-        f"error: {tmp_path / 'verdicts.sqlite'}: expected the folder of a run or a verdict store, found no such "
-        "file"
+        f"error: {tmp_path / 'verdicts.sqlite'}: expected the folder of a run or a verdict store, got no such "
+        "file; check the path"
     )
     assert broken.startswith(
         f"error: {tmp_path / 'verdicts.sqlite'}: expected a verdict store that can be written; "

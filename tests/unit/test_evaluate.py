@@ -9,12 +9,13 @@ import pytest
 from doubles.client import Scripted
 from PIL import Image
 
+from arr_core.common.proportions import Proportion
 from arr_core.data import PreferencePair
 from arr_core.judge import main
 from arr_core.judging import Judge, JudgeError, Opinion, Verdict
-from arr_core.judging.metrics import NO_RUBRIC, Share, evaluate, measure, tag_groups
+from arr_core.judging.metrics import evaluate, measure, tag_groups
 from arr_core.judging.verdict import combine
-from arr_core.rubrics import Rubric
+from arr_core.rubrics import NO_RUBRIC, Rubric
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
 
@@ -49,21 +50,18 @@ def test_every_measure_of_a_few_verdicts_counted_by_hand():
     pairs = [pair(0), pair(0), pair(0), pair(1), pair(1), pair(1)]
     failed = combine((Opinion(None, failure="HTTP 500"), Opinion(0)))
     found = measure(pairs, [said(0, 1), said(0, 0), said(1, 0), said(1, 0), said(0, None), failed])
-    assert (found.accuracy, found.coverage) == (Share(2, 3), Share(3, 6))
-    assert found.flip_rate == Share(1, 4)
-    assert found.first_position_rate == Share(7, 10)
-    assert found.single_accuracy == Share(4 + 2, 10)
+    assert (found.accuracy, found.coverage) == (Proportion(2, 3), Proportion(3, 6))
+    assert (found.right, found.wrong) == (2, 1)
+    assert found.flip_rate == Proportion(1, 4)
+    assert found.first_position_rate == Proportion(7, 10)
+    assert found.single_accuracy == Proportion(4 + 2, 10)
     assert found.symmetric_bias == pytest.approx((4 / 5 + 3 / 5) / 2 - 1 / 2)
-    assert found.failures == 1
+    assert (found.failures, found.commonest_failure) == (1, "HTTP 500")
 
 
 def test_cost_counts_new_calls_and_what_the_pairs_would_cost():
-    new = combine(
-        (
-            Opinion(0, tokens=100, cost=0.5, latency_s=1.0),
-            Opinion(1, tokens=100, cost=0.5, latency_s=3.0),
-        )
-    )
+    opinion = Opinion(0, tokens=100, cost=0.5, latency_s=1.0)
+    new = combine((opinion, Opinion(1, tokens=100, cost=0.5, latency_s=3.0)))
     old = combine((Opinion(0, tokens=100, cost=0.5, latency_s=2.0, cached=True),) * 2)
     found = measure([pair(0), pair(0)], [new, old])
     assert (found.calls, found.tokens, found.cost) == (2, 200, 1.0)
@@ -73,35 +71,22 @@ def test_cost_counts_new_calls_and_what_the_pairs_would_cost():
 
 def test_one_order_has_no_flips():
     found = measure([pair(0), pair(1)], [said(0), said(0)])
-    assert (found.accuracy, found.flip_rate, found.flip_rate.value) == (
-        Share(1, 2),
-        Share(0, 0),
-        None,
-    )
+    assert (found.accuracy, found.flip_rate) == (Proportion(1, 2), Proportion(0, 0))
     assert found.symmetric_bias == 0.5
 
 
 def test_nothing_decided_has_no_accuracy():
     found = measure([pair(0)], [said(None, None)])
-    assert (
-        found.accuracy.value,
-        found.accuracy.interval,
-        found.symmetric_bias,
-        found.latency_s,
-    ) == (None, (0, 1), None, None)
+    assert (found.accuracy, found.symmetric_bias, found.latency_s) == (Proportion(0, 0), None, None)
     assert json.loads(json.dumps(found.summary()))["accuracy"]["value"] is None
-
-
-def test_a_share_has_wilsons_interval():
-    assert Share(8, 10).interval == pytest.approx((0.490, 0.943), abs=0.001)
 
 
 def test_accuracy_and_coverage_by_tag():
     pairs = [pair(0, kind="count"), pair(0, kind="count"), pair(0, kind="colour")]
     found = measure(pairs, [said(0, 1), said(0, 0), said(1, 0)])
     assert found.by_tag == {
-        "kind=colour": (Share(0, 1), Share(1, 1)),
-        "kind=count": (Share(1, 1), Share(1, 2)),
+        "kind=colour": (Proportion(0, 1), Proportion(1, 1)),
+        "kind=count": (Proportion(1, 1), Proportion(1, 2)),
     }
 
 
@@ -118,7 +103,7 @@ def test_tags_are_what_several_pairs_share():
         )
         for n in range(30)
     ]
-    assert {name: len(places) for name, places in tag_groups(pairs).items()} == {
+    assert {name: len(members) for name, members in tag_groups(pairs).items()} == {
         "colour": 15,
         "count": 15,
         "hard=True": 5,
@@ -139,11 +124,8 @@ def pictures(tmp_path_factory):
         bright_at = number % 2
         files = [folder / "100.png", folder / "100.png"]
         files[bright_at] = folder / "200.png"
-        pairs.append(
-            PreferencePair(
-                f"prompt {number}", tuple(files), bright_at, tags={"place": "ab"[bright_at]}
-            )
-        )
+        tags = {"place": "ab"[bright_at]}
+        pairs.append(PreferencePair(f"prompt {number}", tuple(files), bright_at, tags=tags))
     return pairs
 
 
@@ -151,38 +133,34 @@ def brighter(question) -> int:
     return int(question.second.getpixel((0, 0)) > question.first.getpixel((0, 0)))
 
 
+def measured(pictures, choose, **options):
+    with Judge(Scripted(choose), RUBRIC) as judge:
+        return evaluate(judge, pictures, **options)
+
+
 def test_a_perfect_judge(pictures):
-    steps = []
-    with Judge(Scripted(brighter), RUBRIC) as judge:
-        found = evaluate(judge, pictures, progress=steps.append)
-    assert (found.accuracy, found.coverage) == (Share(100, 100), Share(100, 100))
-    assert (found.flip_rate, found.first_position_rate, found.symmetric_bias) == (
-        Share(0, 100),
-        Share(100, 200),
-        0.0,
+    reports = []
+    found = measured(pictures, brighter, report_progress=lambda *report: reports.append(report))
+    assert (found.accuracy, found.coverage) == (Proportion(100, 100), Proportion(100, 100))
+    assert (found.flip_rate, found.first_position_rate) == (
+        Proportion(0, 100),
+        Proportion(100, 200),
     )
-    assert (sum(steps), found.calls) == (100, 200)
+    assert (found.symmetric_bias, found.calls) == (0.0, 200)
+    assert (reports[0], reports[-1]) == (("light", 0, 100), ("light", 100, 100))
 
 
 def test_always_first_decides_nothing_and_is_seen(pictures):
-    with Judge(Scripted(lambda question: 0), RUBRIC) as judge:
-        found = evaluate(judge, pictures)
-    assert (found.accuracy, found.coverage, found.flip_rate) == (
-        Share(0, 0),
-        Share(0, 100),
-        Share(100, 100),
-    )
-    assert (found.first_position_rate.value, found.symmetric_bias, found.single_accuracy.value) == (
-        1.0,
-        0.5,
-        0.5,
-    )
+    found = measured(pictures, lambda question: 0)
+    assert (found.accuracy, found.coverage) == (Proportion(0, 0), Proportion(0, 100))
+    assert (found.flip_rate, found.symmetric_bias) == (Proportion(100, 100), 0.5)
+    assert (found.first_position_rate.value, found.single_accuracy.value) == (1.0, 0.5)
 
 
-def test_a_planted_bias_of_a_third_is_measured(pictures):
+def test_a_bias_of_a_third_is_measured(pictures):
     """With probability 1/3 the first image is named, else the better one: first 1/3 + 1/2 * 2/3, flips 1/3, both times."""
-    with Judge(Scripted(brighter), RUBRIC, position_bias=1 / 3) as judge:
-        found = evaluate(judge, pictures)
+    rng = random.Random(0)
+    found = measured(pictures, lambda question: 0 if rng.random() < 1 / 3 else brighter(question))
     assert found.first_position_rate.value == pytest.approx(2 / 3, abs=0.08)
     assert found.flip_rate.value == pytest.approx(1 / 3, abs=0.13)
     assert found.symmetric_bias == pytest.approx(1 / 6, abs=0.08)
@@ -196,29 +174,16 @@ def test_errors_without_bias_have_no_symmetric_bias():
     verdicts = [said(p.preferred if rng.random() < 0.5 else rng.randrange(2)) for p in pairs]
     found = measure(pairs, verdicts)
     assert found.symmetric_bias == pytest.approx(0, abs=0.03)
-    assert found.first_position_rate.value == pytest.approx(
-        0.7, abs=0.03
-    )  # the labels, not the judge
-
-
-def test_another_rubric_is_asked_about_with_the_same_judge(pictures):
-    with Judge(Scripted(brighter), RUBRIC) as judge:
-        evaluate(judge, pictures[:2])
-        evaluate(judge, pictures[:2], rubric=NO_RUBRIC["t2i"])
-        assert [question.rubric for question in judge.client.asked] == [RUBRIC] * 4 + [
-            NO_RUBRIC["t2i"]
-        ] * 4
+    # That is of the labels, not of the judge.
+    assert found.first_position_rate.value == pytest.approx(0.7, abs=0.03)
 
 
 def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
     def refuse(question):
         raise JudgeError("the key is wrong")
 
-    with (
-        Judge(Scripted(refuse), RUBRIC) as judge,
-        pytest.raises(JudgeError, match="the key is wrong"),
-    ):
-        evaluate(judge, pictures)
+    with pytest.raises(JudgeError, match="the key is wrong"):
+        measured(pictures, refuse)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -227,19 +192,17 @@ def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
 @pytest.fixture
 def pairs_file(pictures, tmp_path):
     """The pictures as a file of preference pairs."""
-    lines = [
-        json.dumps(
-            {
-                "query": pair.prompt,
-                "images": [str(path) for path in pair.images],
-                "label_rank": [pair.preferred + 1, 2 - pair.preferred],
-                "place": pair.tags["place"],
-            }
-        )
+    records = [
+        {
+            "query": pair.prompt,
+            "images": [str(path) for path in pair.images],
+            "label_rank": [pair.preferred + 1, 2 - pair.preferred],
+            "place": pair.tags["place"],
+        }
         for pair in pictures[:20]
     ]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     return path
 
 
@@ -251,127 +214,77 @@ def scripted(monkeypatch):
         return None if question.rubric == NO_RUBRIC["t2i"] else brighter(question)
 
     client = Scripted(choose)
-    monkeypatch.setattr("arr_core.judging.measuring.make_client", lambda *_, **settings: client)
+    monkeypatch.setattr("arr_core.judging.profiles.make_client", lambda *_, **settings: client)
     return client
 
 
-def command(*words) -> int:
-    return main(["evaluate", *map(str, words)])
+@pytest.fixture
+def command(pairs_file, tmp_path):
+    def command(*words) -> int:
+        fixed = "evaluate", pairs_file, "--store", tmp_path / "store.sqlite"
+        return main([*map(str, [*fixed, *words])])
+
+    return command
 
 
 def test_the_command_measures_with_and_without_a_rubric_side_by_side(
-    pairs_file, scripted, tmp_path, capsys
+    command, scripted, tmp_path, capsys
 ):
-    output, store = tmp_path / "measures.json", tmp_path / "store.sqlite"
-    words = (pairs_file, "--judge", "human", "--store", store, "--output", output)
-    assert command(*words) == 0
+    output = tmp_path / "measures.json"
+    assert command("--judge", "human", "--output", output) == 0
     printed = capsys.readouterr().out
     assert "| 20 pairs" in printed and "rubric: text to image" in printed and "no rubric" in printed
-    row = next(
-        line for line in printed.splitlines() if line.startswith("| right, of the decided pairs")
-    )
+    [row] = [line for line in printed.splitlines() if line.startswith("| right, of the decided")]
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["100.0% (83.9-100.0), 20 of 20", "-"]
     assert "| place=a" in printed and "| place=b" in printed
-    measured = json.loads(output.read_text(encoding="utf-8"))
-    assert (
-        measured["with_rubric"]["accuracy"]["value"],
-        measured["without_rubric"]["coverage"]["value"],
-    ) == (1.0, 0.0)
-    assert (measured["with_rubric"]["by_tag"]["place=a"]["accuracy"]["of"], measured["task"]) == (
-        10,
-        "t2i",
-    )
-    asked = len(scripted.asked)
-    assert command(*words) == 0
-    assert (
-        len(scripted.asked) == asked == 80
-    )  # both orders, with and without; the second time the store knows all of it
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert written["with_rubric"]["accuracy"]["value"] == 1.0
+    assert written["without_rubric"]["coverage"]["value"] == 0.0
+    assert written["with_rubric"]["by_tag"]["place=a"]["accuracy"]["total"] == 10
+    assert written["task"] == "t2i"
+    # Both orders, with and without; the second time the store knows all of it.
+    assert len(scripted.asked) == 80
+    assert command("--judge", "human") == 0
+    assert len(scripted.asked) == 80
 
 
-def test_the_command_may_ask_less(pairs_file, scripted, tmp_path, capsys):
-    assert (
-        command(
-            pairs_file,
-            "--judge",
-            "human",
-            "--store",
-            tmp_path / "store",
-            "--only-rubric",
-            "--one-order",
-            "--limit",
-            5,
-        )
-        == 0
-    )
-    assert len(scripted.asked) == 5
-
-
-def test_the_command_plants_errors_and_its_store_stays_honest(
-    pairs_file, scripted, tmp_path, capsys
-):
-    words = (pairs_file, "--judge", "human", "--store", tmp_path / "store", "--only-rubric")
-    assert command(*words, "--position-bias", 1) == 0
-    assert "| decided                                   | 0.0%" in capsys.readouterr().out
-    assert command(*words, "--flip-rate", "1.0") == 0
-    assert "| right, of the decided pairs               | 0.0%" in capsys.readouterr().out
-    assert command(*words) == 0
-    assert "| right, of the decided pairs               | 100.0%" in capsys.readouterr().out
-    assert len(scripted.asked) == 40
-    with pytest.raises(SystemExit) as refused:
-        command(*words, "--flip-rate", "2")
-    assert (
-        refused.value.code == 2
-        and "expected a number from 0 to 1, came '2'" in capsys.readouterr().err
-    )
-
-
-def test_the_command_takes_a_rubric_of_the_users(pairs_file, scripted, tmp_path, capsys):
+def test_the_command_may_ask_less_and_take_a_rubric_of_the_users(command, scripted, tmp_path):
     (tmp_path / "mine.txt").write_text("It is bright.", encoding="utf-8")
-    assert (
-        command(
-            pairs_file,
-            "--judge",
-            "human",
-            "--store",
-            tmp_path / "store",
-            "--rubric",
-            tmp_path / "mine.txt",
-        )
-        == 0
-    )
-    assert scripted.asked[0].rubric.criteria == ("It is bright.",)
+    words = ("--only-rubric", "--one-order", "--limit", 5, "--rubric", tmp_path / "mine.txt")
+    assert command("--judge", "human", *words) == 0
+    assert [question.rubric.criteria for question in scripted.asked] == [("It is bright.",)] * 5
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--judge", "nobody"], "judge.profile: expected one of human, miniature, came 'nobody'"),
+        (["--judge", "nobody"], "judge.profile: expected one of human, miniature, "),
         (
             ["--judge", "human", "--task", "edit"],
-            "expected pairs for the task 'edit', came pairs without a source image",
+            "expected pairs for the task 'edit', got pairs without a source image; did you mean --task t2i?",
         ),
         (
             ["--judge", "human", "--output", "no/measures.json"],
-            "no/measures.json: expected a file in a folder that is there",
+            "no/measures.json: expected a file in a folder that exists",
         ),
         (["--judge", "human", "--rubric", "none.txt"], "none.txt: expected a rubric"),
     ],
     ids=str,
 )
-def test_wrong_words_are_one_line(pairs_file, tmp_path, monkeypatch, capsys, words, message):
+def test_wrong_words_are_one_line(command, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
-    assert command(pairs_file, *words, "--store", tmp_path / "store") == 2
+    assert command(*words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
 
 
-def test_pairs_of_two_tasks_are_refused(pairs_file, tmp_path, capsys):
+def test_pairs_of_two_tasks_are_refused(pairs_file, command, capsys):
     record = json.loads(pairs_file.read_text(encoding="utf-8").splitlines()[0])
     record["source_image"] = record["images"][0]
     with pairs_file.open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(record))
-    assert command(pairs_file, "--judge", "human", "--store", tmp_path / "store") == 2
+    assert command("--judge", "human") == 2
     assert (
-        "expected pairs of one task, came 1 with a source image and 20 without"
+        "expected pairs of one task, got 1 with a source image and 20 without"
         in capsys.readouterr().err
     )

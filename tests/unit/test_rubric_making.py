@@ -17,7 +17,7 @@ from arr_core.data import PreferencePair
 from arr_core.judging.chat import Reply
 from arr_core.judging.verdict import JudgeError, Opinion, combine
 from arr_core.rubrics import RubricError, from_description, from_pairs, load_rubric
-from arr_core.rubrics.held_out import compare_judges, right, wrong
+from arr_core.rubrics.held_out import compare_judges
 from arr_core.rubrics.making import Step, from_pairs_async
 from arr_core.rubrics.selection import _greedy, _similarities, select
 from arr_core.rubrics.splitting import data_hash, split, without
@@ -198,7 +198,7 @@ def test_counts_of_both_judges():
         [RIGHT, RIGHT, RIGHT, WRONG, FLIPPED, TIE], [RIGHT, WRONG, FLIPPED, FLIPPED, FLIPPED, RIGHT]
     )
     one, other = result.with_rubric, result.without
-    assert (one.pairs, right(one), wrong(one)) == (6, 3, 1)
+    assert (one.pairs, one.right, one.wrong) == (6, 3, 1)
     assert (one.accuracy.value, one.coverage.value, one.flip_rate.value) == (3 / 4, 4 / 6, 1 / 5)
     assert (other.accuracy.value, other.coverage.value, other.flip_rate.value) == (
         2 / 3,
@@ -228,7 +228,7 @@ def test_a_rubric_is_better_by_right_less_wrong_verdicts_and_a_draw_is_not_enoug
 def test_a_pair_that_failed_on_one_side_counts_on_neither():
     """Else a judge whose server fails under the longer question could seem worse, or better, than it is."""
     result = compared([FAILED, RIGHT, RIGHT], [RIGHT, FAILED, RIGHT])
-    assert (right(result.with_rubric), right(result.without), result.gained, result.lost) == (
+    assert (result.with_rubric.right, result.without.right, result.gained, result.lost) == (
         1,
         1,
         0,
@@ -283,7 +283,7 @@ def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path)
     ]
     assert [theme.theme for theme in outcome.rubric.themes] == ["Light", "The rest"]
     assert "The picture is dark." in outcome.rubric.text
-    assert (right(outcome.comparison.with_rubric), wrong(outcome.comparison.without)) == (4, 4)
+    assert (outcome.comparison.with_rubric.right, outcome.comparison.without.wrong) == (4, 4)
     assert outcome.sentence.startswith("On 4 held-out pairs the rubric beats")
     told = outcome.rubric.provenance
     assert (
@@ -321,8 +321,8 @@ def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
     )
     assert outcome.rubric is None and outcome.candidate is not None
     assert (
-        right(outcome.comparison.with_rubric)
-        == right(outcome.comparison.without)
+        outcome.comparison.with_rubric.right
+        == outcome.comparison.without.right
         == len(outcome.held_out)
     )
     assert "does not beat the same judge without one" in outcome.sentence
@@ -402,7 +402,7 @@ def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tm
         )
     )
     outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
-    assert (outcome.comparison.failed, right(outcome.comparison.with_rubric)) == (1, 1)
+    assert (outcome.comparison.failed, outcome.comparison.with_rubric.right) == (1, 1)
     assert outcome.sentence.endswith("1 more failed.")
 
 
