@@ -112,8 +112,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _judge(options: argparse.Namespace, contest: Contest, given: dict) -> Judge:
     """The judge of the options, else that of the run or the preset."""
     from .judging import Judge
-    from .judging.profiles import load_profile, make_client
-    from .rubrics import BUILT_IN, load_rubric
+    from .judging.profiles import default_rubric, make_client
+    from .rubrics import load_rubric
 
     plan = contest.plan
     task = "edit" if plan.settings.family == "qwen-image-edit" else "t2i"
@@ -122,9 +122,7 @@ def _judge(options: argparse.Namespace, contest: Contest, given: dict) -> Judge:
     if rubric_file:
         rubric = load_rubric(rubric_file, task)
     else:
-        rubric = BUILT_IN[
-            f"miniature {task}" if load_profile(profile).kind == "miniature" else task
-        ]
+        rubric = default_rubric(profile, task)
     client = make_client(profile)
     plan.output.mkdir(parents=True, exist_ok=True)  # for the store
     return Judge(

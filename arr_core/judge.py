@@ -41,8 +41,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .data import DataError, load_pairs, task_of
     from .judging import Judge, JudgeError
     from .judging.metrics import evaluate
-    from .judging.profiles import load_profile, make_client
-    from .rubrics import BUILT_IN, NO_RUBRIC, load_rubric
+    from .judging.profiles import default_rubric, make_client
+    from .rubrics import NO_RUBRIC, load_rubric
 
     # Said before it costs anything.
     if options.output and not options.output.absolute().parent.is_dir():
@@ -51,11 +51,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     pairs = load_pairs(options.pairs)[: options.limit]
     task = task_of(pairs, options.pairs, options.task)
-    small = load_profile(options.judge).kind == "miniature"
     rubric = (
-        load_rubric(options.rubric, task)
-        if options.rubric
-        else BUILT_IN[f"miniature {task}" if small else task]
+        load_rubric(options.rubric, task) if options.rubric else default_rubric(options.judge, task)
     )
     client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
     rubrics = [rubric] if options.only_rubric else [rubric, NO_RUBRIC[task]]

@@ -66,15 +66,16 @@ from arr_core.judging.logits import LogitsClient
 from arr_core.judging.metrics import Measures, evaluate
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.pictures import image_hash
+from arr_core.judging.profiles import default_rubric
 from arr_core.miniature.judge import FOLDER, MiniatureVLM
 from arr_core.miniature.world import exact_image
 from arr_core.policies.loading import load_policy
-from arr_core.rubrics import BUILT_IN, NO_RUBRIC
+from arr_core.rubrics import NO_RUBRIC
 from arr_core.training.rollout import sample_images
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
 VOTES, SURE = 5, 0.75
-RUBRICS = {"with": BUILT_IN["miniature t2i"], "without": NO_RUBRIC["t2i"]}
+RUBRICS = {"with": default_rubric("miniature", "t2i"), "without": NO_RUBRIC["t2i"]}
 
 
 class PlantedChat:

@@ -31,10 +31,6 @@ class JudgeChoice:
 
         return load_profile(self.profile).kind
 
-    def built_in_rubric(self, task: str) -> str:
-        """The name of the built-in rubric that this judge uses when it is given none."""
-        return f"miniature {task}" if self.kind == "miniature" else task
-
 
 class ARRJudge(io.ComfyNode):
     @classmethod
@@ -125,8 +121,7 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
     from PIL import Image
 
     from ..arr_core.judging import Judge, Pair
-    from ..arr_core.judging.profiles import load_profile, make_client
-    from ..arr_core.rubrics import BUILT_IN as rubrics
+    from ..arr_core.judging.profiles import default_rubric, load_profile, make_client
 
     profile = load_profile(choice.profile)
     if profile.kind == "panel" and all(
@@ -146,7 +141,7 @@ def checked(choice: JudgeChoice, timeout: float) -> str:
         return f"{choice.profile}: a model in this process, loaded when it is first asked"
     client = make_client(choice.profile, timeout_s=timeout, retries=0)
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
-    rubric = rubrics[choice.built_in_rubric("t2i")]
+    rubric = default_rubric(choice.profile, "t2i")
     with Judge(client, rubric, both_orders=False, shared=False) as judge:
         verdict = wait(
             judge.submit(

@@ -171,8 +171,7 @@ def make_pairs(prompt: str, image_a, image_b, source) -> list:
 def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
     """The verdicts; a question that was answered before is not asked again."""
     from ..arr_core.judging import Judge
-    from ..arr_core.judging.profiles import make_client
-    from ..arr_core.rubrics import BUILT_IN
+    from ..arr_core.judging.profiles import default_rubric, make_client
 
     task = "t2i" if pairs[0].source is None else "edit"
     if rubric is not None and rubric.task != task:
@@ -180,7 +179,7 @@ def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
             f"rubric: expected one for {'edits, as a source is' if task == 'edit' else 'images without a source'} "
             f"given, came {rubric.name!r}, which is for {rubric.task}"
         )
-    rubric = rubric or BUILT_IN[choice.built_in_rubric(task)]
+    rubric = rubric or default_rubric(choice.profile, task)
     make_room(choice.profile)
     client = make_client(choice.profile)
     for one in (client, *getattr(client, "members", ())):

@@ -23,7 +23,7 @@ BUILT_IN = (
     "edit zh",
     "miniature t2i",
     "miniature edit",
-)  # arr_core.rubrics.BUILT_IN, unimported
+)  # arr_core.rubrics.BUILT_IN and those of the embedded judge, unimported
 OWN, SAVED, FILE, TYPED = "built-in: ", "saved: ", "file: ", "typed below"
 
 
@@ -110,6 +110,7 @@ def result(rubric: Rubric, *more) -> io.NodeOutput:
 
 def read(source: str, task: str, text: str) -> Rubric:
     """The rubric that an entry of the list stands for. Raises RubricError and ValueError."""
+    from ..arr_core.judging.profiles import default_rubric
     from ..arr_core.rubrics import BUILT_IN as built_in
     from ..arr_core.rubrics import load_rubric
 
@@ -122,8 +123,11 @@ def read(source: str, task: str, text: str) -> Rubric:
             file = Path(folder, "typed.txt")
             file.write_text(text, encoding="utf-8")
             return load_rubric(file, task)
-    if source.startswith(OWN) and source.removeprefix(OWN) in built_in:
-        return built_in[source.removeprefix(OWN)]
+    name = source.removeprefix(OWN)
+    if source.startswith(OWN) and name in BUILT_IN:
+        if name.startswith("miniature "):
+            return default_rubric("miniature", name.removeprefix("miniature "))
+        return built_in[name]
     path = path_of(source)
     if path is None:
         raise ValueError(f"source: expected one of {', '.join(options())}, came {source[:80]!r}")

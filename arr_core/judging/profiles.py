@@ -20,6 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..common.paths import profiles_file
+from ..rubrics.built_in import BUILT_IN as RUBRICS
+from ..rubrics.rubric import Rubric, Task
 from .budget import Budget, Limits
 from .chat import Chat
 from .verdict import JudgeError
@@ -187,6 +189,15 @@ def _read(path: Path) -> dict[str, Profile]:
             )
             raise JudgeError(f"{expected}; {name}: {field}: {fault['msg']}{hint}") from None
     return profiles
+
+
+def default_rubric(name: str, task: Task) -> Rubric:
+    """The rubric of a task where the user names none: the built-in one, or what the judge of this profile brings."""
+    if load_profile(name).kind == "miniature":
+        from ..miniature.criteria import RUBRICS as OWN
+
+        return OWN[task]
+    return RUBRICS[task]
 
 
 def make_chat(

@@ -6,6 +6,7 @@ rubric that names fewer criteria looks at fewer words; a criterion that is not l
 
 from __future__ import annotations
 
+from ..rubrics.rubric import Rubric, Task
 from .world import COLOURS, COUNTS, SHAPES
 
 COLOURS_RIGHT = "every colour is right"
@@ -16,6 +17,10 @@ CHANGE_MADE = "the change that was asked for is made"
 REST_KEPT = "everything else is as it was"
 T2I = (COLOURS_RIGHT, SHAPES_RIGHT, NUMBER_RIGHT, PLACES_RIGHT)
 EDIT = (CHANGE_MADE, REST_KEPT)
+RUBRICS: dict[Task, Rubric] = {
+    "t2i": Rubric(name="miniature", task="t2i", criteria=T2I),
+    "edit": Rubric(name="miniature edits", task="edit", criteria=EDIT),
+}
 
 END = "<|im_end|>"
 ABOUT = {

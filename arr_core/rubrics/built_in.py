@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..miniature import criteria as miniature
 from .rubric import Rubric
 
 BUILT_IN: dict[str, Rubric] = {
@@ -60,8 +59,6 @@ BUILT_IN: dict[str, Rubric] = {
             "画面没有新增的瑕疵：没有涂抹痕迹、噪点、变形或细节丢失。",
         ),
     ),
-    "miniature t2i": Rubric(name="miniature", task="t2i", criteria=miniature.T2I),
-    "miniature edit": Rubric(name="miniature edits", task="edit", criteria=miniature.EDIT),
 }
 
 # The question without a rubric, which a rubric must beat. One criterion that asks for everything, so that every judge and

@@ -20,10 +20,10 @@ from ..common.errors import ArrError
 from ..config import TrainConfig, changed_fields, config_hash, load_config, save_config
 from ..data import PromptOrder, content_hash, load_split
 from ..judging import Judge, JudgeError, Pair, Verdict
-from ..judging.profiles import load_profile, make_client
+from ..judging.profiles import default_rubric, make_client
 from ..policies.loading import load_policy
 from ..reports.run import write_report
-from ..rubrics import BUILT_IN, Rubric, load_rubric
+from ..rubrics import Rubric, load_rubric
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .events import (
     CheckpointEvent,
@@ -172,8 +172,7 @@ class Trainer:
     def _rubric(self, profile: str) -> Rubric:
         if self.config.judge.rubric is not None:
             return load_rubric(self.config.judge.rubric, self.config.task)
-        small = "miniature " if load_profile(profile).kind == "miniature" else ""
-        return BUILT_IN[small + self.config.task]
+        return default_rubric(profile, self.config.task)
 
     def _client(self, profile: str):
         settings = self.config.judge

@@ -13,7 +13,7 @@ from PIL import Image
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import VerdictStore, thumbnail
-from arr_core.rubrics import BUILT_IN, Rubric
+from arr_core.rubrics import Rubric
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
 
@@ -435,12 +435,3 @@ def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
         assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
     with judge(lambda question: None, flip_rate=1.0) as it:
         assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
-
-
-def test_the_built_in_rubrics_are_there_for_both_tasks():
-    for name in ("t2i", "edit"):
-        with Judge(Scripted(brighter), BUILT_IN[name]) as it:
-            assert (
-                it.compare("a cup", grey(2), grey(1), grey(3) if name == "edit" else None).preferred
-                == "a"
-            )

@@ -26,7 +26,6 @@ STILL: set[str] = {
     "evaluation.py -> reports",
     "miniature/measure.py -> reports",
     "rubrics/__init__.py -> rubrics",
-    "rubrics/built_in.py -> miniature",
     "rubrics/provenance.py -> rubrics",
     "sampling.py -> reports",
     "sampling.py -> training",

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from arr_core.judging.panel import Panel
-from arr_core.judging.profiles import Profile, load_profile, make_chat, make_client, profiles_file
+from arr_core.judging.profiles import (
+    Profile,
+    default_rubric,
+    load_profile,
+    make_chat,
+    make_client,
+    profiles_file,
+)
 from arr_core.judging.verdict import JudgeError
+from arr_core.rubrics import BUILT_IN
 
 KEY = "sk-a-key-that-nobody-may-see"
 
@@ -253,3 +261,16 @@ def test_a_local_profile_loads_nothing_before_it_is_asked(judges):
 
 def test_every_field_says_what_it_is_for():
     assert all(field.description for field in Profile.model_fields.values())
+
+
+def test_the_default_rubric_is_the_built_in_one_or_the_judges_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
+    (tmp_path / "judges.yaml").write_text(
+        "own: {kind: miniature, threshold: 0.5}\nbox: {url: 'http://127.0.0.1:1/v1', model: m}"
+    )
+    assert default_rubric("box", "edit") is BUILT_IN["edit"]
+    for name in ("own", "miniature"):
+        assert [default_rubric(name, task).name for task in ("t2i", "edit")] == [
+            "miniature",
+            "miniature edits",
+        ]

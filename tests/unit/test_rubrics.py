@@ -223,8 +223,6 @@ def test_the_built_in_rubrics_are_for_their_tasks():
         "edit": ("edit", "en"),
         "t2i zh": ("t2i", "zh"),
         "edit zh": ("edit", "zh"),
-        "miniature t2i": ("t2i", "en"),
-        "miniature edit": ("edit", "en"),
     }
     assert all(len(rubric.criteria) >= 2 for rubric in BUILT_IN.values())
 
