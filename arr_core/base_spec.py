@@ -3,93 +3,95 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from .config import PRESETS, ConfigError, Policy, TrainConfig, load_config
+from .config import PRESETS, ConfigError, Judge, Policy, Rollout, TrainConfig, load_config
 
-PUBLISHED = ("flux", "qwen-image-edit")  # one preset a family, with its published settings
+FAMILIES = ("flux", "qwen-image-edit")  # each is a preset with the published settings
+CARD_STEPS = 30
 
-
-class Run(NamedTuple):
-    """A run as it lies on disk: its folder and its configuration."""
-
-    folder: Path
-    config: TrainConfig
+Section = TypeVar("Section", bound=BaseModel)
 
 
-class Source(NamedTuple):
-    """A base, how it is sampled and judged where it comes from, and the run that it is, if it is one."""
+@dataclass(frozen=True)
+class BaseSpec:
+    """A base, how it is sampled and who judges it; and the run that it comes from, with the run's folder."""
 
-    settings: Policy
-    shift: float
-    micro_batch: int
-    steps: int  # as in the run's training, else the card's 30
-    judge: dict[str, Any]  # the section of the run or the preset
-    run: Run | None
+    policy: Policy
+    rollout: Rollout
+    judge: Judge
+    run: TrainConfig | None = None
+    folder: Path = Path()
+
+    @property
+    def task(self) -> str:
+        """ "edit" or "t2i"."""
+        return "edit" if self.policy.family == "qwen-image-edit" else "t2i"
 
 
-def resolve(name: str, given: dict[str, Any]) -> Source:
-    """What ``name`` stands for, with the fields ``given`` over its policy's. Raises ConfigError and PolicyError."""
+def resolve(name: str, given: Mapping[str, Any]) -> BaseSpec:
+    """What ``name`` stands for. ``given`` are fields of ``policy`` and ``rollout`` that replace its own.
+
+    A run samples as in its training, everything else with the model card's steps. Raises ConfigError and PolicyError.
+    """
     folder = Path(name)
     if (folder / "config.yaml").is_file():
         config = load_config(str(folder / "config.yaml"))
-        settings, rollout = _policy({**config.policy.model_dump(), **given}), config.rollout
-        return Source(
-            settings,
-            rollout.shift,
-            rollout.micro_batch,
-            rollout.steps,
-            config.judge.model_dump(),
-            Run(folder, config),
+        policy, rollout, judge = (
+            section.model_dump() for section in (config.policy, config.rollout, config.judge)
         )
-    preset = PRESETS[name if name in PRESETS else _preset_of(name, given)]
-    base = {} if name in PRESETS else {"base": name}
-    return Source(
-        _policy({**preset["policy"], **base, **given}),
-        3.0,
-        preset["rollout"]["micro_batch"],
-        30,
-        preset["judge"] if name in PRESETS else {},
-        None,
+    else:
+        config = None
+        preset = PRESETS[name if name in PRESETS else _family(name, given)]
+        policy = preset["policy"] if name in PRESETS else {**preset["policy"], "base": name}
+        rollout, judge = {**preset["rollout"], "steps": CARD_STEPS}, preset["judge"]
+    return BaseSpec(
+        _section(Policy, policy, given),
+        _section(Rollout, rollout, given),
+        Judge(**judge),
+        config,
+        folder,
     )
 
 
-def _preset_of(base: str, given: dict[str, Any]) -> str:
-    """The preset with the published settings of a folder's or a Hugging Face id's family, which its index tells."""
+def _family(base: str, given: Mapping[str, Any]) -> str:
+    """The family of a pipeline's folder or of a Hugging Face id, which its index tells."""
     from .policies.loading import PipelineSource, PolicyError
 
     if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
         raise PolicyError(
             f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
-            "(model_index.json), found neither in it"
+            "(model_index.json), got one with neither"
         )
     faults = []
-    for name in PUBLISHED:
+    for family in FAMILIES:
+        fields = {**PRESETS[family]["policy"], "base": base, "device": "cpu"}
         try:
-            PipelineSource(
-                _policy({**PRESETS[name]["policy"], **given, "base": base, "device": "cpu"})
-            )
+            PipelineSource(_section(Policy, fields, {**given, "device": "cpu"}))
         except PolicyError as fault:
             faults.append(str(fault))
         else:
-            return name
-    told_apart = len(set(faults)) > 1  # by their families
+            return family
+    of_another_family = faults[0] != faults[1]
     expected = (
         "a base of FLUX or Qwen-Image-Edit"
-        if told_apart
+        if of_another_family
         else f"a run, one of {', '.join(PRESETS)}, or a base"
     )
     raise PolicyError(f"SOURCE: expected {expected}; {faults[0]}")
 
 
-def _policy(values: dict[str, Any]) -> Policy:
+def _section(kind: type[Section], values: Mapping[str, Any], given: Mapping[str, Any]) -> Section:
+    chosen = {name: value for name, value in given.items() if name in kind.model_fields}
     try:
-        return Policy.model_validate(values)
+        return kind.model_validate({**values, **chosen})
     except ValidationError as error:
         fault = error.errors()[0]
         message = re.sub(r"^(Value error, expected|Input should be) ", "", fault["msg"])
         option = str(fault["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option}: expected {message}, came {fault['input']}") from None
+        raise ConfigError(f"--{option}: expected {message}, got {fault['input']}") from None

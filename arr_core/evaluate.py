@@ -1,25 +1,29 @@
 """The command ``python -m arr_core.evaluate``: how often a judge prefers an adapter to its base, or to another adapter.
 
-Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
+Its folder holds ``result.json``, ``events.jsonl`` (``started``, ``progress``, ``validation``, ``finished``),
+``verdicts.sqlite``, ``samples/`` and ``report.html``. Exit status: 0 done; 2 bad input, with one line on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
+from .base_spec import BaseSpec
 from .common.children import UNTIL_EOF, stop_at_eof
-from .common.command import Parser, new_folder, number_from, run
-from .config import PRESETS, ConfigError
-from .generate import add_sampling, make_plan, source_of
+from .common.command import Parser, new_folder, run
+from .common.files import write_json
+from .common.progress import ProgressBars
+from .config import ConfigError
+from .sampling_options import adapter_of, add_options, load_adapter_for, plan_of, spec_of
 
 if TYPE_CHECKING:
-    from .base_spec import Source
-    from .evaluation import Contest
     from .judging import Judge
 
 EXAMPLES = """\
@@ -39,37 +43,98 @@ def main(words: Sequence[str] | None = None) -> int:
         stop_at_eof()
     return run(
         lambda: _evaluate(_parser().parse_args(words)),
-        stopped=("stopped; with the same --output it goes on where it was"),
+        stopped="stopped; with the same --output it goes on where it was",
     )
 
 
-def make_contest(options: argparse.Namespace, source: Source) -> Contest:
-    """What the options ask for, checked as far as it can be before a model loads."""
-    from .adapters import AdapterError, load_adapter
-    from .evaluation import Contest
+def _evaluate(options: argparse.Namespace) -> int:
+    from .adapters import base_id
+    from .reports.win_rate import write_report
+    from .sampling import ImageFiles, adapted, save_image
+    from .training.events import EventLog, FinishedEvent, ProgressEvent, StartedEvent
+    from .training.validation import Score, Side, compare, validation_event, validation_image
 
-    options.output = options.output or new_folder("evaluations")
-    if (options.output / "result.json").exists():
+    output = options.output or new_folder("evaluations")
+    if (output / "result.json").exists():
         raise ConfigError(
-            f"{options.output}: expected a new folder, found another evaluation; give another --output"
+            f"{output}: expected a new folder, got one of another evaluation; give another --output"
         )
-    plan = make_plan(options, source)
-    if plan.adapter is None:
-        raise ConfigError(
-            "--adapter: expected an adapter to compare, came none; only a run brings its own"
+    spec = spec_of(options)
+    plan, adapter = plan_of(options, spec), adapter_of(options, spec)
+    if adapter is None:
+        raise ConfigError("--adapter: expected an adapter, got none; only a run brings its own")
+    other = options.against and load_adapter_for(spec, options.against)
+    name = _name(options.adapter or Path(options.source))
+    other_name = _name(options.against) if other else "the base"
+    examples = [plan.examples[number] for number, _ in plan.jobs]
+    with contextlib.ExitStack() as stack:
+        judge = stack.enter_context(_judge(options, spec, output))
+        log = stack.enter_context(EventLog(output / "events.jsonl"))
+        show = stack.enter_context(ProgressBars("pair"))
+        log.emit(StartedEvent(run=f"{name} against {other_name}", updates=0))
+
+        def report(stage: str, done: int, total: int) -> None:
+            show(stage, done, total)
+            log.emit(ProgressEvent(stage=stage, done=done, total=total))
+
+        sampler = stack.enter_context(plan.sampler(report))
+        first, second = (
+            Side(
+                side,
+                functools.partial(adapted, sampler.policy, weights, plan.strength),
+                ImageFiles(
+                    [
+                        output / "samples" / side / f"{at + 1:04d}.png"
+                        for at in range(len(examples))
+                    ],
+                    plan.texts(sampler, weights),
+                ),
+            )
+            for side, weights in (("first", adapter), ("second", other))
         )
-    other = load_adapter(options.against) if options.against else None
-    if other is not None and other.family not in ("unknown", plan.settings.family):
-        raise AdapterError(
-            f"{options.against}: expected an adapter of {plan.settings.family} for {plan.settings.base}, found "
-            f"one of {other.family}"
-        )
-    return Contest(
-        plan,
-        other,
-        _name(options.adapter or Path(options.source)),
-        "the base" if other is None else _name(options.against),
-    )
+        verdicts = compare(judge, sampler, examples, first, second, report)
+        images = []
+        for at, (number, _) in enumerate(plan.jobs):
+            source = output / "samples" / "source" / f"{number + 1:04d}.png"
+            if examples[at].source and not source.exists():
+                save_image(sampler.policy.source_picture(examples[at]), source)
+            files = (side.images.files[at] for side in (first, second))
+            images.append(validation_image(output, examples[at], verdicts[at], *files, source))
+        score = Score.of(verdicts)
+        event = validation_event(score, verdicts, images)
+        sentence = score.sentence(name, other_name)
+        result = {
+            "wins": event.wins,
+            "losses": event.losses,
+            "undecided": event.undecided,
+            "win_rate": event.win_rate,
+            "low": event.low,
+            "high": event.high,
+            "sentence": sentence,
+            "name": name,
+            "adapter": adapter.content_hash,
+            "against": other_name,
+            "against_adapter": other and other.content_hash,
+            "base": base_id(spec.policy.base),
+            "strength": plan.strength,
+            "prompts": len(plan.examples),
+            "seeds": list(plan.seeds),
+            "steps": spec.rollout.steps,
+            "shift": spec.rollout.shift,
+            "rubric": judge.rubric.name,
+            "rubric_hash": judge.rubric.content_hash,
+            "failures": sum(verdict.failed for verdict in verdicts),
+            "judge_calls": event.judge_calls,
+            "judge_cost": event.judge_cost,
+            "version": __version__,
+        }
+        write_report(output, result, images)
+        write_json(output / "result.json", result)
+        log.emit(event)
+        log.emit(FinishedEvent(sentence=sentence, report="report.html", result="result.json"))
+    print(sentence)
+    print(f"report   {output / 'report.html'}")
+    return 0
 
 
 def _name(path: Path) -> str:
@@ -79,55 +144,18 @@ def _name(path: Path) -> str:
     return path.parent.name if name in ("adapter", "adapter-best", "adapter_model") else name
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from .evaluation import evaluate
-    from .training.events import Event, EventLog, ProgressEvent, StartedEvent
-
-    source = source_of(options)
-    contest = make_contest(options, source)
-    folder = contest.plan.output
-    with contextlib.ExitStack() as stack:
-        judge = stack.enter_context(_judge(options, contest, source.judge))
-        bars: dict[str, tqdm] = {}
-
-        def watch(event: Event) -> None:
-            if isinstance(event, ProgressEvent):
-                if event.stage not in bars:
-                    bar = tqdm(total=event.total, desc=event.stage, unit="pair")
-                    bars[event.stage] = stack.enter_context(bar)
-                bars[event.stage].update(event.done - bars[event.stage].n)
-
-        log = stack.enter_context(EventLog(folder / "events.jsonl", [watch]))
-        log.emit(StartedEvent(run=f"{contest.name} against {contest.other_name}", updates=0))
-        score = evaluate(contest, judge, log)
-    from .evaluation import sentence
-
-    print(sentence(contest, score))
-    print(f"report   {folder / 'report.html'}")
-    return 0
-
-
-def _judge(options: argparse.Namespace, contest: Contest, given: dict) -> Judge:
+def _judge(options: argparse.Namespace, spec: BaseSpec, output: Path) -> Judge:
     """The judge of the options, else that of the run or the preset."""
     from .judging import Judge
     from .judging.profiles import default_rubric, make_client
     from .rubrics import load_rubric
 
-    plan = contest.plan
-    task = "edit" if plan.settings.family == "qwen-image-edit" else "t2i"
-    profile = options.judge or given.get("profile") or "local"
-    rubric_file = options.rubric or given.get("rubric")
-    if rubric_file:
-        rubric = load_rubric(rubric_file, task)
-    else:
-        rubric = default_rubric(profile, task)
+    profile = options.judge or spec.judge.profile
+    file = options.rubric or spec.judge.rubric
+    rubric = load_rubric(file, spec.task) if file else default_rubric(profile, spec.task)
     client = make_client(profile)
-    plan.output.mkdir(parents=True, exist_ok=True)  # for the store
-    return Judge(
-        client, rubric, both_orders=options.both_orders, store=plan.output / "verdicts.sqlite"
-    )
+    output.mkdir(parents=True, exist_ok=True)  # for the store
+    return Judge(client, rubric, both_orders=options.both_orders, store=output / "verdicts.sqlite")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,87 +168,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Win rate of an adapter against its base or against another adapter: same prompts, same seeds, with a\n"
         "95 % interval, and a report that shows the pairs.",
     )
+    add_options(
+        parser,
+        steps=None,
+        output="a new folder for result, report and images (default: evaluations/001, 002, ...)",
+    )
     parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help=(
-            f"a run's folder; a preset, whose base is taken ({', '.join(PRESETS)}); a folder of a diffusers pipeline; or a "
-            "Hugging Face id such as black-forest-labs/FLUX.1-dev"
-        ),
-    )
-    who = parser.add_argument_group("what is compared")
-    who.add_argument(
-        "--adapter",
-        type=Path,
-        metavar="PATH",
-        help="PEFT folder or .safetensors file in any usual layout (default: that of the run)",
-    )
-    who.add_argument(
         "--against",
         type=Path,
         metavar="PATH",
         help="another adapter of the same base (default: the base)",
     )
-    who.add_argument(
-        "--alpha",
-        type=float,
-        metavar="N",
-        help="lora_alpha the first was trained with, for a file that does not record its strength",
-    )
-    who.add_argument(
-        "--strength",
-        type=number_from(-100, float, most=100),
-        default=1.0,
-        metavar="X",
-        help="how much of the adapters (default: 1)",
-    )
-    on = parser.add_argument_group("on what, by whom")
-    on.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help=(
-            "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json) (default: a run's held-out prompts)"
-        ),
-    )
-    on.add_argument("--limit", type=number_from(1), metavar="N", help="only the first N prompts")
-    on.add_argument(
-        "--seed",
-        type=number_from(0, most=2**62),
-        default=0,
-        metavar="N",
-        help="seed of the noise (default: 0)",
-    )
-    on.add_argument(
-        "--count",
-        type=number_from(1),
-        default=1,
-        metavar="N",
-        help="pairs for each prompt (default: 1)",
-    )
-    on.add_argument(
+    parser.add_argument(
         "--judge", metavar="NAME", help="judge profile (default: that of the run or preset)"
     )
-    on.add_argument(
+    parser.add_argument(
         "--rubric",
         type=Path,
         metavar="FILE",
         help="rubric file (default: that of the run, else the built-in one)",
     )
-    on.add_argument(
+    parser.add_argument(
         "--both-orders",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="ask twice with the images swapped",
-    )
-    add_sampling(parser, steps=None)
-    parser.set_defaults(
-        prompt=None, source_image=None, compare=False
-    )  # what a plan may ask for besides
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="a new folder for result, report and images (default: evaluations/001, 002, ...)",
     )
     return parser
 

@@ -1,35 +1,30 @@
 """The command ``python -m arr_core.generate``: images and edits from a base and an adapter, and a grid to compare them.
 
-Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
+Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what was given and what to do next.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base_spec import Run, Source, resolve
-from .common.command import Parser, new_folder, number_from, run
-from .config import PRESETS, ConfigError, Policy
-from .data import DataError, Example, half_a_letter, image_fault, load_examples, load_split
+from .base_spec import BaseSpec
+from .common.command import Parser, new_folder, run
+from .common.progress import ProgressBars
+from .config import ConfigError
+from .data import DataError, Example, half_a_letter, image_fault, open_image
+from .sampling_options import adapter_of, add_options, plan_of, spec_of
 
 if TYPE_CHECKING:
     from .adapters import Adapter
     from .sampling import Plan
 
-OVERRIDES = (
-    "revision",
-    "dtype",
-    "device",
-    "height",
-    "width",
-    "guidance_scale",
-    "true_cfg_scale",
-    "negative_prompt",
-)
+GRID_ROWS = 32  # prompts in one grid picture
 EXAMPLES = """\
 examples:
   python -m arr_core.generate runs/mine
@@ -47,221 +42,146 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(words)
     return run(
-        lambda: _generate(make_plan(options, source_of(options))),
-        stopped="stopped; the images that were finished are kept",
+        lambda: _generate(options), stopped="stopped; the images that were finished are kept"
     )
 
 
-def source_of(options: argparse.Namespace) -> Source:
-    """What the option SOURCE stands for, with the other options over it. Raises ConfigError and PolicyError."""
-    return resolve(
-        options.source,
-        {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None},
-    )
-
-
-def make_plan(options: argparse.Namespace, source: Source) -> Plan:
-    """What the options ask for, checked as far as it can be before a model loads.
-
-    Raises AdapterError, ConfigError, DataError and PolicyError.
-    """
-    from .sampling import Plan
-
-    settings, run = source.settings, source.run
-    _check_device(settings.device)
-    if options.guidance_scale is not None and settings.family != "flux":
-        raise ConfigError(
-            "--guidance-scale: expected a FLUX base, which alone has embedded guidance; "
-            f"came {settings.base}, give --true-cfg-scale instead"
-        )
-    plan = Plan(
-        settings=settings,
-        examples=_examples(options, settings, run),
-        output=options.output or new_folder("generated"),
-        seeds=range(options.seed, options.seed + options.count),
-        adapter=_adapter(options, settings, run),
-        strength=options.strength,
-        compare=run is not None if options.compare is None else options.compare,
-        steps=options.steps or source.steps,
-        shift=options.shift or source.shift,
-        micro_batch=options.micro_batch or source.micro_batch,
-        encodings=_encodings(run),
-    )
-    if options.compare and plan.adapter is None:
-        raise ConfigError("--compare: expected an --adapter to compare with the base, came none")
-    if plan.output.exists() and not plan.output.is_dir():
-        raise ConfigError(f"--output: expected a folder, came the file {plan.output}")
-    for file in plan.files():
-        if file.exists():
-            raise ConfigError(
-                f"{file}: expected a new file, found one that is there already; give another --output"
-            )
-    return plan
-
-
-def _generate(plan: Plan) -> int:
-    from tqdm import tqdm
-
+def _generate(options: argparse.Namespace) -> int:
     from .adapters import base_warning
-    from .sampling import generate
+    from .sampling import ImageFiles, adapted
 
-    if plan.adapter and (
-        warning := base_warning(plan.adapter.family, plan.adapter.base, plan.settings.base)
-    ):
+    spec = spec_of(options)
+    plan = plan_of(options, spec, _single(options, spec))
+    adapter = adapter_of(options, spec)
+    variants = _variants(options, spec, adapter)
+    output = options.output or new_folder("generated")
+    files = {variant: _files(plan, output, variant, len(variants)) for variant in variants}
+    grids = list(_grids(plan, output))
+    _check_new(output, [*(file for made in files.values() for file in made), *dict(grids)])
+    if adapter and (warning := base_warning(adapter.family, adapter.base, spec.policy.base)):
         print(f"warning: {warning}", file=sys.stderr)
-    bar = None
-
-    def watch(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(
-            total=total, unit="image", desc="generate"
-        )  # once the model is loaded: it times sampling
-        bar.update(done - bar.n)
-
-    try:
-        files = generate(plan, watch)
-    finally:
-        if bar is not None:
-            bar.close()
-    grids = [file.name for file in files if file.name.startswith("grid")]
-    images = len(files) - len(grids)
-    print(f"wrote {images} image{'s' * (images > 1)} and {', '.join(grids)} to {plan.output}")
+    with ProgressBars("image") as report, plan.sampler(report) as sampler:
+        for variant, weights in variants.items():
+            images = ImageFiles(files[variant], plan.texts(sampler, weights))
+            with adapted(sampler.policy, weights, plan.strength):
+                for _ in sampler.fill(images, f"{variant} images", report):
+                    pass
+    for grid, numbers in grids:
+        _draw(plan, adapter, files, numbers).save(grid)
+    count = len(variants) * len(plan.jobs)
+    names = ", ".join(grid.name for grid, _ in grids)
+    print(f"wrote {count} image{'s' * (count > 1)} and {names} to {output}")
     return 0
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    kind, _, number = device.partition(":")
-    if kind in ("cuda", "xpu", "mps"):
-        there = torch.get_device_module(kind)
-        if not there.is_available() or int(number or 0) >= there.device_count():
-            raise ConfigError(
-                f"--device: expected a device of this machine, came {device}; auto takes the best one"
-            )
-
-
-def _adapter(options: argparse.Namespace, settings: Policy, run: Run | None) -> Adapter | None:
-    from .adapters import AdapterError, load_adapter
-
-    path = options.adapter
-    if path is None and run is None:
-        return None
-    if path is None:
-        path = run.folder / "adapter"
-        if not path.is_dir():
-            raise AdapterError(
-                f"{path}: expected the adapter that a run writes at its first checkpoint, found none; "
-                "let the run get that far, or give --adapter"
-            )
-    adapter = load_adapter(path, options.alpha)
-    if adapter.family not in ("unknown", settings.family):
-        raise AdapterError(
-            f"{path}: expected an adapter of {settings.family} for {settings.base}, found one of "
-            f"{adapter.family}; give the base it was trained on as SOURCE"
-        )
-    return adapter
-
-
-def _examples(options: argparse.Namespace, settings: Policy, run: Run | None) -> list[Example]:
-    edits = settings.family == "qwen-image-edit"
-    if options.source_image is not None and (options.prompt is None or not edits):
+def _single(options: argparse.Namespace, spec: BaseSpec) -> list[Example] | None:
+    """The example of --prompt and --source, if they are given. Raises ConfigError and DataError."""
+    prompt, source, edits = options.prompt, options.source_image, spec.task == "edit"
+    if source is not None and (prompt is None or not edits):
         raise ConfigError(
-            "--source: expected --prompt and a base that edits images, came "
-            f"{'no --prompt' if edits else f'{settings.base}, which makes them from text'}"
+            "--source: expected --prompt and a base that edits images, got "
+            f"{'no --prompt' if edits else f'{spec.policy.base}, which makes them from text'}"
         )
-    if options.prompt is not None:
-        examples = [_single(options.prompt, options.source_image, edits)]
-    elif options.prompts is not None:
-        examples = load_examples(options.prompts, "edit" if edits else "t2i")
-    elif run is not None:
-        data, config = run.config.data, run.config
-        _, held_out = load_split(data.train, data.validation, data.validation_count, config.task)
-        examples = held_out[: config.validation.count]
-    else:
-        raise ConfigError("expected --prompt TEXT or --prompts FILE; only a run brings its own")
-    return examples[: options.limit]
-
-
-def _single(prompt: str, source: Path | None, edits: bool) -> Example:
+    if prompt is None:
+        return None
+    if options.prompts is not None:
+        raise ConfigError("--prompts: expected one of --prompt and --prompts, got both")
     if not prompt.strip():
         raise ConfigError("--prompt: expected a text that is not empty")
     if half_a_letter(prompt):
-        raise ConfigError(
-            f"--prompt: expected text that UTF-8 can write, came {ascii(prompt)[:80]}"
-        )
+        raise ConfigError(f"--prompt: expected text that UTF-8 can write, got {ascii(prompt)[:80]}")
     if edits and source is None:
         raise ConfigError(
             "--prompt: expected --source IMAGE beside it, since this base edits images"
         )
     if source is not None and (fault := image_fault(source)):
         raise DataError(
-            f"--source: expected an image of at least 16 pixels a side, came {fault}: {source}"
+            f"--source: expected an image of at least 16 pixels a side, got {fault}: {source}"
         )
-    return Example(prompt.strip(), source)
+    return [Example(prompt.strip(), source)]
 
 
-def _encodings(run: Run | None) -> Path | None:
-    """The run's own encodings, where they are still there: its prompts need no text encoder then."""
-    folder = run.folder.resolve().parent / ".encodings" if run else None
-    return folder if folder and folder.is_dir() else None
+def _variants(
+    options: argparse.Namespace, spec: BaseSpec, adapter: Adapter | None
+) -> dict[str, Adapter | None]:
+    """What is sampled: "base", "adapter" or both, with the adapter of each."""
+    if options.compare and adapter is None:
+        raise ConfigError("--compare: expected an --adapter to compare with the base, got none")
+    compare = spec.run is not None if options.compare is None else options.compare
+    base = {"base": None} if compare or adapter is None else {}
+    return {**base, "adapter": adapter} if adapter else base
 
 
-def add_sampling(parser: argparse.ArgumentParser, steps: int | None = 30) -> None:
-    """Add the options that say how images are sampled. ``steps`` is their default, None a run's own or 30."""
-    how = parser.add_argument_group("how to sample")
-    how.add_argument(
-        "--steps",
-        type=number_from(1),
-        default=steps,
-        metavar="N",
-        help=f"sampling steps (default: {steps or 'as in training, else 30'})",
-    )
-    how.add_argument(
-        "--guidance-scale", type=float, metavar="X", help="FLUX: embedded guidance (default: 3.5)"
-    )
-    how.add_argument(
-        "--true-cfg-scale",
-        type=float,
-        metavar="X",
-        help="guidance by a second, negative call; 1 is off (default: 1, or the run's)",
-    )
-    how.add_argument("--negative-prompt", metavar="TEXT", help="text of the second call")
-    how.add_argument(
-        "--shift",
-        type=number_from(1e-3, float),
-        metavar="X",
-        help="static shift of the noise schedule (default: 3, or the run's)",
-    )
-    how.add_argument(
-        "--height",
-        type=int,
-        metavar="N",
-        help="pixels, a multiple of 16 (default: 512, or the run's)",
-    )
-    how.add_argument(
-        "--width",
-        type=int,
-        metavar="N",
-        help="pixels; an edit keeps its source's shape at the area of height x width",
-    )
-    how.add_argument(
-        "--micro-batch",
-        type=number_from(1),
-        metavar="N",
-        help="images in one call (default: as in training); lower it when memory runs out",
-    )
-    how.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="number type of the base (default: bfloat16)",
-    )
-    how.add_argument(
-        "--device", metavar="NAME", help="auto, cpu, mps, cuda, cuda:1, xpu (default: auto)"
-    )
-    how.add_argument(
-        "--revision", metavar="NAME", help="branch, tag or commit of a Hugging Face base"
-    )
+# ---------------------------------------------------------------------- files
+
+
+def _files(plan: Plan, output: Path, variant: str, variants: int) -> list[Path]:
+    """The file of every image. The prompt's number comes first, so that names sort as the prompts do."""
+    suffix = f"-{variant}" if variants > 1 else ""
+    return [
+        output / f"{number + 1:04d}-{slug(plan.examples[number].prompt)}-seed{seed}{suffix}.png"
+        for number, seed in plan.jobs
+    ]
+
+
+def _grids(plan: Plan, output: Path) -> Iterator[tuple[Path, range]]:
+    """Each grid picture with the numbers of the prompts that it shows."""
+    for first in range(0, len(plan.examples), GRID_ROWS):
+        name = f"grid-{first // GRID_ROWS + 1}.png" if first else "grid.png"
+        yield output / name, range(first, min(first + GRID_ROWS, len(plan.examples)))
+
+
+def _check_new(output: Path, files: Sequence[Path]) -> None:
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output: expected a folder, got the file {output}")
+    for file in files:
+        if file.exists():
+            raise ConfigError(f"{file}: expected no such file, got one; give another --output")
+
+
+def slug(prompt: str, longest: int = 40) -> str:
+    """The prompt as a part of a file name: small ASCII letters, digits and hyphens, whole words where they fit."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "image"
+    if len(words) <= longest:
+        return words
+    return words[: longest + 1].rpartition("-")[0] or words[:longest]
+
+
+# ---------------------------------------------------------------------- the grid
+
+
+def _draw(plan: Plan, adapter: Adapter | None, files: dict[str, list[Path]], numbers: range):
+    """The grid of some prompts: the source of an edit, then each seed in each variant."""
+    from .reports.grid import Row, draw_grid
+
+    seeds, rows, sources = len(plan.seeds), [], []
+    for number in numbers:
+        example = plan.examples[number]
+        sources = [example.source] if example.source else []
+        columns = [made[number * seeds + at] for at in range(seeds) for made in files.values()]
+        pictures = [lambda path=path: open_image(path) for path in (*sources, *columns)]
+        rows.append(Row(f"{number + 1}. {example.prompt}", pictures))
+    strength = "" if plan.strength == 1 else f" at {plan.strength:g}"
+    names = {"base": "base", "adapter": f"adapter{strength}"}
+    titles = [f"{names[variant]}, seed {seed}" for seed in plan.seeds for variant in files]
+    return draw_grid(rows, ["source"] * len(sources) + titles, _summary(plan, adapter))
+
+
+def _summary(plan: Plan, adapter: Adapter | None) -> str:
+    """One line on what the whole grid has in common."""
+    text = plan.describe(0, plan.seeds[0], adapter)
+    parts = [
+        text["base"],
+        f"adapter {text['adapter'][:12]}" if adapter else "no adapter",
+        f"{text['steps']} steps",
+        f"shift {text['shift']}",
+    ]
+    if "guidance_scale" in text:
+        parts.append(f"guidance {text['guidance_scale']}")
+    if "negative_prompt" in text:
+        parts.append(f"true CFG {text['true_cfg_scale']}")
+    return ", ".join([*parts, text["version"]])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -274,84 +194,25 @@ def _parser() -> argparse.ArgumentParser:
         "the published model card unless told otherwise, and a grid picture of them all.",
         usage="python -m arr_core.generate SOURCE [--prompt TEXT [--source IMAGE] | --prompts FILE] [options]",
     )
+    add_options(
+        parser,
+        steps=30,
+        output="folder of the images and grid.png; nothing is overwritten (default: a new one, generated/001, 002, ...)",
+    )
     parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help=(
-            f"a run's folder; a preset, whose base is taken ({', '.join(PRESETS)}); a folder of a diffusers pipeline; or a "
-            "Hugging Face id such as black-forest-labs/FLUX.1-dev"
-        ),
+        "--prompt", metavar="TEXT", help="one prompt, or the instruction of an edit"
     )
-    what = parser.add_argument_group(
-        "what to make (without any of these, a run's held-out prompts)"
-    )
-    one = what.add_mutually_exclusive_group()
-    one.add_argument("--prompt", metavar="TEXT", help="a prompt, or the instruction of an edit")
-    one.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help=(
-            "prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json), or miniature:data/prompts_heldout.txt"
-        ),
-    )
-    what.add_argument(
+    parser.add_argument(
         "--source",
         dest="source_image",
         type=Path,
         metavar="IMAGE",
         help="with --prompt: the image that is edited",
     )
-    what.add_argument("--limit", type=number_from(1), metavar="N", help="only the first N prompts")
-    what.add_argument(
-        "--seed",
-        type=number_from(0, most=2**62),
-        default=0,
-        metavar="N",
-        help="seed of the noise (default: 0)",
-    )
-    what.add_argument(
-        "--count",
-        type=number_from(1),
-        default=1,
-        metavar="N",
-        help="images for each prompt, with the seeds N, N+1, ... (default: 1)",
-    )
-    adapter = parser.add_argument_group("adapter")
-    adapter.add_argument(
-        "--adapter",
-        type=Path,
-        metavar="PATH",
-        help=(
-            "PEFT folder or .safetensors file in any usual layout (default: that of the run, else none)"
-        ),
-    )
-    adapter.add_argument(
-        "--alpha",
-        type=float,
-        metavar="N",
-        help="lora_alpha it was trained with, for a file that does not record its strength",
-    )
-    adapter.add_argument(
-        "--strength",
-        type=number_from(-100, float, most=100),
-        default=1.0,
-        metavar="X",
-        help="how much of the adapter: 0 is the base, 1 the adapter as trained (default: 1)",
-    )
-    adapter.add_argument(
+    parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        default=None,
         help="also make every image without the adapter, same seed (default: for a run)",
-    )
-    add_sampling(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help=(
-            "folder of the images and grid.png; nothing is overwritten (default: a new one, generated/001, 002, ...)"
-        ),
     )
     return parser
 

@@ -1,15 +1,14 @@
-"""Images and edits from a base and an adapter: one PNG each, which says what it was made of, and a grid of them all.
+"""Noise-free images of a policy: what ``generate``, ``evaluate`` and validation share.
 
-Sampling is the noise-free one of the validation: with the same seed the stock pipeline makes the same image.
+With the same seed and settings the stock pipeline of diffusers makes the same image.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
+import itertools
 import tempfile
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,108 +18,100 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .adapters import Adapter, base_id, inject
+from .common import collectives
+from .common.files import atomic_write
+from .common.progress import ReportProgress, no_progress
 from .config.schema import Policy as PolicySettings
+from .config.schema import Rollout
 from .data import Example, open_image
-from .policies.base import Policy
+from .policies.base import Batch, Policy
 from .policies.loading import load_policy
-from .reports.grid import Row, draw_grid
-from .training.rollout import sample_images
 
-ROWS = 32  # prompts in one grid picture
+# ---------------------------------------------------------------------- the sampler
+
+
+@torch.no_grad()
+def denoise(
+    policy: Policy, batch: Batch, seeds: Sequence[int], sigmas: torch.Tensor
+) -> torch.Tensor:
+    """The latents x0 [B, L, C] of the Euler method, x + v dt: ``training.sde.step`` without noise, bit for bit."""
+    x = policy.initial_noise(batch, seeds)
+    precise = torch.promote_types(x.dtype, torch.float32)
+    for t, t_next in itertools.pairwise(sigmas.tolist()):
+        v = policy.velocity(x, t, batch)
+        x = (x.to(precise) + v.to(precise) * (t_next - t)).to(x.dtype)
+    return x
+
+
+def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
+    """The places of the keys in batches of at most ``width``, each of images of one size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for place, key in enumerate(keys):
+        by_size.setdefault(policy.size(key), []).append(place)
+    return [
+        places[start : start + width]
+        for places in by_size.values()
+        for start in range(0, len(places), width)
+    ]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be generated. ``encodings`` is a folder of encodings that may hold some already; null makes one."""
+class Sampler:
+    """Samples one image for each key of a conditioning and its seed, by the steps, shift and micro_batch of ``settings``."""
 
-    settings: PolicySettings
-    examples: Sequence[Example]
+    policy: Policy
+    keys: Sequence[str]
     seeds: Sequence[int]
-    output: Path
-    adapter: Adapter | None = None
-    strength: float = 1.0
-    compare: bool = False
-    steps: int = 30
-    shift: float = 3.0
-    micro_batch: int = 1
-    encodings: Path | None = None
+    settings: Rollout
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """What is sampled for every prompt and seed: "base", "adapter" or both."""
-        if self.adapter is None:
-            return ("base",)
-        return ("base", "adapter") if self.compare else ("adapter",)
-
-    def file(self, number: int, seed: int, variant: str) -> Path:
-        """Where an image goes: the prompt's number first, so that names sort as the prompts do."""
-        suffix = f"-{variant}" if len(self.variants) > 1 else ""
-        return (
-            self.output
-            / f"{number + 1:04d}-{slug(self.examples[number].prompt)}-seed{seed}{suffix}.png"
-        )
-
-    def files(self) -> list[Path]:
-        """Every image file, row by row of the grid, and then the grid's own."""
-        pages = range(0, len(self.examples), ROWS)
-        return [
-            self.file(number, seed, variant)
-            for number in range(len(self.examples))
-            for seed in self.seeds
-            for variant in self.variants
-        ] + [self._grid_file(page) for page in pages]
-
-    def grid_pages(self) -> Iterator[tuple[Path, range]]:
-        """Each grid picture with the numbers of the prompts that it shows."""
-        for first in range(0, len(self.examples), ROWS):
-            yield self._grid_file(first), range(first, min(first + ROWS, len(self.examples)))
-
-    def _grid_file(self, first: int) -> Path:
-        return self.output / (f"grid-{first // ROWS + 1}.png" if first else "grid.png")
+    def fill(
+        self, images: Images, stage: str = "images", report: ReportProgress = no_progress
+    ) -> Iterator[list[int]]:
+        """Sample what ``images`` lacks. Yields the places that are there: at first those of before, then each batch."""
+        settings, total = self.settings, len(self.keys)
+        missing = [place for place in range(total) if place not in images]
+        there = sorted(set(range(total)) - set(missing))
+        report(stage, len(there), total)
+        for at in range(0, len(there), settings.micro_batch):
+            yield there[at : at + settings.micro_batch]
+        sigmas = self.policy.sigmas(settings.steps, settings.shift)
+        groups = batches(self.policy, [self.keys[at] for at in missing], settings.micro_batch)
+        done = len(there)
+        for group, own in collectives.in_step(groups, [0], needed=self.policy.sharded):
+            places = [missing[at] for at in group] if own else [0]
+            batch = self.policy.batch([self.keys[place] for place in places])
+            x0 = denoise(self.policy, batch, [self.seeds[place] for place in places], sigmas)
+            if own:
+                for place, image in zip(places, self.policy.decode(x0, batch), strict=True):
+                    images[place] = image
+                report(stage, done := done + len(places), total)
+                yield places
 
 
-def generate(
-    plan: Plan, watch: Callable[[int, int], object] = lambda done, total: None
-) -> list[Path]:
-    """The files, written, the grid last. ``watch`` hears how many images of how many are done: first none, once the
-    models are loaded.
+def sample_images(
+    policy: Policy, keys: Sequence[str], seeds: Sequence[int], settings: Rollout
+) -> list[Image.Image]:
+    """One image for each key and seed, in their order."""
+    images: dict[int, Image.Image] = {}
+    for _ in Sampler(policy, keys, seeds, settings).fill(images):
+        pass
+    return [images[place] for place in range(len(keys))]
 
-    Raises PolicyError and AdapterError, before anything is sampled.
-    """
-    with _encodings(plan) as folder:
-        policy = load_policy(plan.settings, folder)
-        keys = policy.encode(plan.examples)
-        if plan.adapter is not None:
-            inject(scaled(plan.adapter, plan.strength), policy.transformer, dtype=torch.float32)
-        plan.output.mkdir(parents=True, exist_ok=True)
-        jobs = [(number, seed) for number in range(len(keys)) for seed in plan.seeds]
-        jobs.sort(
-            key=lambda job: policy.size(keys[job[0]])
-        )  # stable: equal sizes share batches, in order
-        done, total = 0, len(jobs) * len(plan.variants)
-        watch(done, total)
-        for at in range(0, len(jobs), plan.micro_batch):
-            chosen = jobs[at : at + plan.micro_batch]
-            for variant in plan.variants:
-                images = _sample(
-                    policy,
-                    plan,
-                    variant,
-                    [keys[number] for number, _ in chosen],
-                    [seed for _, seed in chosen],
-                )
-                for (number, seed), image in zip(chosen, images, strict=True):
-                    image.save(
-                        plan.file(number, seed, variant),
-                        pnginfo=png_text(describe(plan, number, seed, variant)),
-                    )
-                done += len(images)
-                watch(done, total)
-    for file, numbers in plan.grid_pages():
-        draw_grid([_row(plan, number) for number in numbers], _titles(plan), _summary(plan)).save(
-            file
-        )
-    return plan.files()
+
+# ---------------------------------------------------------------------- adapters and files
+
+
+@contextlib.contextmanager
+def adapted(policy: Policy, adapter: Adapter | None, strength: float = 1.0) -> Iterator[None]:
+    """A context in which the policy's base carries ``adapter``. Raises AdapterError where they do not fit."""
+    if adapter is None:
+        yield
+        return
+    inject(scaled(adapter, strength), policy.transformer, dtype=torch.float32)
+    try:
+        yield
+    finally:
+        policy.transformer.delete_adapters("default")
 
 
 def scaled(adapter: Adapter, strength: float) -> Adapter:
@@ -134,104 +125,101 @@ def scaled(adapter: Adapter, strength: float) -> Adapter:
     )
 
 
-def describe(plan: Plan, number: int, seed: int, variant: str) -> dict[str, str]:
-    """What an image was made of, as it is written into its file: names and hashes, never a path of this machine."""
-    example, settings = plan.examples[number], plan.settings
-    content = {
-        "prompt": example.prompt,
-        "source": example.source.name if example.source else None,
-        "seed": seed,
-        "base": base_id(settings.base),
-        "revision": settings.revision,
-        "adapter": "none",
-    }
-    if variant == "adapter":
-        content |= {"adapter": plan.adapter.content_hash, "strength": plan.strength}
-    content |= {
-        "steps": plan.steps,
-        "shift": plan.shift,
-        "true_cfg_scale": settings.true_cfg_scale,
-        "guidance_scale": settings.guidance_scale if settings.family == "flux" else None,
-        "negative_prompt": settings.negative_prompt if settings.true_cfg_scale > 1 else None,
-        "dtype": settings.dtype,
-        "version": f"arr-rpo {__version__}",
-    }
-    return {
-        name: f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in content.items()
-        if value is not None
-    }
+class ImageFiles:
+    """Images by place as PNG files, whose text fields say what each was made of.
+
+    A file whose text says something else counts as missing, and so does one that is no image.
+    """
+
+    def __init__(self, files: Sequence[Path], texts: Sequence[dict[str, str]]):
+        self.files, self.texts = files, texts
+
+    def __contains__(self, place: object) -> bool:
+        assert isinstance(place, int)
+        with contextlib.suppress(OSError), Image.open(self.files[place]) as image:
+            return image.info == self.texts[place]
+        return False
+
+    def __getitem__(self, place: int) -> Image.Image:
+        return open_image(self.files[place])
+
+    def __setitem__(self, place: int, image: Image.Image) -> None:
+        save_image(image, self.files[place], self.texts[place])
 
 
-def slug(prompt: str, longest: int = 40) -> str:
-    """The prompt as a part of a file name: small ASCII letters, digits and hyphens, whole words where they fit."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "image"
-    return (
-        words
-        if len(words) <= longest
-        else words[: longest + 1].rpartition("-")[0] or words[:longest]
-    )
-
-
-@contextlib.contextmanager
-def _encodings(plan: Plan) -> Iterator[Path]:
-    if plan.encodings is not None:
-        yield plan.encodings
-        return
-    with tempfile.TemporaryDirectory(prefix="arr-rpo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _sample(
-    policy: Policy, plan: Plan, variant: str, keys: Sequence[str], seeds: Sequence[int]
-) -> list[Image.Image]:
-    without = variant == "base" and plan.adapter is not None
-    with policy.reference() if without else contextlib.nullcontext():
-        return sample_images(
-            policy, keys, seeds, steps=plan.steps, shift=plan.shift, micro_batch=plan.micro_batch
-        )
-
-
-def png_text(content: dict[str, str]) -> PngInfo:
-    """The content as text fields of a PNG file."""
+def save_image(image: Image.Image, file: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write a PNG file, atomically, with ``text`` as its text fields."""
     info = PngInfo()
-    for name, value in content.items():
+    for name, value in (text or {}).items():
         info.add_itxt(name, value)
-    return info
+    with atomic_write(file) as part:
+        image.save(part, "PNG", pnginfo=info)
 
 
-def _row(plan: Plan, number: int) -> Row:
-    """A prompt's row of the grid; pictures are opened when they are drawn."""
-    example = plan.examples[number]
-    files = [plan.file(number, seed, variant) for seed in plan.seeds for variant in plan.variants]
-    source = [lambda: open_image(example.source)] if example.source else []
-    return Row(
-        f"{number + 1}. {example.prompt}",
-        [*source, *(lambda file=file: open_image(file) for file in files)],
-    )
+Images = dict[int, Image.Image] | ImageFiles
 
 
-def _titles(plan: Plan) -> list[str]:
-    names = {
-        "base": "base",
-        "adapter": "adapter" if plan.strength == 1 else f"adapter at {plan.strength:g}",
-    }
-    titles = [f"{names[variant]}, seed {seed}" for seed in plan.seeds for variant in plan.variants]
-    return [*(["source"] if plan.examples[0].source else []), *titles]
+@dataclass(frozen=True)
+class Plan:
+    """Which images are made: every example with every seed. ``encodings`` is a folder of encodings that may hold some
+    already; None makes a temporary one."""
 
+    settings: PolicySettings
+    rollout: Rollout
+    examples: Sequence[Example]
+    seeds: Sequence[int]
+    strength: float = 1.0
+    encodings: Path | None = None
 
-def _summary(plan: Plan) -> str:
-    """One line on what the whole grid has in common."""
-    content = describe(plan, 0, plan.seeds[0], plan.variants[-1])
-    words = [
-        content["base"],
-        "no adapter" if plan.adapter is None else f"adapter {plan.adapter.content_hash[:12]}",
-        f"{plan.steps} steps",
-        f"shift {content['shift']}",
-    ]
-    if "guidance_scale" in content:
-        words.append(f"guidance {content['guidance_scale']}")
-    if plan.settings.true_cfg_scale > 1:
-        words.append(f"true CFG {content['true_cfg_scale']}")
-    return ", ".join([*words, content["version"]])
+    @property
+    def jobs(self) -> list[tuple[int, int]]:
+        """(number of the example, seed) of every image; its index is the image's place."""
+        return [(number, seed) for number in range(len(self.examples)) for seed in self.seeds]
+
+    @contextlib.contextmanager
+    def sampler(self, report: ReportProgress = no_progress) -> Iterator[Sampler]:
+        """A sampler of the jobs, once the prompts are encoded. Raises PolicyError."""
+        with contextlib.ExitStack() as stack:
+            folder = self.encodings or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="arr-rpo-", ignore_cleanup_errors=True)
+            )
+            policy = load_policy(self.settings, Path(folder))
+            keys = policy.encode(self.examples, lambda done, total: report("prompts", done, total))
+            yield Sampler(
+                policy,
+                [keys[number] for number, _ in self.jobs],
+                [seed for _, seed in self.jobs],
+                self.rollout,
+            )
+
+    def texts(self, sampler: Sampler, adapter: Adapter | None) -> list[dict[str, str]]:
+        """What each image is made of, for ``ImageFiles``."""
+        return [
+            {**self.describe(number, seed, adapter), "encoding": key}
+            for (number, seed), key in zip(self.jobs, sampler.keys, strict=True)
+        ]
+
+    def describe(self, number: int, seed: int, adapter: Adapter | None) -> dict[str, str]:
+        """What an image is made of: names and hashes, never a path of this machine."""
+        example, settings = self.examples[number], self.settings
+        content = {
+            "prompt": example.prompt,
+            "source": example.source.name if example.source else None,
+            "seed": seed,
+            "base": base_id(settings.base),
+            "revision": settings.revision,
+            "adapter": adapter.content_hash if adapter else "none",
+            "strength": self.strength if adapter else None,
+            "steps": self.rollout.steps,
+            "shift": self.rollout.shift,
+            "true_cfg_scale": settings.true_cfg_scale,
+            "guidance_scale": settings.guidance_scale if settings.family == "flux" else None,
+            "negative_prompt": settings.negative_prompt if settings.true_cfg_scale > 1 else None,
+            "dtype": settings.dtype,
+            "version": f"arr-rpo {__version__}",
+        }
+        return {
+            name: f"{value:g}" if isinstance(value, float) else str(value)
+            for name, value in content.items()
+            if value is not None
+        }

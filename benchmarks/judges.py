@@ -71,7 +71,7 @@ from arr_core.miniature.judge import FOLDER, MiniatureVLM
 from arr_core.miniature.world import exact_image
 from arr_core.policies.loading import load_policy
 from arr_core.rubrics import NO_RUBRIC
-from arr_core.training.rollout import sample_images
+from arr_core.sampling import sample_images
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
 VOTES, SURE = 5, 0.75
@@ -169,9 +169,7 @@ def labelled_pairs(folder: Path, images: int) -> list[PreferencePair]:
             policy,
             [key] * images,
             [seed_of("judges", number, at) for at in range(images)],
-            steps=config.rollout.steps,
-            shift=config.rollout.shift,
-            micro_batch=images,
+            config.rollout.model_copy(update={"micro_batch": images}),
         )
         paths = {True: [], False: []}
         for at, image in enumerate(made):

@@ -264,7 +264,7 @@ def _follow(words: list[str], output: Path, live: Live) -> None:
             live.say(child.with_request("loading ..."))
             return
         last = progress[-1]
-        stages = ("prompts", "first images", "second images", "verdicts")
+        stages = ("prompts", "second images", "first images", "verdicts")
         live.say(child.with_request(f"{last.stage}: {last.done} of {last.total}"))
         live.show(stages.index(last.stage) * last.total + last.done, len(stages) * last.total)
 

@@ -15,8 +15,8 @@ from ..common.proportions import wilson
 from ..common.randomness import seed_of
 from ..data import Example, load_examples, open_image
 from ..reports.run import write_report
+from ..sampling import sample_images
 from ..training.events import MeasuredShare, MeasureEvent
-from ..training.rollout import sample_images
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 
 HELD_OUT = {
@@ -82,9 +82,7 @@ def measure_policy(
             policy,
             [keys[example] for example in examples],
             [seed_of("measure", seed, i) for i in range(count)],
-            steps=config.rollout.steps,
-            shift=config.rollout.shift,
-            micro_batch=128,
+            config.rollout.model_copy(update={"micro_batch": 128}),
         )
     return measure(examples, images)
 

@@ -14,10 +14,11 @@ from ..common.errors import ArrError
 from ..config import TrainConfig
 from ..judging import Verdict
 from ..policies.base import Policy
+from ..sampling import batches
 from . import nft, rpo
 from .checkpoint import Checkpoint
 from .objectives import Statistics, accumulate_nft, accumulate_rpo
-from .rollout import Candidate, Group, batches
+from .rollout import Candidate, Group
 from .weights import average_into, copy_into, snapshot, swapped
 
 Decided = tuple[Candidate, int]  # a candidate and the side, 0 or 1, that won its pair

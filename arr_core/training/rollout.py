@@ -12,6 +12,7 @@ from PIL import Image
 from ..common import collectives as distributed
 from ..common.randomness import normal, seed_of
 from ..policies.base import Batch, Policy
+from ..sampling import batches
 from . import sde
 
 
@@ -148,47 +149,3 @@ def sample_pairs(
             for at, (pair, side, key) in enumerate(both)
         ]
         yield Group([indices[at] for at in chosen], candidates, images)
-
-
-def sample_batches(
-    policy: Policy,
-    keys: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    steps: int,
-    shift: float,
-    micro_batch: int,
-) -> Iterator[tuple[list[int], list[Image.Image]]]:
-    """Noise-free images, one a key, batch by batch: their places among the keys, and the images."""
-    sigmas = policy.sigmas(steps, shift)
-    for chosen, own in distributed.in_step(
-        batches(policy, keys, micro_batch), [0], needed=policy.sharded
-    ):
-        batch = policy.batch([keys[at] for at in chosen])
-        path = sample(policy, batch, [seeds[at] for at in chosen], sigmas)
-        if own:
-            yield chosen, policy.decode(path.picture, batch)
-
-
-def sample_images(
-    policy: Policy, keys: Sequence[str], seeds: Sequence[int], **settings
-) -> list[Image.Image]:
-    """The images of ``sample_batches``, in the order of the keys."""
-    images = {
-        at: image
-        for places, made in sample_batches(policy, keys, seeds, **settings)
-        for at, image in zip(places, made, strict=True)
-    }
-    return [images[at] for at in range(len(keys))]
-
-
-def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
-    """The places of the keys in batches of at most ``width``, each of pictures of one size."""
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for at, key in enumerate(keys):
-        by_size.setdefault(policy.size(key), []).append(at)
-    return [
-        places[start : start + width]
-        for places in by_size.values()
-        for start in range(0, len(places), width)
-    ]

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
@@ -38,7 +38,6 @@ from .events import (
     StartedEvent,
     StoppedEvent,
     UpdateEvent,
-    ValidationEvent,
 )
 from .learner import Learner, decided
 from .rollout import Group, sample_pairs
@@ -212,7 +211,6 @@ class Trainer:
             self.held_out,
             held_out_keys,
             config,
-            self.folder / "samples",
         )
 
     # ------------------------------------------------------------------ the loop
@@ -402,12 +400,12 @@ class Trainer:
     def _validate(self, update: int) -> None:
         begun = time.monotonic()
         with self.learner.published():
-            self.score, fields = self.validation.run(update, self.tell)
+            self.score, event = self.validation.run(update, self.tell)
         best = self.score.margin > self.best_margin
         if best:
             self.best_margin = self.score.margin
             self._write_adapter("adapter-best")
-        self.emit(ValidationEvent(best=best, seconds=time.monotonic() - begun, **fields))
+        self.emit(replace(event, best=best, seconds=time.monotonic() - begun))
 
     def _write_adapter(self, name: str) -> None:
         if self.rank:
@@ -467,14 +465,7 @@ class Trainer:
         """The held-out gain in words, with its interval."""
         if self.score is None:
             return "No validation was made."
-        pairs = self.score.wins + self.score.losses + self.score.undecided
-        if self.score.win_rate is None:
-            return f"On {pairs} held-out prompts the judge decided no pair between the adapter and the base."
-        low, high = self.score.interval
-        return (
-            f"On {pairs} held-out prompts the adapter beats the base in {self.score.win_rate:.0%} of the decided pairs "
-            f"(95 % interval {low:.0%} to {high:.0%}; {self.score.undecided} undecided)."
-        )
+        return f"On held-out prompts {self.score.sentence()}"
 
     # ------------------------------------------------------------------ signals
 

@@ -1,53 +1,154 @@
-"""The policy against the frozen base on held-out prompts, same seeds: the one number that shows progress."""
+"""Two sides on the same prompts and seeds: how often the judge prefers the first. Validation is policy against base."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from ..common import collectives as distributed
-from ..common.proportions import wilson
+from ..common import collectives
+from ..common.progress import ReportProgress, no_progress
+from ..common.proportions import Proportion
 from ..common.randomness import seed_of
+from ..config import TrainConfig
 from ..data import Example
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.base import Policy
-from .events import BothStatistics, ImageStatistics, ValidationImage
+from ..sampling import Images, Sampler, save_image
+from .events import BothStatistics, ImageStatistics, ValidationEvent, ValidationImage
 from .image_statistics import image_statistics
-from .rollout import sample_batches
-
-Tell = Callable[
-    [str, int, int], object
-]  # hears a stage, how much of it is done, and how much there is
 
 
 @dataclass(frozen=True)
 class Score:
-    """Verdicts of policy against base. The win rate is over decided pairs, with a 95 % Wilson interval."""
+    """Pairs that the first side won and lost, and those that the judge did not decide."""
 
     wins: int
     losses: int
     undecided: int
 
-    @property
-    def win_rate(self) -> float | None:
-        return self.wins / (self.wins + self.losses) if self.wins + self.losses else None
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Score:
+        """The score of side a."""
+        wins, losses = (sum(verdict.preferred == side for verdict in verdicts) for side in "ab")
+        return cls(wins, losses, len(verdicts) - wins - losses)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.wins, self.wins + self.losses)
+    def win_rate(self) -> Proportion:
+        """Wins of the decided pairs."""
+        return Proportion(self.wins, self.wins + self.losses)
 
     @property
     def margin(self) -> float:
         """Wins less losses over all pairs: what the best adapter is chosen by."""
         return (self.wins - self.losses) / max(1, self.wins + self.losses + self.undecided)
 
+    def sentence(self, name: str = "the adapter", other: str = "the base") -> str:
+        """The outcome in words, with its interval."""
+        rate, pairs = self.win_rate, self.wins + self.losses + self.undecided
+        if rate.value is None:
+            return f"the judge decided none of {pairs} pairs between {name} and {other}."
+        low, high = rate.interval
+        return (
+            f"{name} beats {other} in {rate.value:.0%} of {rate.total} decided pairs "
+            f"(95 % interval {low:.0%} to {high:.0%}; {self.undecided} of {pairs} undecided)."
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two sides: the context in which its weights compute, and its images, which may be there already."""
+
+    name: str
+    weights: Callable[[], AbstractContextManager]
+    images: Images
+
+
+def compare(
+    judge: Judge,
+    sampler: Sampler,
+    examples: Sequence[Example],
+    a: Side,
+    b: Side,
+    report: ReportProgress = no_progress,
+) -> list[Verdict]:
+    """The verdicts on the images of two sides, one for each example. Raises JudgeError, in all processes.
+
+    The images of b come first; then each batch of a is judged while the next one is sampled.
+    """
+    with b.weights():
+        for _ in sampler.fill(b.images, f"{b.name} images", report):
+            pass
+    asked = []
+    with a.weights():
+        for places in sampler.fill(a.images, f"{a.name} images", report):
+            pairs = [
+                Pair(
+                    examples[place].prompt,
+                    a.images[place],
+                    b.images[place],
+                    sampler.policy.source_picture(examples[place]),
+                )
+                for place in places
+            ]
+            asked.append((places, judge.submit(pairs)))
+
+    def collect() -> list[Verdict]:
+        verdicts: dict[int, Verdict] = {}
+        for places, future in asked:
+            verdicts.update(zip(places, future.result(), strict=True))
+            report("verdicts", len(verdicts), len(examples))
+        return [verdicts[place] for place in range(len(examples))]
+
+    return collectives.together(collect, JudgeError)
+
+
+def validation_event(
+    score: Score,
+    verdicts: Sequence[Verdict],
+    images: Sequence[ValidationImage],
+    *,
+    update: int = 0,
+    statistics: BothStatistics | None = None,
+) -> ValidationEvent:
+    """The event of a comparison, side a being the policy."""
+    low, high = score.win_rate.interval
+    return ValidationEvent(
+        update=update,
+        wins=score.wins,
+        losses=score.losses,
+        undecided=score.undecided,
+        win_rate=score.win_rate.value,
+        low=low,
+        high=high,
+        judge_calls=sum(verdict.calls for verdict in verdicts),
+        judge_tokens=sum(verdict.tokens for verdict in verdicts),
+        judge_cost=sum(verdict.cost for verdict in verdicts),
+        statistics=statistics,
+        images=tuple(images),
+    )
+
+
+def validation_image(
+    folder: Path, example: Example, verdict: Verdict, policy: Path, base: Path, source: Path
+) -> ValidationImage:
+    """A pair in the event; its files lie in ``folder``."""
+    return ValidationImage(
+        prompt=example.prompt,
+        policy=policy.relative_to(folder).as_posix(),
+        base=base.relative_to(folder).as_posix(),
+        source=source.relative_to(folder).as_posix() if example.source else None,
+        preferred={"a": "policy", "b": "base", None: None}[verdict.preferred],
+        reason=verdict.reason,
+    )
+
 
 class Validation:
-    """Held-out prompts with their base images, made once; ``run`` compares the adapter with them."""
+    """The held-out prompts of a run, this process's share of them. The base's images are made once."""
 
     def __init__(
         self,
@@ -55,113 +156,70 @@ class Validation:
         judge: Judge,
         examples: Sequence[Example],
         keys: Sequence[str],
-        config,
-        folder: Path,
+        config: TrainConfig,
     ):
-        share = slice(distributed.rank(), None, distributed.world_size())
-        self.numbers = list(range(len(examples)))[share]
-        self.examples, self.keys = list(examples)[share], list(keys)[share]
-        self.policy, self.judge, self.config, self.folder = policy, judge, config, folder
-        self.seeds = [seed_of(config.run.seed, "validation", number) for number in self.numbers]
-        self._base: dict[int, Image.Image] = {}
-
-    def run(self, update: int, tell: Tell = lambda stage, done, total: None) -> tuple[Score, dict]:
-        """The score over all processes, and the fields of its event. Writes sample images; ``tell`` hears how far it is.
-
-        A batch is judged while the next one is sampled.
-        """
-        if not self._base:
-            with self.policy.reference():
-                self._base = dict(
-                    pair for batch in self._sample("base images", tell) for pair in batch
-                )
-        images: dict[int, Image.Image] = {}
-        asked: list[tuple[list[int], Future[list[Verdict]]]] = []
-        for batch in self._sample("validation images", tell):
-            images.update(batch)
-            places = [at for at, _ in batch]
-            asked.append(
-                (places, self.judge.submit([self._pair(at, image) for at, image in batch]))
-            )
-        judged: dict[int, Verdict] = distributed.together(
-            lambda: {
-                at: verdict
-                for places, future in asked
-                for at, verdict in zip(places, future.result(), strict=True)
-            },
-            JudgeError,
+        self.numbers = range(collectives.rank(), len(examples), collectives.world_size())
+        self.examples = [examples[number] for number in self.numbers]
+        self.judge, self.config = judge, config
+        steps = config.validation.steps or config.rollout.steps
+        self.sampler = Sampler(
+            policy,
+            [keys[number] for number in self.numbers],
+            [seed_of(config.run.seed, "validation", number) for number in self.numbers],
+            config.rollout.model_copy(update={"steps": steps}),
         )
+        self.base: dict[int, Image.Image] = {}
+
+    def run(
+        self, update: int, report: ReportProgress = no_progress
+    ) -> tuple[Score, ValidationEvent]:
+        """The policy as it is now against the base, over all processes, and its event. Writes sample images."""
+        images: dict[int, Image.Image] = {}
+        verdicts = compare(
+            self.judge,
+            self.sampler,
+            self.examples,
+            Side("validation", contextlib.nullcontext, images),
+            Side("base", self.sampler.policy.reference, self.base),
+            report,
+        )
+        places = range(len(self.numbers))
         shown = [
-            self._show(update, at, images[at], judged[at])
-            for at, number in enumerate(self.numbers)
-            if number < self.config.validation.images
+            (self.numbers[at], self._show(update, at, images[at], verdicts[at]))
+            for at in places
+            if self.numbers[at] < self.config.validation.images
         ]
-        everything = [(judged[at], images[at], self._base[at]) for at in range(len(self.numbers))]
-        parts = distributed.gather((everything, shown))
-        verdicts, policy, base = zip(*(item for part in parts for item in part[0]), strict=True)
-        wins, losses = (sum(verdict.preferred == side for verdict in verdicts) for side in "ab")
-        score = Score(wins, losses, len(verdicts) - wins - losses)
-        low, high = score.interval
-        return score, {
-            "update": update,
-            "wins": wins,
-            "losses": losses,
-            "undecided": score.undecided,
-            "win_rate": score.win_rate,
-            "low": low,
-            "high": high,
-            "statistics": BothStatistics(
+        parts = collectives.gather(
+            (verdicts, [images[at] for at in places], [self.base[at] for at in places], shown)
+        )
+        verdicts, policy, base, shown = (
+            [item for part in parts for item in part[kind]] for kind in range(4)
+        )
+        score = Score.of(verdicts)
+        return score, validation_event(
+            score,
+            verdicts,
+            [image for _, image in sorted(shown, key=lambda item: item[0])],
+            update=update,
+            statistics=BothStatistics(
                 base=ImageStatistics(**image_statistics(base)),
                 policy=ImageStatistics(**image_statistics(policy)),
             ),
-            "judge_calls": sum(v.calls for v in verdicts),
-            "judge_tokens": sum(v.tokens for v in verdicts),
-            "judge_cost": sum(v.cost for v in verdicts),
-            "images": tuple(
-                image
-                for _, image in sorted(
-                    (item for part in parts for item in part[1]), key=lambda item: item[0]
-                )
-            ),
-        }
-
-    def _sample(self, stage: str, tell: Tell) -> Iterator[list[tuple[int, Image.Image]]]:
-        """Batches of places and their images."""
-        settings, rollout, done = self.config.validation, self.config.rollout, 0
-        for places, images in sample_batches(
-            self.policy,
-            self.keys,
-            self.seeds,
-            steps=settings.steps or rollout.steps,
-            shift=rollout.shift,
-            micro_batch=rollout.micro_batch,
-        ):
-            tell(stage, done := done + len(images), len(self.keys))
-            yield list(zip(places, images, strict=True))
-
-    def _pair(self, at: int, image: Image.Image) -> Pair:
-        example = self.examples[at]
-        return Pair(example.prompt, image, self._base[at], self.policy.source_picture(example))
-
-    def _show(self, update: int, at: int, image: Image.Image, verdict: Verdict):
-        number, source = self.numbers[at], self.policy.source_picture(self.examples[at])
-        paths = {
-            "policy": self.folder / f"{update:05d}" / f"{number:03d}.png",
-            "base": self.folder / "base" / f"{number:03d}.png",
-            "source": self.folder / "source" / f"{number:03d}.png",
-        }
-        pictures = {"policy": image, "base": self._base[at], "source": source}
-        for name, picture in pictures.items():
-            if picture is not None and (name == "policy" or not paths[name].exists()):
-                paths[name].parent.mkdir(parents=True, exist_ok=True)
-                picture.save(paths[name])
-        relative = {
-            name: paths[name].relative_to(self.folder.parent).as_posix()
-            if pictures[name] is not None
-            else None
-            for name in paths
-        }
-        side = {"a": "policy", "b": "base", None: None}[verdict.preferred]
-        return number, ValidationImage(
-            prompt=self.examples[at].prompt, preferred=side, reason=verdict.reason, **relative
         )
+
+    def _show(
+        self, update: int, place: int, image: Image.Image, verdict: Verdict
+    ) -> ValidationImage:
+        """Write the images of one pair; those of the base and the source once."""
+        example, folder = self.examples[place], self.config.run.folder
+        policy, base, source = (
+            folder / "samples" / part / f"{self.numbers[place]:03d}.png"
+            for part in (f"{update:05d}", "base", "source")
+        )
+        save_image(image, policy)
+        if not base.exists():
+            save_image(self.base[place], base)
+        picture = self.sampler.policy.source_picture(example)
+        if picture is not None and not source.exists():
+            save_image(picture, source)
+        return validation_image(folder, example, verdict, policy, base, source)

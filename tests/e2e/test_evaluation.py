@@ -138,10 +138,10 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
     "words, said",
     [
         ([], "arguments are required: SOURCE"),
-        (["miniature"], "expected --prompt TEXT or --prompts FILE"),
+        (["miniature"], "--prompts: expected prompts, got none"),
         (
             ["miniature", "--prompts", "miniature:data/prompts_heldout.txt"],
-            "--adapter: expected an adapter to compare",
+            "--adapter: expected an adapter, got none",
         ),
         (
             ["miniature", "--prompts", "miniature:data/prompts_heldout.txt", "--adapter", "gone"],
@@ -193,7 +193,7 @@ def test_events_tell_how_far_it_is(adapters, tmp_path):
                 "--output",
                 "{old}",
             ],
-            "found another evaluation",
+            "got one of another evaluation",
         ),
     ],
 )

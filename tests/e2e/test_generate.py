@@ -19,10 +19,10 @@ from arr_core import __version__
 from arr_core.adapters import extract, load_adapter
 from arr_core.config import PRESETS, load_config, save_config
 from arr_core.data import open_image
-from arr_core.generate import main
+from arr_core.generate import main, slug
 from arr_core.policies.qwen_image_edit import image_token_types
 from arr_core.reports.grid import Row, draw_grid, shown_size
-from arr_core.sampling import scaled, slug
+from arr_core.sampling import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--height", "32", "--width", "32", "--dtype", "float32", "--device", "cpu"]
@@ -355,6 +355,7 @@ def test_a_file_says_what_it_was_made_of(saved_pipeline, adapters, tmp_path):
         "guidance_scale": "3.5",
         "dtype": "float32",
         "version": f"arr-rpo {__version__}",
+        "encoding": text["encoding"],
     }
 
 
@@ -490,7 +491,7 @@ def test_the_command_shows_its_progress_and_what_it_wrote(saved_pipeline, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote 1 image and grid.png to {Path('generated', '001')}\n"
-    assert "generate: 100%" in done.stderr
+    assert "base images: 1 to do" in done.stderr
     assert {path.name for path in (tmp_path / "generated" / "001").iterdir()} == {
         "0001-a-cup-seed0.png",
         "grid.png",
@@ -536,20 +537,20 @@ def test_bad_options_are_one_line_before_any_model_loads(
     (tmp_path / "bad.png").write_text("no image")
     (tmp_path / "half.jsonl").write_text('{"prompt": "a \\ud800 cup"}\n')
     for words, said in [
-        ([flux], "expected --prompt TEXT or --prompts FILE"),
+        ([flux], "--prompts: expected prompts, got none"),
         ([], "the following arguments are required: SOURCE"),
-        ([flux, *prompt, "--prompts", "x.txt"], "not allowed with argument --prompt"),
+        ([flux, *prompt, "--prompts", "x.txt"], "expected one of --prompt and --prompts, got both"),
         ([flux, "--prompt", " "], "--prompt: expected a text that is not empty"),
         ([flux, "--prompts", tmp_path / "no.txt"], "there is no such file"),
         (
             [flux, "--prompts", tmp_path / "empty.txt"],
-            "expected at least one record, came an empty file",
+            "an empty file",
         ),
         ([flux, "--prompts", tmp_path / "half.jsonl"], "expected text that UTF-8 can write"),
         ([flux, *prompt, "--source", source_image(32, 32)], "which makes them from text"),
         ([qwen, *prompt], "--prompt: expected --source IMAGE beside it"),
-        ([qwen, *prompt, "--source", tmp_path / "no.png"], "came no such file"),
-        ([qwen, *prompt, "--source", tmp_path / "bad.png"], "came no image of these formats"),
+        ([qwen, *prompt, "--source", tmp_path / "no.png"], "got no such file"),
+        ([qwen, *prompt, "--source", tmp_path / "bad.png"], "got no image of these formats"),
         (
             [
                 qwen,
@@ -565,34 +566,34 @@ def test_bad_options_are_one_line_before_any_model_loads(
             "expected a FLUX base",
         ),
         ([flux, *prompt, "--compare"], "--compare: expected an --adapter to compare with"),
-        ([flux, *prompt, "--adapter", tmp_path / "no"], "found nothing; check the path"),
+        ([flux, *prompt, "--adapter", tmp_path / "no"], "nothing; check the path"),
         (
             [flux, *prompt, "--adapter", adapters("qwen") / "peft"],
             "expected an adapter of flux for",
         ),
-        ([flux, *prompt, "--height", 33], "--height: expected a multiple of 16, came 33"),
+        ([flux, *prompt, "--height", 33], "--height: expected a multiple of 16, got 33"),
         (
             [flux, *prompt, "--guidance-scale", -1],
-            "--guidance-scale: expected greater than or equal to 0, came -1",
+            "--guidance-scale: expected greater than or equal to 0, got -1",
         ),
         ([flux, *prompt, "--device", "tpu"], "--device: expected auto, cpu, mps, cuda"),
         (
             [flux, *prompt, "--device", "cuda:99"],
-            "--device: expected a device of this machine, came cuda:99",
+            "expected a device of this machine",
         ),
-        ([flux, *prompt, "--steps", 0], "argument --steps: expected a number from 1 to"),
+        ([flux, *prompt, "--steps", 0], "--steps: expected greater than or equal to 1, got 0"),
         (
             [flux, *prompt, "--steps", "many"],
-            "argument --steps: invalid whole number value: 'many'",
+            "--steps: expected a valid integer",
         ),
         ([flux, *prompt, "--count", 0], "argument --count"),
         ([flux, *prompt, "--seed", -1], "argument --seed"),
         ([flux, *prompt, "--seed", 2**70], "argument --seed"),
         ([flux, *prompt, "--strength", "nan"], "argument --strength"),
-        ([flux, *prompt, "--dtype", "int4"], "argument --dtype"),
+        ([flux, *prompt, "--dtype", "int4"], "--dtype: expected 'float32' or 'bfloat16', got int4"),
         ([flux, *prompt, "--stepz", 3], "unrecognized arguments: --stepz 3"),
         (["fluxx", *prompt], "SOURCE: expected a run, one of flux, qwen-image-edit, miniature"),
-        ([tmp_path / "empty", *prompt], "found neither in it"),
+        ([tmp_path / "empty", *prompt], "got one with neither"),
     ]:
         assert said in refused(*words), (words, said)
 
@@ -622,7 +623,7 @@ def test_nothing_is_overwritten(saved_pipeline, tmp_path, capsys):
     words = [saved_pipeline("flux"), "--prompt", "a cup", "--steps", 1, *SMALL]
     before = generate(*words, output=tmp_path / "out")["0001-a-cup-seed0.png"].copy()
     assert main([*map(str, words), "--seed", "0", "--output", str(tmp_path / "out")]) == 2
-    assert "expected a new file, found one that is there already" in capsys.readouterr().err
+    assert "expected no such file, got one" in capsys.readouterr().err
     assert main([*map(str, words), "--output", str(tmp_path / "out" / "grid.png")]) == 2
-    assert "--output: expected a folder, came the file" in capsys.readouterr().err
+    assert "--output: expected a folder, got the file" in capsys.readouterr().err
     assert differ(before, open_image(tmp_path / "out" / "0001-a-cup-seed0.png")) == 0
