@@ -156,7 +156,7 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _show(options: argparse.Namespace) -> int:
     from .judging import JudgeError
     from .judging.store import VerdictStore
-    from .reports.verdicts import page
+    from .reports.verdicts import write_report
 
     path = options.path / STORE if options.path.is_dir() else options.path
     if not path.is_file():
@@ -170,8 +170,7 @@ def _show(options: argparse.Namespace) -> int:
             stack.enter_context(contextlib.closing(VerdictStore(one))) for one in (path, *others)
         ]
         name = path.resolve().parent.name if path.name == STORE else path.stem
-        content = page(stores, name, last=options.last or None, only=options.only)
-    output.write_bytes(content.encode("utf-8", "replace"))
+        write_report(stores, output, name, last=options.last or None, only=options.only)
     print(f"wrote {output}")
     return 0
 

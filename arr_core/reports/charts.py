@@ -1,6 +1,6 @@
-"""Small charts as HTML: an SVG that stretches with the page, and axis labels beside it that keep their size.
+"""Line charts as geometry: paths in a square of SIZE units, which the page stretches, and labels placed in percent.
 
-Colours come from the page: a line has the class of its role, so that light and dark are one style sheet.
+The macro ``chart`` draws them. Colours come from the style sheet by the role of a line, so light and dark need no second chart.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal, NamedTuple
 
-SIZE = 1000  # of the SVG's own square, which the page stretches
-MOST_POINTS = 400  # of a drawn line; longer ones are averaged, which no screen can tell apart
+SIZE = 1000
+MOST_POINTS = 400  # of a drawn line; a longer one is averaged, which no screen can tell apart
 TICKS = 4
-NOTHING = '<p class="nothing">no data yet</p>'
 
 
 class Point(NamedTuple):
@@ -25,7 +23,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: ``role`` is its colour, ``dots`` marks every point and shows its note on hovering."""
+    """``role`` is the colour. ``dots`` marks every point and shows its note on hovering; ``smooth`` adds a bold mean."""
 
     points: Sequence[Point]
     role: Literal["policy", "base", "second"] = "policy"
@@ -34,11 +32,34 @@ class Line:
     smooth: bool = False
 
 
+class Path(NamedTuple):
+    """An SVG path: its classes, its data, and what it shows on hovering."""
+
+    kind: str
+    d: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the macro draws. Labels are (percent from the left or the top, text). No paths: there is no data."""
+
+    title: str
+    lines: Sequence[Line]
+    value: str = ""
+    note: str = ""
+    kind: str = ""
+    spoken: str = ""
+    paths: Sequence[Path] = ()
+    x_labels: Sequence[tuple[float, str]] = ()
+    y_labels: Sequence[tuple[float, str]] = ()
+
+
 def line_chart(
     title: str,
     lines: Sequence[Line],
     *,
-    show: Callable[[float], str],
+    format: Callable[[float], str],
     value: str = "",
     note: str = "",
     band: Sequence[tuple[float, float, float]] = (),
@@ -46,73 +67,44 @@ def line_chart(
     low: float | None = None,
     high: float | None = None,
     kind: str = "",
-) -> str:
-    """A figure of lines over updates, or of the words "no data yet".
+) -> Chart:
+    """The chart of lines over updates.
 
-    show: a y value as text, for the axis. value: what stands beside the title, usually where the line ends.
-    band: (x, low, high) behind the lines. level: a y that is drawn across. low, high: ends of the y axis.
+    format: a y value as text. value: what stands beside the title. band: (x, low, high), filled behind the lines.
+    level: a y that is drawn across. low, high: ends of the y axis; None fits the data. kind: further CSS classes.
     """
-    legend = "".join(
-        f'<span class="key {line.role}">{escape(line.label)}</span>' for line in lines if line.label
-    )
-    caption = (
-        f'<figcaption><span class="name">{escape(title)}</span> <span class="value">{escape(value)}</span>'
-        f'<span class="legend">{legend}</span></figcaption>'
-    )
-    known = [point for line in lines for point in line.points if point.y is not None]
+    known = [(x, y) for line in lines for x, y, _ in line.points if y is not None]
     if not known:
-        return f'<figure class="chart {kind}">{caption}{NOTHING}</figure>'
+        return Chart(title, lines, value, note, kind)
     xs = [point.x for line in lines for point in line.points]
-    ys = (
-        [point.y for point in known]
-        + [end for _, *ends in band for end in ends]
-        + ([] if level is None else [level])
-    )
-    x_ticks = _ticks(min(xs), max(xs), whole=True)
+    ys = [y for _, y in known] + [end for _, *ends in band for end in ends]
+    ys += [] if level is None else [level]
+    left, right = min(xs), max(xs)
+    x_ticks = _whole_ticks(left, right)
     y_ticks = _ticks(min(ys) if low is None else low, max(ys) if high is None else high)
     scale = _Scale(
-        min(xs), max(xs), y_ticks[0] if low is None else low, y_ticks[-1] if high is None else high
+        left, right, y_ticks[0] if low is None else low, y_ticks[-1] if high is None else high
     )
-    y_labels = "".join(
-        f'<span style="top:{scale.y(tick) / 10:.2f}%">{escape(show(tick))}</span>'
-        for tick in y_ticks
-    )
-    x_labels = "".join(
-        f'<span style="left:{scale.x(tick) / 10:.2f}%">{tick:.0f}</span>' for tick in x_ticks
-    )
-    grid = "".join(f'<path class="grid" d="M0 {scale.y(tick):.1f}H{SIZE}"/>' for tick in y_ticks)
-    middle = "" if level is None else f'<path class="level" d="M0 {scale.y(level):.1f}H{SIZE}"/>'
-    drawn = "".join(_draw(line, scale) for line in lines)
-    first, last = known[0], known[-1]
-    spoken = escape(
-        f"{title}: {show(first.y)} at update {first.x:.0f}, {show(last.y)} at update {last.x:.0f}"
-    )
-    remark = f'<p class="remark">{escape(note)}</p>' if note else ""
-    return (
-        f'<figure class="chart {kind}">{caption}<div class="plot" role="img" aria-label="{spoken}">'
-        f'<div class="y">{y_labels}</div><svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none">'
-        f'{grid}{_band(band, scale)}{middle}{drawn}</svg><div class="x">{x_labels}</div></div>{remark}</figure>'
-    )
-
-
-def interval(
-    value: float,
-    low: float,
-    high: float,
-    start: float,
-    end: float,
-    *,
-    role: str = "policy",
-    half: bool = False,
-) -> str:
-    """A value and its interval as a mark and a bar on a line from ``start`` to ``end``; ``half`` marks the middle."""
-    left, right, at = (
-        100 * min(1.0, max(0.0, (place - start) / (end - start))) for place in (low, high, value)
-    )
-    middle = '<span class="half" style="left:50%"></span>' if half else ""
-    return (
-        f'<div class="interval {role}" aria-hidden="true">{middle}<span class="span" style="left:{left:.1f}%;'
-        f'width:{right - left:.1f}%"></span><span class="at" style="left:{at:.1f}%"></span></div>'
+    paths = [Path("grid", scale.across(tick)) for tick in y_ticks]
+    if band:
+        upper, lower = [(x, top) for x, _, top in band], [(x, bottom) for x, bottom, _ in band]
+        paths.append(Path("band", scale.path([*upper, *reversed(lower)]) + "Z"))
+    if level is not None:
+        paths.append(Path("level", scale.across(level)))
+    for line in lines:
+        paths += _draw(line, scale)
+    (first_x, first_y), (last_x, last_y) = known[0], known[-1]
+    spoken = f"{format(first_y)} at update {first_x:.0f}, {format(last_y)} at update {last_x:.0f}"
+    return Chart(
+        title,
+        lines,
+        value,
+        note,
+        kind,
+        f"{title}: {spoken}",
+        paths,
+        [(round(scale.x(tick) * 100 / SIZE, 2), f"{tick:.0f}") for tick in x_ticks],
+        [(round(scale.y(tick) * 100 / SIZE, 2), format(tick)) for tick in y_ticks],
     )
 
 
@@ -124,88 +116,83 @@ class _Scale:
     top: float
 
     def x(self, value: float) -> float:
-        return (
-            SIZE * (value - self.left) / (self.right - self.left)
-            if self.right > self.left
-            else SIZE / 2
-        )
+        if self.left == self.right:
+            return SIZE / 2
+        return SIZE * (value - self.left) / (self.right - self.left)
 
     def y(self, value: float) -> float:
         return SIZE * (self.top - value) / (self.top - self.bottom)
 
+    def across(self, y: float) -> str:
+        return f"M0 {self.y(y):.1f}H{SIZE}"
 
-def _draw(line: Line, scale: _Scale) -> str:
+    def path(self, points: Sequence[tuple[float, float | None]]) -> str:
+        """Path data; a line of no length (h0) with round ends is drawn as a dot, however the SVG is stretched."""
+        commands, pen = [], "M"
+        for x, y in points:
+            if y is not None:
+                commands.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
+            pen = "M" if y is None else "L"
+        return "".join(commands) + ("h0" if len(commands) == 1 else "")
+
+
+def _draw(line: Line, scale: _Scale) -> list[Path]:
     points = _thinned(line.points)
-    if not line.smooth:
-        drawn = f'<path class="line {line.role}" d="{_path(points, scale)}"/>'
+    if line.smooth:
+        paths = [
+            Path(f"line faint {line.role}", scale.path([point[:2] for point in points])),
+            Path(f"line {line.role}", scale.path(_smoothed(points))),
+        ]
     else:
-        drawn = (
-            f'<path class="line faint {line.role}" d="{_path(points, scale)}"/>'
-            f'<path class="line {line.role}" d="{_path(_smoothed(points), scale)}"/>'
-        )
+        paths = [Path(f"line {line.role}", scale.path([point[:2] for point in points]))]
     if line.dots:
-        # A line of no length with round ends stays a circle, however the page stretches the SVG.
-        drawn += "".join(
-            f'<path class="dot {line.role}" d="M{scale.x(x):.1f} {scale.y(y):.1f}h0">'
-            f"<title>{escape(note)}</title></path>"
-            for x, y, note in points
-            if y is not None
-        )
-    return drawn
+        dots = [point for point in points if point.y is not None]
+        paths += [Path(f"dot {line.role}", scale.path([dot[:2]]), dot.note) for dot in dots]
+    return paths
 
 
-def _path(points: Sequence[Point], scale: _Scale) -> str:
-    words, pen = [], "M"
-    for x, y, _ in points:
-        if y is not None:
-            words.append(f"{pen}{scale.x(x):.1f} {scale.y(y):.1f}")
-        pen = "M" if y is None else "L"
-    return "".join(words) + ("h0" if len(words) == 1 else "")
-
-
-def _band(band: Sequence[tuple[float, float, float]], scale: _Scale) -> str:
-    if not band:
-        return ""
-    corners = [(x, high) for x, _, high in band] + [(x, low) for x, low, _ in reversed(band)]
-    return f'<path class="band" d="M{"L".join(f"{scale.x(x):.1f} {scale.y(y):.1f}" for x, y in corners)}Z"/>'
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    """The points, or means of equal runs of them where there are too many."""
+def _thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """The points; where there are too many, means of equal runs of them."""
     run = math.ceil(len(points) / MOST_POINTS)
     if run <= 1:
-        return list(points)
-    pieces = [points[start : start + run] for start in range(0, len(points), run)]
-    return [Point(piece[-1].x, _mean([point.y for point in piece])) for piece in pieces]
+        return points
+    runs = [points[start : start + run] for start in range(0, len(points), run)]
+    return [Point(run[-1].x, _mean(run)) for run in runs]
 
 
-def _smoothed(points: Sequence[Point]) -> list[Point]:
+def _smoothed(points: Sequence[Point]) -> list[tuple[float, float | None]]:
     """Means over a window around each point, a tenth of the line wide."""
     reach = max(1, len(points) // 20)
     return [
-        Point(
-            point.x, _mean([near.y for near in points[max(0, place - reach) : place + reach + 1]])
-        )
+        (point.x, _mean(points[max(0, place - reach) : place + reach + 1]))
         for place, point in enumerate(points)
     ]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _mean(points: Sequence[Point]) -> float | None:
+    known = [point.y for point in points if point.y is not None]
     return sum(known) / len(known) if known else None
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers, about TICKS steps of them: inside [low, high] if whole, else from below low to above high."""
-    if not high > low:
-        if whole:
-            return [low]
-        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
+def _step(low: float, high: float) -> float:
+    """A round number that fits about TICKS times between low and high."""
     rough = (high - low) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    if whole:
-        step = max(1, round(step))
-        return [tick * step for tick in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from at most ``low`` to at least ``high``."""
+    if low >= high:
+        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
+    step = _step(low, high)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [tick * step for tick in range(first, last + 1)]
+
+
+def _whole_ticks(low: float, high: float) -> list[float]:
+    """Round whole numbers between ``low`` and ``high``."""
+    if low == high:
+        return [low]
+    step = max(1, round(_step(low, high)))
+    return [tick * step for tick in range(math.ceil(low / step), math.floor(high / step) + 1)]

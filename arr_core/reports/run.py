@@ -1,72 +1,261 @@
-"""The report of a run: one self-contained page, made from what lies in the run's folder and nothing else."""
+"""The report of a run: one page, made from what lies in the run's folder and nothing else."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..training.events import history, read_events
-from .page import fill
-from .run_curves import image_statistics, training_curves, win_rate_curve
-from .run_gallery import before_and_after
-from .run_headline import headline
-from .run_tables import cost, measures, rubric, settings, warnings
-from .words import text
+from ..common.files import write_text
+from ..rubrics import Rubric, RubricError, load_rubric
+from ..training.events import (
+    CheckpointEvent,
+    Event,
+    FinishedEvent,
+    History,
+    MeasureEvent,
+    StoppedEvent,
+    UpdateEvent,
+    ValidationEvent,
+    ValidationImage,
+    history,
+    read_events,
+)
+from .charts import Chart, Line, Point, line_chart
+from .html import figure, percent, percent_range, render, signed_percent
+from .images import embed_file
 
-__all__ = ["write_report"]
+TASKS = {"t2i": "text to image", "edit": "image editing"}
+STATISTICS = {
+    "contrast": "Contrast",
+    "edge_energy": "Edge energy",
+    "colour_entropy": "Colour entropy",
+}
+FAR = 0.25  # relative change of an image statistic from which it is pointed out
+FRAMES = 8  # images of one prompt over updates
+
+
+class ReportWriter:
+    """An observer of events that keeps ``report.html`` in the run's folder up to date."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, CheckpointEvent | MeasureEvent | StoppedEvent | FinishedEvent):
+            write_report(self.folder)
 
 
 def write_report(run_dir: str | os.PathLike) -> Path:
-    """The path of ``report.html`` in the run's folder, written anew, and put in place in one step.
+    """The path of ``report.html`` in the run's folder, written anew.
 
-    It is made from ``events.jsonl`` and, where they exist, ``config.yaml``, ``rubric.json`` and the pictures that the
-    events name; a run may still be going. Nothing in them is trusted: all text is escaped, pictures are drawn anew and
-    only from inside of the folder, and the page may load nothing and run nothing.
+    It is made from ``events.jsonl`` and, where they exist, ``config.yaml``, ``rubric.json`` and the images that the
+    events name; a run may still be going. Nothing in them is trusted: text is escaped, and images are drawn anew and
+    read only from inside the folder.
     """
     folder = Path(run_dir)
     run = history(read_events(folder / "events.jsonl"))
-    sections = [
-        headline(run),
-        win_rate_curve(run),
-        measures(run),
-        before_and_after(run, folder),
-        image_statistics(run),
-        training_curves(run),
-        rubric(_rubric(folder)),
-        cost(run),
-        warnings(run),
-        settings(_read(folder / "config.yaml")),
-    ]
-    name = text((run.started and run.started.run) or folder.resolve().name)
-    foot = (
-        f"<footer>Made from events.jsonl as of {text(run.last_time) or 'no event at all'}.</footer>"
+    last = run.validations[-1] if run.validations else None
+    best = next((event for event in reversed(run.validations) if event.best), last)
+    with_images = [event for event in run.validations if event.images]
+    settings = folder / "config.yaml"
+    tone, verdict = _verdict(last)
+    page = render(
+        "run.html.jinja",
+        name=run.started.run if run.started else folder.resolve().name,
+        task=TASKS.get(run.started.task, run.started.task) if run.started else "",
+        run=run,
+        last=last,
+        kept=best if best is not last else None,
+        tone=tone,
+        verdict=verdict,
+        moved=_far_changes(last),
+        far=FAR,
+        times=_times(run),
+        win_rate=_win_rate_chart(run.validations),
+        measure_axis=_measure_axis,
+        shown=with_images[-1] if with_images else None,
+        embed=partial(embed_file, folder),
+        frames_of=partial(_frames, _spread(with_images)),
+        statistics=[_statistic_chart(run.validations, name) for name in STATISTICS],
+        training=_training_charts(run.updates),
+        rubric=_rubric(folder / "rubric.json"),
+        warnings=Counter(event.message for event in run.warnings),
+        settings=settings.read_text("utf-8", "replace") if settings.is_file() else "",
     )
-    page = fill(f"{name} &middot; training report", "\n".join([*filter(None, sections), foot]))
-    path = folder / "report.html"
-    _replace(path, page.encode("utf-8", "replace"))
-    return path
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _verdict(last: ValidationEvent | None) -> tuple[str, str]:
+    """(tone, sentence): whether the policy is better than its base, as far as the last validation can say."""
+    if last is None:
+        return "open", "Nothing to judge yet."
+    if last.win_rate is None:
+        return "open", "Nothing to tell policy and base apart yet."
+    if last.low > 0.5:
+        return "good", "Better than its base, in the judge's eyes."
+    if last.high < 0.5:
+        return "bad", "Worse than its base, in the judge's eyes."
+    return "warn", "No difference shown: the interval holds one half."
 
 
-def _rubric(folder: Path) -> object:
+def _times(run: History) -> dict[str, float]:
+    """Seconds by what they were spent on."""
+
+    def total(events: Sequence[Event], name: str) -> float:
+        return sum(getattr(event, name) for event in events)
+
+    sampling, waiting, training = (
+        total(run.updates, f"{name}_s") for name in ("sampling", "waiting", "training")
+    )
+    rest = total(run.updates, "seconds") - sampling - waiting - training
+    return {
+        "sampling": sampling,
+        "waiting for the judge": waiting,
+        "training": training,
+        "rest of the updates": max(0.0, rest),
+        "validation": total(run.validations, "seconds"),
+        "encoding prompts": total(run.encoded, "seconds"),
+    }
+
+
+def _measure_axis(event: MeasureEvent) -> tuple[float, float]:
+    """The ends of the line on which the measure's intervals are drawn."""
+    if event.unit == "share":
+        return 0.0, 1.0
+    low, high = min(event.base.low, event.policy.low), max(event.base.high, event.policy.high)
+    return low, high if high > low else low + 1
+
+
+def _rubric(path: Path) -> Rubric | None:
     try:
-        return json.loads(_read(folder / "rubric.json"))
-    except (ValueError, RecursionError):
+        return load_rubric(path)
+    except RubricError:
         return None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes beside the file, then renames: who reads the report sees the old or the new one, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)  # it is still there only where something failed
+def _frames(
+    validations: Sequence[ValidationEvent], sample: ValidationImage
+) -> list[tuple[int, str]]:
+    """(update, file) of the policy's images of the sample's prompt."""
+    return [
+        (
+            event.update,
+            next(image.policy for image in event.images if image.prompt == sample.prompt),
+        )
+        for event in validations
+        if any(image.prompt == sample.prompt for image in event.images)
+    ]
+
+
+def _spread(validations: Sequence[ValidationEvent]) -> Sequence[ValidationEvent]:
+    """At most FRAMES of them, evenly, with the first and the last."""
+    last = len(validations) - 1
+    if last < FRAMES:
+        return validations
+    return [validations[round(place * last / (FRAMES - 1))] for place in range(FRAMES)]
+
+
+def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
+    points, band = [], []
+    for event in validations:
+        note = f"update {event.update}: {percent(event.win_rate)}"
+        if event.win_rate is not None:
+            note += f", interval {percent_range(event.low, event.high)}"
+            band.append((event.update, event.low, event.high))
+        points.append(Point(event.update, event.win_rate, note))
+    return line_chart(
+        "Win rate",
+        [Line(points, dots=True)],
+        format=percent,
+        band=band,
+        level=0.5,
+        low=0,
+        high=1,
+        kind="tall",
+        value="policy against frozen base after so many updates, 95 % interval",
+    )
+
+
+def _statistic(event: ValidationEvent, side: str, name: str) -> float | None:
+    return None if event.statistics is None else getattr(getattr(event.statistics, side), name)
+
+
+def _change(event: ValidationEvent, name: str) -> float | None:
+    """How much larger the statistic is under the policy than under the base, as a share."""
+    base, policy = (_statistic(event, side, name) for side in ("base", "policy"))
+    return policy / base - 1 if base and policy is not None else None
+
+
+def _far_changes(event: ValidationEvent | None) -> dict[str, float]:
+    """By label, the image statistics that changed by more than FAR."""
+    changes = {label: event and _change(event, name) for name, label in STATISTICS.items()}
+    return {label: change for label, change in changes.items() if change and abs(change) > FAR}
+
+
+def _statistic_chart(validations: Sequence[ValidationEvent], name: str) -> Chart:
+    lines = []
+    for side in ("base", "policy"):
+        values = [(event.update, _statistic(event, side, name)) for event in validations]
+        points = [
+            Point(update, value, f"update {update}, {side}: {figure(value)}")
+            for update, value in values
+        ]
+        lines.append(Line(points, side, label=side, dots=True))
+    change = _change(validations[-1], name) if validations else None
+    return line_chart(
+        STATISTICS[name],
+        lines,
+        format=figure,
+        low=0,
+        kind="moved" if change and abs(change) > FAR else "",
+        value="" if change is None else f"{signed_percent(change)} against the base",
+    )
+
+
+def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
+    """What the updates recorded. A chart without data is left out where another one has some."""
+
+    def field(name: str) -> list[Point]:
+        return [Point(event.update, getattr(event, name)) for event in updates]
+
+    def share(name: str) -> list[Point]:
+        """A count as a share of the update's pairs."""
+        shares = [getattr(event, name) / event.pairs if event.pairs else None for event in updates]
+        return [Point(event.update, value) for event, value in zip(updates, shares, strict=True)]
+
+    def curve(title: str, points: list[Point], format=figure, **options) -> Chart:
+        known = [point.y for point in points if point.y is not None]
+        recent = known[-max(1, len(known) // 10) :]
+        value = f"{format(sum(recent) / len(recent))} lately" if recent else ""
+        line = Line(points, smooth=True)
+        return line_chart(title, [line], format=format, value=value, **options)
+
+    clipped = [
+        Line(field("clip_high"), "policy", "above", smooth=True),
+        Line(field("clip_low"), "second", "below", smooth=True),
+    ]
+    order_bias = "Far from one half, the judge looks at the order more than at the images."
+    charts = [
+        curve("Undecided pairs", share("undecided"), percent, low=0),
+        curve("Loss", field("loss")),
+        curve("KL to the reference", field("kl"), low=0),
+        line_chart("Clipped ratios", clipped, format=percent, low=0),
+        curve("Gradient norm", field("grad_norm"), low=0),
+        curve(
+            "First image preferred",
+            field("first_pick_rate"),
+            percent,
+            low=0,
+            high=1,
+            level=0.5,
+            note=order_bias,
+        ),
+    ]
+    if failures := sum(event.failures for event in updates):
+        note = f"{figure(failures)} in all; none became a reward."
+        charts.append(curve("Failed verdicts", share("failures"), percent, low=0, note=note))
+    return [chart for chart in charts if chart.paths] or charts[:1]

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from doubles.html_page import Page
 from doubles.rubric_model import ScriptedChat
 from PIL import Image
 
@@ -84,25 +85,18 @@ def test_an_estimate_holds_for_a_job(pairs, outcome):
 
 
 def test_the_page_says_what_became_of_every_pair_and_why(pairs, outcome, tmp_path):
-    text = page(outcome, tmp_path)
+    html = page(outcome, tmp_path)
+    shown = Page(html)
+    shown.assert_inert()
+    text = shown.text
     assert outcome.sentence in text and outcome.rubric.content_hash in text
-    assert all(f">{pair.prompt}<" in text for pair in pairs[:7])
-    assert text.count('<p class="tag') == 7
-    places = [text.index(f">{prompt}<") for prompt in ("hopeless cup", "hard 2 cup", "a cup")]
+    assert html.count('<p class="tag') == html.count('<figure class="preferred">') == 7
+    places = [html.index(f">{prompt}<") for prompt in ("hopeless cup", "hard 2 cup", "a cup")]
     assert places == sorted(places)  # what gave trouble comes first
-    assert "6 attempts that did not do" in text and "2 attempts that did not do" in text
+    assert "6 failed attempts" in text and "2 failed attempts" in text
     assert "the verifier could not decide (the two orders disagree), after 5 refinements" in text
     assert "quality number 2" in text and "chose OTHER" in text
-
-
-def test_the_preferred_picture_is_framed(outcome, tmp_path):
-    assert page(outcome, tmp_path).count('<figure class="preferred">') == 7
-
-
-def test_the_page_is_whole_by_itself_and_runs_nothing(outcome, tmp_path):
-    text = page(outcome, tmp_path)
-    assert "default-src 'none'" in text and "<script" not in text
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)|url\(|@import""", text)
+    assert "on too few pairs to be sure" in text
 
 
 def test_hostile_text_stays_text(outcome, tmp_path):
@@ -114,25 +108,21 @@ def test_hostile_text_stays_text(outcome, tmp_path):
         pairs=(replace(outcome.pairs[0], prompt=HOSTILE), *outcome.pairs[1:]),
         outcomes=(PairOutcome("discarded", (attempt,), HOSTILE), *outcome.outcomes[1:]),
     )
-    text = page(spoiled, tmp_path, HOSTILE)
-    assert "<script>" not in text and text.count("&lt;script&gt;") >= 8
+    html = page(spoiled, tmp_path, HOSTILE)
+    Page(html).assert_inert()
+    assert html.count("&lt;script&gt;") >= 8
 
 
 def test_an_image_that_went_missing_spoils_no_page(outcome, tmp_path):
     outcome.pairs[0].images[0].unlink()
     outcome.pairs[1].images[0].write_bytes(b"no image")
-    assert page(outcome, tmp_path).count("picture missing") == 2
+    assert page(outcome, tmp_path).count("image missing") == 2
 
 
 def test_many_pairs_make_no_endless_page(outcome, tmp_path):
     many = replace(outcome, pairs=outcome.pairs * 20, outcomes=outcome.outcomes * 20)
-    text = page(many, tmp_path)
-    assert text.count('<p class="tag') == MOST_CARDS and "80 more pairs in pairs.jsonl" in text
-
-
-def test_few_held_out_pairs_are_not_called_proof(outcome, tmp_path):
-    assert outcome.comparison.p_value == 0.25
-    assert "on too few pairs to be sure" in page(outcome, tmp_path)
+    html = page(many, tmp_path)
+    assert html.count('<p class="tag') == MOST_CARDS and "80 more pairs in pairs.jsonl" in html
 
 
 @pytest.mark.parametrize(
@@ -140,13 +130,7 @@ def test_few_held_out_pairs_are_not_called_proof(outcome, tmp_path):
     [
         (12, 2, 0.013, "good", "makes the judge better"),
         (13, 24, 0.1, "warn", "no more pairs changed for the better"),
-        (
-            14,
-            33,
-            0.0079,
-            "warn",
-            "no more pairs changed for the better",
-        ),  # uneven, to the other side
+        (14, 33, 0.0079, "warn", "no more pairs changed for the better"),  # sure, but of the worse
         (5, 2, 0.45, "warn", "on too few pairs to be sure"),
     ],
 )
@@ -155,14 +139,13 @@ def test_only_a_rubric_under_which_more_pairs_gained_is_praised(
 ):
     comparison = replace(outcome.comparison, gained=gained, lost=lost)
     assert comparison.better and comparison.p_value == pytest.approx(p_value, rel=0.05)
-    (verdict,) = re.findall(
-        r'<p class="verdict (.*?)</p>', page(replace(outcome, comparison=comparison), tmp_path)
-    )
+    html = page(replace(outcome, comparison=comparison), tmp_path)
+    (verdict,) = re.findall(r'<p class="verdict (.*?)</p>', html)
     assert verdict.startswith(f'{tone}">') and words in verdict
 
 
 def test_a_job_without_a_rubric_has_a_page_too(pairs, tmp_path):
     chat = ScriptedChat(lambda text, pictures: "no")
     outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "other")
-    text = page(outcome, tmp_path)
+    text = Page(page(outcome, tmp_path)).text
     assert "No rubric came of these pairs." in text and "no JSON in the reply (7 times)" in text

@@ -1,0 +1,179 @@
+"""The page of a verdict store: what it shows, and that nothing in the store gets out of its place."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+from doubles.html_page import Page
+from PIL import Image
+
+from arr_core.judge import main
+from arr_core.judging import Judge, Opinion
+from arr_core.judging.pictures import image_hash
+from arr_core.judging.store import VerdictStore
+from arr_core.reports.verdicts import write_report
+from arr_core.rubrics import Rubric
+
+HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & {{ title }} ]]>"
+RUBRIC = Rubric(name=HOSTILE, task="t2i", criteria=("The image is bright.", HOSTILE))
+LIGHT = (("1", "first: light; second: dark"),)
+DECIDED = (
+    Opinion(0, "brighter", LIGHT, confidence=0.9, tokens=100, cost=0.5, latency_s=2.0),
+    Opinion(1, HOSTILE, ((HOSTILE, HOSTILE),)),
+)
+DISAGREE = (Opinion(0, "here the left"), Opinion(0, "there the right"))
+TIE = (Opinion(None, "they are equal"), Opinion(1))
+FAILED = (Opinion(0), Opinion(None, failure=HOSTILE, reply=HOSTILE))
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (level,) * 3)
+
+
+class Scripted:
+    identity = f"scripted {HOSTILE}"
+
+    def __init__(self, *opinions: Opinion):
+        self.opinions = list(opinions)
+
+    async def ask(self, questions):
+        return [self.opinions.pop(0) for _ in questions]
+
+
+def store_of(folder: Path, *opinions: Opinion, source: bool = False) -> Path:
+    """A run's folder whose store holds a verdict for every two opinions."""
+    folder.mkdir(exist_ok=True)
+    base = grey(1) if source else None
+    with Judge(Scripted(*opinions), RUBRIC, store=folder / "verdicts.sqlite") as judge:
+        for number in range(len(opinions) // 2):
+            judge.compare(f"prompt {number} {HOSTILE}", grey(9), grey(number + 10), base)
+    return folder
+
+
+def report(folder: Path, **settings) -> str:
+    with contextlib.closing(VerdictStore(folder / "verdicts.sqlite")) as store:
+        write_report([store], folder / "page.html", "run", **settings)
+    return (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_every_verdict_is_shown_and_nothing_in_the_store_is_markup(tmp_path):
+    page = Page(report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, source=True)))
+    page.assert_inert()
+    kinds = [attributes["class"] for attributes in page.all("article")]
+    assert kinds == ["pair failed", "pair tie", "pair disagree", "pair decided"]
+    assert len(page.all("img")) == 4 * 3
+    for words in (
+        "prefers A",
+        "brighter",
+        "here the left",
+        "there the right",
+        "they are equal",
+        "The image is bright.",
+        "90 % sure",
+        "A, preferred",
+        "BASE",
+        "orders disagree 1",
+        "failed 1",
+    ):
+        assert words in page.text, words
+
+
+def test_findings_are_told_of_the_image_and_not_of_its_place(tmp_path):
+    opinions = [
+        Opinion(0, findings=LIGHT),
+        Opinion(1, findings=(("1", "first: dim; second: clear"),)),
+    ]
+    html = report(store_of(tmp_path, *opinions))
+    told = re.findall(r"<b>(.)</b> (\w+)", html)
+    assert told == [("A", "light"), ("B", "dark"), ("A", "clear"), ("B", "dim")]
+
+
+def test_the_totals_are_over_all_verdicts(tmp_path):
+    """Eight replies name an image, five of them the first; three pairs were answered by both, one of them in two minds."""
+    html = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, *DECIDED), last=1)
+    text = Page(html).text
+    for words in (
+        "The newest 1 of 5",
+        "Decided 40 %",
+        "The orders agree 67 %",
+        "First position 62 %",
+        "Calls 10",
+        "200 tokens, 1.00 as priced",
+    ):
+        assert words in text, words
+
+
+def test_a_panel_is_shown_judge_by_judge(tmp_path):
+    members = (Opinion(0, "sees light"), Opinion(None, failure=HOSTILE), Opinion(1, "sees shadow"))
+    panel = Opinion(0, members=members, quorum=2), Opinion(1, members=members, quorum=2)
+    text = Page(report(store_of(tmp_path, *panel))).text
+    told = re.findall(r"judge \d: \w+", text)
+    assert told == [
+        *("judge 1: A", "judge 2: failed", "judge 3: B"),
+        *("judge 1: B", "judge 2: failed", "judge 3: A"),
+    ]
+    assert "sees shadow" in text
+
+
+def test_one_kind_alone(tmp_path):
+    page = Page(report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE), only="disagree"))
+    assert [attributes["class"] for attributes in page.all("article")] == ["pair disagree"]
+    assert "All 1 (orders disagree)" in page.text
+
+
+def test_thumbnails_that_are_broken_or_lost_are_said_to_be(tmp_path):
+    folder = store_of(tmp_path, *DECIDED, *DECIDED)
+    with contextlib.closing(sqlite3.connect(folder / "verdicts.sqlite")) as file, file:
+        broken = (b"no image", image_hash(grey(9)))
+        file.execute("UPDATE thumbnails SET webp = ? WHERE hash = ?", broken)
+        file.execute("DELETE FROM thumbnails WHERE hash = ?", (image_hash(grey(11)),))
+    assert report(folder).count("not kept") == 3  # the first one is in both pairs
+
+
+def test_an_empty_store_gives_a_page(tmp_path):
+    text = Page(report(store_of(tmp_path))).text
+    assert "All 0" in text and "0 opinions" in text
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_page_beside_the_store(tmp_path, capsys):
+    folder = store_of(tmp_path / "my run", *DECIDED)
+    assert main(["show", str(folder)]) == 0
+    assert "<h1>my run</h1>" in (folder / "verdicts.html").read_text(encoding="utf-8")
+    output = tmp_path / "page.html"
+    store = str(folder / "verdicts.sqlite")
+    assert main(["show", store, "--output", str(output), "--last", "0"]) == 0
+    assert output.is_file() and capsys.readouterr().out.endswith(f"wrote {output}\n")
+
+
+def test_the_stores_of_a_runs_processes_make_one_page(tmp_path):
+    folder, other = store_of(tmp_path / "run", *DECIDED), store_of(tmp_path / "other", *DECIDED)
+    (other / "verdicts.sqlite").rename(folder / "verdicts-1.sqlite")
+    with contextlib.closing(sqlite3.connect(folder / "verdicts-1.sqlite")) as file, file:
+        file.execute("UPDATE verdicts SET time = '2001-01-01T00:00:00', prompt = 'the older'")
+    assert main(["show", str(folder)]) == 0
+    html = (folder / "verdicts.html").read_text(encoding="utf-8")
+    assert "All 2" in html and "4 opinions" in html and html.index("prompt 0") < html.index("older")
+    assert "verdicts.sqlite, verdicts-1.sqlite" in html
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "expected the folder of a run or a verdict store"),
+        ("no database" * 200, "expected a verdict store"),
+    ],
+)
+def test_the_command_says_what_it_expected(tmp_path, capsys, content, message):
+    store = tmp_path / "verdicts.sqlite"
+    if content:
+        store.write_text(content)
+    assert main(["show", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {store}: {message}")
