@@ -13,18 +13,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 
 from ..arr_core.common.children import START, UNTIL_EOF
-from .live import POLL_S
+from .live import INTERRUPTED, POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]
 PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
-TO_A_PERSON = re.compile(r"^you are the judge: open \S+", re.MULTILINE)  # what a human judge prints
+# What a human judge prints.
+HUMAN_JUDGE = re.compile(r"^you are the judge: open \S+", re.MULTILINE)
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|MemoryError"
+)
+# Ctrl-C in the server's terminal must not reach the child twice.
+OWN_GROUP: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    if sys.platform == "win32"
+    else {"start_new_session": True}
 )
 
 
@@ -33,7 +41,7 @@ def python() -> str:
     return os.environ.get("ARR_PYTHON") or sys.executable
 
 
-def let_models_go() -> None:
+def free_models() -> None:
     """Free the memory that ComfyUI's models hold, for what is loaded beside them."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
@@ -42,28 +50,22 @@ def let_models_go() -> None:
 class Child:
     """A running command and its log. A context manager: on leaving, the child has ended."""
 
-    def __init__(self, module: str, arguments: Sequence[str], folder: Path):
-        """Start ``python -m arr_core.MODULE`` with its output in the folder's ``trainer.log``."""
+    def __init__(self, command: str, arguments: Sequence[str], folder: Path):
+        """Start ``python -m arr_core.COMMAND`` with its output in the folder's ``trainer.log``."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.log = folder, folder / "trainer.log"
-        self.start = self.log.stat().st_size if self.log.exists() else 0
-        self._request = ""
-        # Ctrl-C in the server's terminal must not reach the child twice.
-        own_group = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if os.name == "nt"
-            else {"start_new_session": True}
-        )
+        self.pid_file, self.log = folder / PID, folder / "trainer.log"
+        self.human_judge = ""
         with self.log.open("ab") as log:
+            self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [python(), "-c", START, str(ROOT), f"arr_core.{module}", UNTIL_EOF, *arguments],
+                [python(), "-c", START, str(ROOT), f"arr_core.{command}", UNTIL_EOF, *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                **own_group,
+                **OWN_GROUP,
             )
-        (folder / PID).write_text(str(self.process.pid))
+        self.pid_file.write_text(str(self.process.pid))
 
     def __enter__(self) -> Child:
         return self
@@ -75,11 +77,11 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        (self.folder / PID).unlink(missing_ok=True)
+        self.pid_file.unlink(missing_ok=True)
 
     def ask_to_stop(self) -> None:
         """Let the child finish its update, save, and end."""
-        if not self.process.stdin.closed:
+        if self.process.stdin:
             self.process.stdin.close()
 
     def wait(self, watch: Callable[[bool], None]) -> bool:
@@ -87,47 +89,49 @@ class Child:
 
         The first Cancel asks the child to stop, a second one kills it.
         """
-        cancelled, asked_at = False, 0.0
+        deadline = None
         while self.process.poll() is None:
             try:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                watch(cancelled)
-            except comfy.model_management.InterruptProcessingException:
-                if cancelled:
-                    self.process.kill()
-                cancelled, asked_at = True, asked_at or time.monotonic()
+                watch(deadline is not None)
+            except INTERRUPTED:
                 self.ask_to_stop()
-            if cancelled and time.monotonic() > asked_at + GRACE_S:
+                deadline = 0.0 if deadline is not None else time.monotonic() + GRACE_S
+            if deadline is not None and time.monotonic() > deadline:
                 self.process.kill()
             time.sleep(POLL_S)
-        return cancelled
+        return deadline is not None
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What this child has written, at most its last 64 KiB."""
         with self.log.open("rb") as file:
-            file.seek(max(self.start, self.log.stat().st_size - 65536))
+            file.seek(max(self.log_start, self.log.stat().st_size - 65536))
             return file.read().decode("utf-8", "replace")
 
-    def with_request(self, words: str) -> str:
-        """``words``, and where a person is to judge if this child asks one."""
-        self._request = self._request or " · ".join(dict.fromkeys(TO_A_PERSON.findall(self.said)))
-        return f"{words} · {self._request}" if self._request else words
+    def with_human_judge(self, text: str) -> str:
+        """``text``, and the page of a human judge if this child has one."""
+        self.human_judge = self.human_judge or "".join(
+            f" · {line}" for line in dict.fromkeys(HUMAN_JUDGE.findall(self.output))
+        )
+        return text + self.human_judge
 
     @property
     def out_of_memory(self) -> bool:
         """Whether it ended for want of memory: it says so, or the system killed it."""
-        return self.process.returncode in (-9, 137) or OUT_OF_MEMORY.search(self.said) is not None
+        return self.process.returncode in (-9, 137) or OUT_OF_MEMORY.search(self.output) is not None
 
-    def fault(self) -> str:
-        """Why it ended, in a line where the child gave one, else the end of what it wrote."""
-        lines = [line for line in self.said.splitlines() if line.strip()]
+    def error(self) -> str:
+        """Why it ended, in one line where the child gave one, else the end of its output."""
+        lines = [line for line in self.output.splitlines() if line.strip()]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if self.process.returncode == 2 and errors:
             return errors[-1]
-        return (
-            f"the process ended with status {self.process.returncode}; the end of {self.log}:\n"
-            + "\n".join(lines[-12:])
+        return "\n".join(
+            [
+                f"the process ended with status {self.process.returncode}; the end of {self.log}:",
+                *lines[-12:],
+            ]
         )
 
 

@@ -10,161 +10,141 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import folder_paths
 
 OWN = "ARR-RPO"  # our folder within ComfyUI's output
 RUN = "run: "  # before the name of a run, in a list of adapters
+SAVED, FILE = "saved: ", "file: "  # before the names of files, in a list of rubrics
 NONE = "(none)"
-_listed = SimpleNamespace(
-    folder=None, places={}, names=[]
-)  # what data_names found, and when its folders had changed last
-LONGEST = 180  # bytes of a name; file systems take 255, and endings are added
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 DATA = (".txt", ".jsonl", ".json")
+LONGEST = 180  # bytes of a name; file systems take 255, and endings are added
+NAME = re.compile(r"\w([\w .-]{0,98}[\w-])?")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 
 
-def own_folder() -> Path:
-    """Our folder within ComfyUI's output, made if it has to be."""
-    folder = Path(folder_paths.get_output_directory()) / OWN
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def output(*parts: str) -> Path:
+    """A place in our folder within ComfyUI's output, whether or not it is there."""
+    return Path(folder_paths.get_output_directory(), OWN, *parts)
 
 
-def runs_folder() -> Path:
-    """The folder of training runs, whether or not it is there."""
-    return Path(folder_paths.get_output_directory()) / OWN / "runs"
+def output_loras() -> Path:
+    """Where finished adapters go; ComfyUI lists what is in there among its LoRAs."""
+    return Path(folder_paths.get_output_directory(), "loras", OWN)
 
 
 def new_folder(kind: str) -> Path:
     """A new folder of ours for one result, made: ``win rates/00001``, ``00002``, ..."""
-    parent, number = own_folder() / kind, 1
-    parent.mkdir(exist_ok=True)
+    number = 1
     while True:
-        folder = parent / f"{number:05d}"
+        folder = output(kind, f"{number:05d}")
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
             return folder
 
 
-def rubrics_folder() -> Path:
-    """The folder of rubrics that nodes have written, whether or not it is there."""
-    return Path(folder_paths.get_output_directory()) / OWN / "rubrics"
-
-
 def rubric_file(name: str, what: str = "save_as") -> Path:
     """The file of the rubric called ``name``, whether or not it is there."""
-    return rubrics_folder() / f"{file_name(name, what)}.json"
+    return output("rubrics", f"{file_name(name, what)}.json")
 
 
-def file_name(name: str, what: str) -> str:
-    """``name``, once it is known to be a plain file name. Raises ValueError."""
-    if (
-        not re.fullmatch(r"\w[\w .-]{0,99}", name)
-        or name[-1] in " ."
-        or len(name.encode()) > LONGEST
-        or RESERVED.match(name)
-    ):
-        raise ValueError(
-            f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, not long and "
-            f"none of Windows' own, came {name[:80]!r}"
-        )
-    return name
+def rubric_path(source: str) -> Path | None:
+    """The file behind an entry of the list of rubrics, if there is one."""
+    if source.startswith(SAVED):
+        return rubric_file(source.removeprefix(SAVED), "source")
+    if source.startswith(FILE):
+        return data_path(source.removeprefix(FILE), "source")
+    return None
 
 
 def run_folder(name: str) -> Path:
     """The folder of the run called ``name``, whether or not it is there. Raises ValueError for what is no file name."""
-    return runs_folder() / file_name(name, "run_name")
+    return output("runs", file_name(name, "run_name"))
 
 
-def run_names() -> list[str]:
-    """The runs that have saved an adapter."""
-    return sorted(
-        path.parents[1].name for path in runs_folder().glob("*/adapter/adapter_config.json")
-    )
+def file_name(name: str, what: str) -> str:
+    """``name``, once it is known to be a plain file name. Raises ValueError."""
+    if not NAME.fullmatch(name) or len(name.encode()) > LONGEST or RESERVED.match(name):
+        raise ValueError(
+            f"{what}: expected a name of letters, digits, spaces, dots, '-' and '_' that is no path, not long and "
+            f"none of Windows' own, got {name[:80]!r}"
+        )
+    return name
 
 
 def adapter_names() -> list[str]:
-    """What a list of adapters offers: the files of the loras folders, and the runs."""
-    return [*folder_paths.get_filename_list("loras"), *(f"{RUN}{name}" for name in run_names())]
+    """What a list of adapters offers: the files of the loras folders, and the runs that have saved an adapter."""
+    saved = output("runs").glob("*/adapter/adapter_config.json")
+    runs = sorted(path.parents[1].name for path in saved)
+    return [*folder_paths.get_filename_list("loras"), *(f"{RUN}{name}" for name in runs)]
 
 
 def adapter_path(name: str) -> Path:
-    """The file or folder behind an entry of ``adapter_names``."""
+    """The file or folder behind an entry of ``adapter_names``. Raises ValueError for any other place."""
     if name.startswith(RUN):
         return run_folder(name.removeprefix(RUN)) / "adapter"
     path = folder_paths.get_full_path("loras", name)
     folders = folder_paths.get_folder_paths("loras")
     if path is None or not any(_within(Path(path), Path(folder)) for folder in folders):
         raise ValueError(
-            f"adapter: expected a file of ComfyUI's loras folders, came {name[:80]!r}; "
+            f"adapter: expected a file of ComfyUI's loras folders, got {name[:80]!r}; "
             f"put it into {folders[0]} and press R"
         )
     return Path(path)
 
 
-def adapter_stamp(name: str | None) -> tuple[int, int] | None:
-    """What changes when the weights behind an entry of ``adapter_names`` do; None where there are none."""
-
-    def weights() -> Path:
-        path = adapter_path(name or "")
-        return path / "adapter_model.safetensors" if path.is_dir() else path
-
-    return stamp(weights)
-
-
-def data_stamp(name: str | None) -> tuple[int, int] | None:
-    """What changes when a file of ``data_names`` does; None where there is none."""
-    return stamp(lambda: data_path(name or "", ""))
-
-
-def stamp(find: Callable[[], Path | None]) -> tuple[int, int] | None:
-    """Time and size of the file that ``find`` gives; None where it gives or finds none."""
-    try:
-        path = find()
-        return path and (path.stat().st_mtime_ns, path.stat().st_size)
-    except (OSError, ValueError):
-        return None
+_folder_times: dict[str, float] = {}  # the folders of the last walk, and when they had changed last
+_data_names: list[str] = []
 
 
 def data_names() -> list[str]:
-    """The text and JSON files in ComfyUI's input folder, with those of its subfolders. Many inputs offer this list, and the
-    folder may hold very many files: it is walked again only when a folder in it has changed."""
-    folder = Path(folder_paths.get_input_directory())
-    if _listed.folder != folder or any(
-        _changed(place) != then for place, then in _listed.places.items()
-    ):
-        places, names = {}, []
-        for place, _, files in os.walk(folder, followlinks=True):
-            places[place] = _changed(place)
-            names += [
-                Path(place, name).relative_to(folder).as_posix()
-                for name in files
-                if Path(name).suffix in DATA
-            ]
-        _listed.folder, _listed.places, _listed.names = folder, places, sorted(names)
-    return list(_listed.names)
+    """The text and JSON files in ComfyUI's input folder and its subfolders.
+
+    Many inputs offer this list, and the folder may hold very many files: it is walked again only when a folder in it has
+    changed.
+    """
+    global _folder_times, _data_names
+    if not _folder_times or any(_changed(path) != time for path, time in _folder_times.items()):
+        names, _folder_times = folder_paths.recursive_search(folder_paths.get_input_directory())
+        found = folder_paths.filter_files_extensions(names, DATA)
+        _data_names = [Path(name).as_posix() for name in found]
+    return list(_data_names)
 
 
-def _changed(place: str) -> int | None:
+def _changed(path: str) -> float | None:
     try:
-        return os.stat(place).st_mtime_ns
+        return os.path.getmtime(path)
     except OSError:
         return None
 
 
-def data_path(name: str, what: str) -> Path:
+def data_path(name: str, what: str = "") -> Path:
     """The file called ``name`` in ComfyUI's input folder. Raises ValueError for any other place."""
-    path = _inside(Path(folder_paths.get_input_directory()), name)
-    if path.suffix not in DATA or not path.is_file():
+    folder = Path(folder_paths.get_input_directory())
+    path = folder / name
+    if not _within(path, folder):
         raise ValueError(
-            f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, came {name[:80]!r}"
+            f"{what}: expected a name inside of {folder.name}, got {name[:80]!r}, which leads out of it"
+        )
+    if path.suffix.lower() not in DATA or not path.is_file():
+        raise ValueError(
+            f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, got {name[:80]!r}"
         )
     return path
+
+
+def stamp(find: Callable[[str], Path | None], name: str | None) -> tuple[int, int] | None:
+    """Time and size of the file ``find(name)``, of an adapter's folder those of its weights; None where there is none."""
+    try:
+        path = find(name or "")
+        if path and path.is_dir():
+            path /= "adapter_model.safetensors"
+        return path and (path.stat().st_mtime_ns, path.stat().st_size)
+    except (OSError, ValueError):
+        return None
 
 
 def base_model(name: str) -> str:
@@ -176,14 +156,9 @@ def base_model(name: str) -> str:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(
             "base: expected a Hugging Face id (owner/name) or a diffusers folder with model_index.json in "
-            f"ComfyUI's models/diffusers, came {name[:80]!r}"
+            f"ComfyUI's models/diffusers, got {name[:80]!r}"
         )
     return name
-
-
-def output_loras() -> Path:
-    """Where finished adapters go; ComfyUI lists what is in there among its LoRAs."""
-    return Path(folder_paths.get_output_directory()) / "loras" / OWN
 
 
 def confine(paths: Iterable[Path]) -> None:
@@ -195,17 +170,8 @@ def confine(paths: Iterable[Path]) -> None:
     for path in paths:
         if not any(path.resolve().is_relative_to(folder) for folder in allowed):
             raise ValueError(
-                f"expected images in ComfyUI's input or output folder, came {str(path)[:200]!r}; copy it there"
+                f"expected images in ComfyUI's input or output folder, got {str(path)[:200]!r}; copy it there"
             )
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not _within(path, folder):
-        raise ValueError(
-            f"expected a name inside of {folder.name}, came {name[:80]!r}, which leads out of it"
-        )
-    return path
 
 
 def _within(path: Path, folder: Path) -> bool:

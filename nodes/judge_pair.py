@@ -2,112 +2,51 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from . import folders
-from .judge import JudgeChoice, make_room
+from .images import finding_with_letters, preview, to_pictures, to_tensor, verdict_picture
+from .judge import JudgeChoice, free_models_for
 from .live import Live, wait
-from .pictures import in_letters, shown, to_image, to_pictures, verdict_picture
-from .schema import JudgeSocket, RubricSocket, VerdictSocket, advanced, explained, schema
+from .schema import ADVANCED, JudgeSocket, Node, RubricSocket, VerdictSocket, schema
+
+if TYPE_CHECKING:
+    from ..arr_core.judging import Pair, Verdict
 
 BLOCK, PASS_A = "stop here", "pass A on"
+OUTCOMES = {"a": "A is preferred", "b": "B is preferred", None: "undecided"}
 
 
-class ARRJudgePair(io.ComfyNode):
+class ARRJudgePair(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRJudgePair",
-            "Compare Two Images",
-            is_output_node=True,
-            description=(
-                "Which of two images answers the prompt better, and why. Batches are compared pair by pair; every output "
-                "is a list with one entry a pair. A pair that the judge does not decide is undecided, never a coin flip."
-            ),
             search_aliases=["judge", "preference", "which is better", "reward", "arr"],
             inputs=[
-                io.Image.Input("image_a", tooltip="Image A, or a batch."),
-                io.Image.Input(
-                    "image_b",
-                    tooltip="Image B, or a batch as long as A's; a single image is compared with all.",
-                ),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="The prompt, or the instruction of an edit.",
-                ),
-                JudgeSocket.Input("judge", tooltip="Who compares."),
-                io.Combo.Input(
-                    "when_undecided",
-                    options=[BLOCK, PASS_A],
-                    tooltip=(
-                        "What 'preferred' and 'dispreferred' give for an undecided pair: nothing, so that nodes behind them do "
-                        "not run, or A and B as they came."
-                    ),
-                ),
-                RubricSocket.Input(
-                    "rubric", optional=True, tooltip="The criteria; without one, the built-in ones."
-                ),
-                io.Image.Input(
-                    "source", optional=True, tooltip="For edits: the image that both started from."
-                ),
-                io.Float.Input(
-                    "reward_preferred",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.1,
-                    **advanced(),
-                    tooltip=("Reward of the preferred image."),
-                ),
-                io.Float.Input(
-                    "reward_dispreferred",
-                    default=-0.1,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.1,
-                    **advanced(),
-                    tooltip=("Reward of the other image. An undecided pair has none: both are 0."),
-                ),
+                io.Image.Input("image_a"),
+                io.Image.Input("image_b"),
+                io.String.Input("prompt", multiline=True, default=""),
+                JudgeSocket.Input("judge"),
+                io.Combo.Input("when_undecided", options=[BLOCK, PASS_A]),
+                RubricSocket.Input("rubric", optional=True),
+                io.Image.Input("source", optional=True),
+                _reward("reward_preferred", 1.0),
+                _reward("reward_dispreferred", -0.1),
             ],
-            outputs=[
-                io.Image.Output(
-                    display_name="preferred",
-                    is_output_list=True,
-                    tooltip="The better image of each pair.",
-                ),
-                io.Image.Output(
-                    display_name="dispreferred",
-                    is_output_list=True,
-                    tooltip="The other image of each pair.",
-                ),
-                VerdictSocket.Output(
-                    display_name="verdict", is_output_list=True, tooltip="All that the judge said."
-                ),
-                io.String.Output(
-                    display_name="reasons",
-                    is_output_list=True,
-                    tooltip="Verdict, reason and findings as text.",
-                ),
-                io.Float.Output(
-                    display_name="reward_a", is_output_list=True, tooltip="Reward of image A."
-                ),
-                io.Float.Output(
-                    display_name="reward_b", is_output_list=True, tooltip="Reward of image B."
-                ),
-                io.Boolean.Output(
-                    display_name="decided",
-                    is_output_list=True,
-                    tooltip="False for an undecided pair.",
-                ),
-                io.Int.Output(
-                    display_name="winner",
-                    is_output_list=True,
-                    tooltip="1 for A, 2 for B, 0 for undecided.",
-                ),
-            ],
-            hidden=[io.Hidden.unique_id],
+            outputs={
+                "preferred": io.Image,
+                "dispreferred": io.Image,
+                "verdict": VerdictSocket,
+                "reasons": io.String,
+                "reward_a": io.Float,
+                "reward_b": io.Float,
+                "decided": io.Boolean,
+                "winner": io.Int,
+            },
+            is_output_list=True,
         )
 
     @classmethod
@@ -125,50 +64,50 @@ class ARRJudgePair(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfy_execution.graph import ExecutionBlocker
 
-        live = Live(cls.hidden.unique_id)
-        with explained(live):
+        with Live(cls) as live:
             pairs = make_pairs(prompt, image_a, image_b, source)
             verdicts = compare(pairs, judge, rubric, live)
-        rows = []
+            live.show_text(summary(verdicts))
+        rows, cards = [], []
         for pair, verdict in zip(pairs, verdicts, strict=True):
-            images = [to_image(pair.image_a), to_image(pair.image_b)]
-            ordered = images[::-1] if verdict.preferred == "b" else images
-            if not verdict.decided and when_undecided == BLOCK:
-                ordered = [ExecutionBlocker(None)] * 2
-            rewards = {
-                "a": (reward_preferred, reward_dispreferred),
-                "b": (reward_dispreferred, reward_preferred),
-                None: (0.0, 0.0),
+            a, b = to_tensor(pair.image_a), to_tensor(pair.image_b)
+            passed = (a, b) if when_undecided == PASS_A else [ExecutionBlocker(None)] * 2
+            images, rewards, winner = {
+                "a": ((a, b), (reward_preferred, reward_dispreferred), 1),
+                "b": ((b, a), (reward_dispreferred, reward_preferred), 2),
+                None: (passed, (0.0, 0.0), 0),
             }[verdict.preferred]
-            number = 0 if verdict.winner is None else verdict.winner + 1
-            rows.append((*ordered, verdict, as_text(verdict), *rewards, verdict.decided, number))
-        outputs = [list(column) for column in zip(*rows, strict=True)]
-        live.say(summary(verdicts))
-        cards = [
-            verdict_picture(pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)
-        ]
-        return io.NodeOutput(*outputs, ui={**shown(cards, cls), "text": outputs[3]})
+            rows.append((*images, verdict, as_text(verdict), *rewards, verdict.decided, winner))
+            cards.append(verdict_picture(pair, verdict, OUTCOMES[verdict.preferred]))
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return io.NodeOutput(*columns, ui={**preview(cards, cls), "text": columns[3]})
 
 
-def make_pairs(prompt: str, image_a, image_b, source) -> list:
+def _reward(name: str, default: float) -> io.Input:
+    return io.Float.Input(name, default=default, min=-10.0, max=10.0, step=0.1, **ADVANCED)
+
+
+def make_pairs(prompt: str, image_a, image_b, source) -> list[Pair]:
     """The pairs of two batches. Raises ValueError for lengths that do not fit."""
     from ..arr_core.judging import Pair
 
     if not prompt.strip():
-        raise ValueError("prompt: expected the prompt of the two images, came nothing")
+        raise ValueError("prompt: expected the prompt of the two images, got nothing")
     a, b = to_pictures(image_a), to_pictures(image_b)
     sources = [None] if source is None else to_pictures(source)
     count = max(len(a), len(b))
     for name, images in (("image_a", a), ("image_b", b), ("source", sources)):
         if len(images) not in (1, count):
             raise ValueError(
-                f"{name}: expected 1 image or {count}, as many as the longer batch has, came {len(images)}"
+                f"{name}: expected 1 image or {count}, as many as the longer batch has, got {len(images)}"
             )
-    a, b, sources = (images * count if len(images) == 1 else images for images in (a, b, sources))
-    return [Pair(prompt.strip(), *images) for images in zip(a, b, sources, strict=True)]
+    return [
+        Pair(prompt.strip(), a[at % len(a)], b[at % len(b)], sources[at % len(sources)])
+        for at in range(count)
+    ]
 
 
-def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
+def compare(pairs: list[Pair], choice: JudgeChoice, rubric, live: Live) -> list[Verdict]:
     """The verdicts; a question that was answered before is not asked again."""
     from ..arr_core.judging import Judge
     from ..arr_core.judging.profiles import default_rubric, make_client
@@ -177,31 +116,38 @@ def compare(pairs: list, choice: JudgeChoice, rubric, live: Live) -> list:
     if rubric is not None and rubric.task != task:
         raise ValueError(
             f"rubric: expected one for {'edits, as a source is' if task == 'edit' else 'images without a source'} "
-            f"given, came {rubric.name!r}, which is for {rubric.task}"
+            f"given, got {rubric.name!r}, which is for {rubric.task}"
         )
     rubric = rubric or default_rubric(choice.profile, task)
-    make_room(choice.profile)
+    free_models_for(choice.profile)
     client = make_client(choice.profile)
-    for one in (client, *getattr(client, "members", ())):
-        if address := getattr(one, "url", ""):
-            live.say(f"you are the judge: open {address}")
-    store = folders.own_folder() / "verdicts.sqlite"
+    if page := getattr(client, "url", ""):
+        live.show_text(f"you are the judge: open {page}")
+    folders.output().mkdir(parents=True, exist_ok=True)
+    store = folders.output("verdicts.sqlite")
     with Judge(client, rubric, both_orders=choice.both_orders, store=store) as judge:
         return wait(judge.submit(pairs))
 
 
-def as_text(verdict) -> str:
+def as_text(verdict: Verdict) -> str:
     """Verdict, reason and findings, to be read."""
-    head = {"a": "A is preferred", "b": "B is preferred", None: "undecided"}[verdict.preferred]
-    findings = [f"- {criterion}: {in_letters(finding)}" for criterion, finding in verdict.findings]
-    return "\n".join([f"{head}. {verdict.reason.removeprefix('undecided: ')}", *findings])
+    reason = verdict.reason.removeprefix("undecided: ")
+    return "\n".join(
+        [
+            f"{OUTCOMES[verdict.preferred]}. {reason}",
+            *(
+                f"- {criterion}: {finding_with_letters(finding)}"
+                for criterion, finding in verdict.findings
+            ),
+        ]
+    )
 
 
-def summary(verdicts: list) -> str:
+def summary(verdicts: list[Verdict]) -> str:
     """One line about all pairs."""
-    count = {
-        side: sum(verdict.preferred == side for verdict in verdicts) for side in ("a", "b", None)
-    }
     if len(verdicts) == 1:
         return as_text(verdicts[0]).splitlines()[0]
-    return f"{len(verdicts)} pairs: A preferred {count['a']} times, B {count['b']}, undecided {count[None]}"
+    a, b, undecided = (
+        sum(verdict.preferred == side for verdict in verdicts) for side in ("a", "b", None)
+    )
+    return f"{len(verdicts)} pairs: A preferred {a} times, B {b}, undecided {undecided}"

@@ -1,80 +1,96 @@
-"""What a node shows and hears while it works: text and pictures on it, and the wish to stop."""
+"""What a node shows while it works (text, a picture, a progress bar), how it fails, and how it is cancelled."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.utils
+from comfy_api.latest import io
+
+from ..arr_core.common.async_runner import AsyncRunner
+from ..arr_core.common.errors import ArrError
+
+Result = TypeVar("Result")
 
 POLL_S = 0.1
-LARGEST = 960  # pixels of a picture that is shown on a node: as wide as our plots, which are not drawn anew then
+LARGEST = 960  # pixels of a picture on a node: as wide as our plots, which are not resized then
+INTERRUPTED = comfy.model_management.InterruptProcessingException
 
 
 class Live:
-    """A node's bar, picture and line of text. ``node_id`` is ``cls.hidden.unique_id``."""
+    """A node's text, picture and progress bar. As a context manager it makes errors readable and shows them too."""
 
-    def __init__(self, node_id: str, total: int = 1):
-        self.node_id, self.text = node_id, ""
-        self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
+    def __init__(self, node: type[io.ComfyNode]):
+        node_id = node.hidden.unique_id
+        self.node_id = node_id[0] if isinstance(node_id, list) else node_id
+        self.bar = comfy.utils.ProgressBar(1, node_id=self.node_id)
 
-    def say(self, text: str) -> None:
-        """Show text below the node's widgets. A page may take it for HTML (0.3.75's does, unchecked), and judges, prompts and
-        workflows of strangers have their words in it: no tag can begin."""
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        readable = _readable(error)
+        if readable is not None:
+            self.show_text(f"error: {readable}")
+            if readable is not error:
+                raise readable from error
+
+    def show_text(self, text: str) -> None:
+        """Show text below the node's widgets, with HTML escaped.
+
+        The page of 0.3.75 takes it for HTML, and it holds the words of judges, prompts and strangers' workflows. Newer
+        pages show entities as they are written, so "<" is replaced by a similar letter.
+        """
         from server import PromptServer
 
-        self.text = text = text.replace("<", "‹")
-        PromptServer.instance.send_progress_text(text, self.node_id)
+        PromptServer.instance.send_progress_text(text.replace("<", "‹"), self.node_id)
 
-    def show(self, done: int, total: int, picture=None) -> None:
+    def show_progress(self, done: int, total: int, picture=None) -> None:
         """Move the bar, and show a PIL picture. Raises the interruption if the user pressed Cancel."""
         preview = None if picture is None else ("JPEG", picture, LARGEST)
         self.bar.update_absolute(done, max(1, total), preview)
 
 
-def asked(chat, work: Coroutine, tell: Callable[[], Any] = lambda: None) -> Any:
-    """What a coroutine that asks ``chat`` returns, on a loop of its own; Cancel is heard at once, whatever a server does."""
-    loop = asyncio.new_event_loop()
+def _readable(error: BaseException | None) -> Exception | None:
+    """The error for people to read: ours in one line, a missing package as the command that installs it. None: not ours."""
+    if isinstance(error, ArrError):
+        # ComfyUI shows an error's type with its module's name, which for a pack is a path of this machine.
+        return ValueError(str(error))
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        requirements = Path(__file__).resolve().parents[1] / "requirements.txt"
+        return RuntimeError(
+            f"The package {error.name.partition('.')[0]!r} is missing in ComfyUI's Python. Install what ARR-RPO needs "
+            f'and start ComfyUI again:\n"{sys.executable}" -m pip install -r "{requirements}"'
+        )
+    return error if isinstance(error, (ValueError, RuntimeError)) else None
 
-    def run() -> None:
-        loop.run_forever()
-        loop.close()
 
-    threading.Thread(target=run, name="asking", daemon=True).start()
-
-    async def all_of_it():
-        try:
-            return await work
-        finally:
-            await chat.close()
-
-    async def end():
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
-        loop.stop()
-
+def wait(future: Future[Result], report: Callable[[], Any] = lambda: None) -> Result:
+    """The future's result. Calls ``report`` meanwhile. Raises the interruption when the user presses Cancel."""
     try:
-        return wait(asyncio.run_coroutine_threadsafe(all_of_it(), loop), tell=tell)
-    finally:
-        asyncio.run_coroutine_threadsafe(end(), loop)
-
-
-def wait(
-    future: Future, stop: Callable[[], Any] = lambda: None, tell: Callable[[], Any] = lambda: None
-) -> Any:
-    """The future's result. ``tell`` is called meanwhile; when the user presses Cancel, ``stop`` is, and it raises that."""
-    while not future.done():
-        try:
+        while not future.done():
             comfy.model_management.throw_exception_if_processing_interrupted()
-            tell()
-        except comfy.model_management.InterruptProcessingException:
-            stop()
-            future.cancel()
-            raise
-        time.sleep(POLL_S)
-    return future.result()
+            report()
+            time.sleep(POLL_S)
+        return future.result()
+    finally:
+        future.cancel()
+
+
+def run_async(
+    work: Coroutine[Any, Any, Result],
+    close: Callable[[], Coroutine[Any, Any, Any]],
+    report: Callable[[], Any] = lambda: None,
+) -> Result:
+    """The coroutine's result; ``close()`` runs on its loop at the end. Cancel is heard at once, whatever a server does."""
+    runner = AsyncRunner("node")
+    try:
+        return wait(runner.submit(work), report)
+    finally:
+        runner.close(close())

@@ -1,170 +1,108 @@
-"""The picture on a node while it trains: the win rate against the base, and held-out images before and after."""
+"""The pictures of a training and of a win rate: numbers on the left, some of the compared images on the right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .pictures import GAP, GOOD, INK, PALE, PAPER, fit
+from .images import BAD, DIM, GAP, GOOD, TEXT, Sheet
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     from ..arr_core.training.events import History, ValidationEvent, ValidationImage
 
 WIDTH, HEIGHT, CHART, SIDE = 960, 460, 460, 128
-BAND, GRID, BAD = "#264d3a", "#3a3c44", "#d05a4e"
+INTERVAL, GRID = "#264d3a", "#3a3c44"
 ROWS = 3
-VERDICTS = {"policy": ("better", GOOD), "base": ("worse", BAD), None: ("undecided", PALE)}
+VERDICTS = {"policy": ("better", GOOD), "base": ("worse", BAD), None: ("undecided", DIM)}
 
 
-def training_picture(run: History, folder: Path) -> Image.Image:
-    """The picture of a run as its events tell it; before the first validation, an empty chart."""
-    from PIL import Image, ImageDraw
-
-    from ..arr_core.reports.grid import font_for
-
-    images = _telling(run.validations[-1].images) if run.validations else []
-    font = font_for(" ".join(image.prompt for image in images))
-    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    _chart(draw, run, font)
-    _examples(
-        sheet, draw, images, folder, font, {"source": "source", "base": "before", "policy": "after"}
-    )
-    return sheet
-
-
-def _telling(images: Sequence[ValidationImage]) -> list[ValidationImage]:
-    """The images of a validation that are shown: those first that the judge told apart."""
-    return sorted(images, key=lambda image: image.preferred is None)[:ROWS]
-
-
-def _chart(draw: ImageDraw.ImageDraw, run: History, font) -> None:
+def training_picture(history: History, folder: Path) -> Image.Image:
+    """The win rate over the updates, and held-out images before and after; an empty chart before the first validation."""
+    images = _examples(history.validations[-1]) if history.validations else []
+    sheet = Sheet(WIDTH, HEIGHT, *(image.prompt for image in images))
     left, top, right, bottom = 52, 2 * GAP + 20, CHART - GAP, HEIGHT - 2 * GAP - 14
-    total = max(1, run.total or 1)
+    total = history.total or 1
 
-    def place(update: float, share: float) -> tuple[float, float]:
+    def place(update: int, share: float) -> tuple[float, float]:
         return left + (right - left) * update / total, bottom - (bottom - top) * share
 
-    draw.text((GAP, GAP), "win rate against the base, held-out prompts", INK, font)
-    points = [
-        (event.update, event.win_rate, event.low, event.high)
-        for event in run.validations
-        if event.win_rate is not None
-    ]
-    if len(points) > 1:
-        draw.polygon(
-            [place(at, low) for at, _, low, _ in points]
-            + [place(at, high) for at, _, _, high in points[::-1]],
-            BAND,
-        )
+    sheet.text(GAP, GAP, "win rate against the base, held-out prompts", TEXT)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        draw.line([place(0, share), place(total, share)], PALE if share == 0.5 else GRID, 1)
-        draw.text((left - 8, place(0, share)[1]), f"{share:.0%}", PALE, font, anchor="rm")
-    for update in sorted({0, total // 2, total}):
-        draw.text(
-            (place(update, 0)[0], bottom + 8),
-            str(update),
-            PALE,
-            font,
-            anchor="mt" if update < total else "rt",
-        )
-    if not points:
-        nothing = "no decided pair yet" if run.validations else "no validation yet"
-        draw.text(((left + right) / 2, (top + bottom) / 2 - 24), nothing, PALE, font, anchor="mm")
-        return
-    if len(points) > 1:
-        draw.line([place(at, rate) for at, rate, _, _ in points], GOOD, 3)
-    for at, rate, low, high in points:
-        x, y = place(at, rate)
-        if len(points) == 1:
-            draw.line([place(at, low), place(at, high)], BAND, 4)
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), GOOD)
+        start, end = place(0, share), place(total, share)
+        sheet.draw.line([start, end], DIM if share == 0.5 else GRID, 1)
+        sheet.text(left - 8, start[1], f"{share:.0%}", anchor="rm")
+    for update, anchor in ((0, "mt"), (total, "rt")):
+        sheet.text(place(update, 0)[0], bottom + 8, str(update), anchor=anchor)
+    rates = []
+    for event in history.validations:
+        if event.win_rate is not None:
+            ends = [place(event.update, event.low), place(event.update, event.high)]
+            sheet.draw.line(ends, INTERVAL, 6)
+            rates.append(place(event.update, event.win_rate))
+    sheet.draw.line(rates, GOOD, 3)
+    for x, y in rates:
+        sheet.draw.ellipse((x - 4, y - 4, x + 4, y + 4), GOOD)
+    if not rates:
+        reason = "no decided pair yet" if history.validations else "no validation yet"
+        sheet.text((left + right) / 2, (top + bottom) / 2 - 24, reason, anchor="mm")
+    _draw_examples(sheet, images, folder, {"base": "before", "policy": "after"})
+    return sheet.image
 
 
-def _examples(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    images: list[ValidationImage],
-    folder: Path,
-    font,
-    names: dict[str, str],
+def win_rate_picture(outcome: ValidationEvent, folder: Path, name: str, other: str) -> Image.Image:
+    """The rate with its interval, a bar for each count, and some of the pairs."""
+    images = _examples(outcome)
+    sheet = Sheet(WIDTH, HEIGHT, name, other, *(image.prompt for image in images))
+    sheet.text(GAP, GAP, f"{name} against {other}"[:52], TEXT)
+    if outcome.win_rate is None:
+        sheet.text(GAP, 70, "no decided pair", TEXT, size=28)
+    else:
+        colour = GOOD if outcome.low > 0.5 else TEXT
+        sheet.text(GAP, 70, f"{outcome.win_rate:.0%} of decided pairs won", colour, size=28)
+        sheet.text(GAP, 116, f"95 % interval {outcome.low:.0%} to {outcome.high:.0%}")
+    counts = {
+        "won": (outcome.wins, GOOD),
+        "undecided": (outcome.undecided, DIM),
+        "lost": (outcome.losses, BAD),
+    }
+    pairs = sum(count for count, _ in counts.values())
+    for row, (label, (count, colour)) in enumerate(counts.items()):
+        y = 180 + 80 * row
+        sheet.text(GAP, y, f"{label} {count}", colour)
+        sheet.draw.rectangle((GAP, y + 24, CHART - GAP, y + 48), GRID)
+        if count:
+            end = GAP + (CHART - 2 * GAP) * count / pairs
+            sheet.draw.rectangle((GAP, y + 24, end, y + 48), colour)
+    _draw_examples(sheet, images, folder, {"policy": name[:14], "base": other[:14]})
+    return sheet.image
+
+
+def _examples(outcome: ValidationEvent) -> list[ValidationImage]:
+    """A few of the compared images; those that the judge told apart come first."""
+    return sorted(outcome.images, key=lambda image: image.preferred is None)[:ROWS]
+
+
+def _draw_examples(
+    sheet: Sheet, images: list[ValidationImage], folder: Path, titles: Mapping[str, str]
 ) -> None:
-    """Rows of pictures in the order of ``names``, with the verdict and the prompt beside them."""
+    """Rows of images in the order of ``titles``, a source first, with the verdict and the prompt beside them."""
     from ..arr_core.data import open_image
-    from ..arr_core.reports.grid import wrapped
 
-    columns = [name for name in names if name != "source" or images and images[0].source]
-    for at, name in enumerate(columns):
-        draw.text((CHART + 2 * GAP + at * (SIDE + GAP), GAP), names[name], INK, font)
+    if any(image.source for image in images):
+        titles = {"source": "source", **titles}
+    x = CHART + 2 * GAP
+    for name, title in titles.items():
+        sheet.text(x, GAP, title, TEXT)
+        for row, image in enumerate(images):
+            path = folder / (getattr(image, name) or "")
+            if path.is_file():  # it may be a moment behind its event
+                sheet.paste(open_image(path), x, 2 * GAP + 16 + row * (SIDE + GAP), SIDE)
+        x += SIDE + GAP
     for row, image in enumerate(images):
         y = 2 * GAP + 16 + row * (SIDE + GAP)
-        for at, name in enumerate(columns):
-            path = folder / str(getattr(image, name))
-            if path.is_file():  # it may be a moment behind its event
-                sheet.paste(fit(open_image(path), SIDE), (CHART + 2 * GAP + at * (SIDE + GAP), y))
-        x = CHART + 2 * GAP + len(columns) * (SIDE + GAP)
-        verdict, colour = VERDICTS[image.preferred]
-        draw.text((x, y), verdict, colour, font)
-        for line, text in enumerate(wrapped(image.prompt, font, WIDTH - x - GAP, lines=5)):
-            draw.text((x, y + 20 + line * 18), text, PALE, font)
-
-
-def contest_picture(outcome: ValidationEvent, folder: Path, name: str, other: str) -> Image.Image:
-    """The picture of a win rate: the rate with its interval, the counts as one bar, and some of the pairs."""
-    from PIL import Image, ImageDraw
-
-    from ..arr_core.reports.grid import font_for
-
-    images = _telling(outcome.images)
-    font = font_for(" ".join([name, other, *(image.prompt for image in images)]))
-    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    left, right, rate = GAP + 20, CHART - GAP - 20, outcome.win_rate
-    draw.text((GAP, GAP), f"{name} against {other}"[:52], INK, font)
-    head = "no decided pair" if rate is None else f"{rate:.0%} of decided pairs won"
-    draw.text((GAP, 70), head, GOOD if rate is not None and outcome.low > 0.5 else INK, font_at(28))
-    for share in (0.0, 0.5, 1.0):
-        x = left + (right - left) * share
-        draw.line([(x, 140), (x, 200)], PALE if share == 0.5 else GRID, 1)
-        draw.text((x, 208), f"{share:.0%}", PALE, font, anchor="mt")
-    low, high = (left + (right - left) * getattr(outcome, end) for end in ("low", "high"))
-    draw.rectangle((low, 164, high, 176), BAND if rate is not None else GRID)
-    if rate is not None:
-        x = left + (right - left) * rate
-        draw.ellipse((x - 8, 162, x + 8, 178), GOOD)
-        draw.text((GAP, 236), f"95 % interval {outcome.low:.0%} to {outcome.high:.0%}", PALE, font)
-    at, total = float(left), max(1, outcome.wins + outcome.undecided + outcome.losses)
-    for word, field, colour in (
-        ("won", "wins", GOOD),
-        ("undecided", "undecided", PALE),
-        ("lost", "losses", BAD),
-    ):
-        width = (right - left) * getattr(outcome, field) / total
-        if width:
-            draw.rectangle((at, 300, at + width - 2, 330), colour)
-        at += width
-        draw.text(
-            (GAP, 346 + 24 * ("wins", "undecided", "losses").index(field)),
-            f"{word} {getattr(outcome, field)}",
-            colour,
-            font,
-        )
-    _examples(
-        sheet,
-        draw,
-        images,
-        folder,
-        font,
-        {"source": "source", "policy": name[:14], "base": other[:14]},
-    )
-    return sheet
-
-
-def font_at(size: int):
-    """Pillow's own font in a size."""
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
+        sheet.text(x, y, *VERDICTS[image.preferred])
+        for number, line in enumerate(sheet.wrap(image.prompt, WIDTH - x - GAP, lines=5), 1):
+            sheet.text(x, y + 2 + number * 18, line)

@@ -10,96 +10,51 @@ from comfy_api.latest import io
 
 from . import folders
 from .live import Live
-from .schema import RubricSocket, explained, schema
+from .schema import Node, RubricSocket, schema
 
 if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
+    from ..arr_core.rubrics.rubric import Task
 
-TASKS = {"text to image": "t2i", "image editing": "edit"}
-BUILT_IN = (
-    "t2i",
-    "edit",
-    "t2i zh",
-    "edit zh",
-    "miniature t2i",
-    "miniature edit",
-)  # arr_core.rubrics.BUILT_IN and those of the embedded judge, unimported
-OWN, SAVED, FILE, TYPED = "built-in: ", "saved: ", "file: ", "typed below"
+TASKS: dict[str, Task] = {"text to image": "t2i", "image editing": "edit"}
+# The names of arr_core.rubrics.BUILT_IN, which is not imported for a list, and what the embedded judge brings.
+BUILT_IN = ("t2i", "edit", "t2i zh", "edit zh")
+EMBEDDED: dict[str, Task] = {"miniature t2i": "t2i", "miniature edit": "edit"}
+OWN, TYPED = "built-in: ", "typed below"
+# The outputs that every rubric node has.
+OUTPUTS = {"rubric": RubricSocket, "text": io.String}
 
 
-class ARRRubric(io.ComfyNode):
+class ARRRubric(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubric",
-            "Rubric",
-            is_output_node=True,
-            description="The criteria under which a judge compares two images.",
             search_aliases=["criteria", "preference", "arr", "judge"],
             inputs=[
-                io.Combo.Input(
-                    "source",
-                    options=options(),
-                    tooltip=(
-                        "A built-in rubric, one that was saved by a rubric node, a .json or .txt file of the input folder, or "
-                        "what is typed below."
-                    ),
-                ),
-                io.Combo.Input(
-                    "task",
-                    options=list(TASKS),
-                    tooltip="What typed criteria and text files are about.",
-                ),
-                io.String.Input(
-                    "text",
-                    default="",
-                    multiline=True,
-                    tooltip=(
-                        "For 'typed below': one criterion a line; lines that are indented are tips for the line above."
-                    ),
-                ),
+                io.Combo.Input("source", options=options()),
+                io.Combo.Input("task", options=list(TASKS)),
+                io.String.Input("text", default="", multiline=True),
             ],
-            outputs=outputs(),
-            hidden=[io.Hidden.unique_id],
+            outputs=OUTPUTS,
         )
 
     @classmethod
-    def validate_inputs(cls, source: str) -> bool | str:
-        """Files come and go between two refreshes of the page: what is named is looked for when the node runs."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, source: str | None, **_) -> object:
-        """Changes with the file; a source that comes by a link is not known yet."""
-        return folders.stamp(lambda: path_of(source or ""))
-
-    @classmethod
     def execute(cls, source: str, task: str, text: str) -> io.NodeOutput:
-        live = Live(cls.hidden.unique_id)
-        with explained(live):
+        with Live(cls) as live:
             rubric = read(source, TASKS[task], text)
-        live.say(rubric.text)
+            live.show_text(rubric.text)
         return result(rubric)
 
 
 def options() -> list[str]:
     """What the list of rubrics offers."""
-    saved = sorted(path.stem for path in folders.rubrics_folder().glob("*.json"))
+    saved = sorted(path.stem for path in folders.output("rubrics").glob("*.json"))
     return [
-        *(f"{OWN}{name}" for name in BUILT_IN),
+        *(f"{OWN}{name}" for name in (*BUILT_IN, *EMBEDDED)),
         TYPED,
-        *(f"{SAVED}{name}" for name in saved),
-        *(f"{FILE}{name}" for name in folders.data_names() if not name.endswith(".jsonl")),
-    ]
-
-
-def outputs() -> list:
-    """The outputs that every rubric node has."""
-    return [
-        RubricSocket.Output(
-            display_name="rubric", tooltip="The rubric, for a judge or a training."
-        ),
-        io.String.Output(display_name="text", tooltip="The criteria as a judge reads them."),
+        *(f"{folders.SAVED}{name}" for name in saved),
+        *(f"{folders.FILE}{name}" for name in folders.data_names() if not name.endswith(".jsonl")),
     ]
 
 
@@ -108,7 +63,7 @@ def result(rubric: Rubric, *more) -> io.NodeOutput:
     return io.NodeOutput(rubric, rubric.text, *more, ui={"text": [rubric.text]})
 
 
-def read(source: str, task: str, text: str) -> Rubric:
+def read(source: str, task: Task, text: str) -> Rubric:
     """The rubric that an entry of the list stands for. Raises RubricError and ValueError."""
     from ..arr_core.judging.profiles import default_rubric
     from ..arr_core.rubrics import BUILT_IN as built_in
@@ -117,27 +72,18 @@ def read(source: str, task: str, text: str) -> Rubric:
     if source == TYPED:
         if not text.strip():
             raise ValueError(
-                "text: expected one criterion a line, came nothing; type some, or choose a built-in rubric"
+                "text: expected one criterion a line, got nothing; type some, or choose a built-in rubric"
             )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "typed.txt")
             file.write_text(text, encoding="utf-8")
             return load_rubric(file, task)
     name = source.removeprefix(OWN)
-    if source.startswith(OWN) and name in BUILT_IN:
-        if name.startswith("miniature "):
-            return default_rubric("miniature", name.removeprefix("miniature "))
+    if source.startswith(OWN) and name in EMBEDDED:
+        return default_rubric("miniature", EMBEDDED[name])
+    if source.startswith(OWN) and name in built_in:
         return built_in[name]
-    path = path_of(source)
+    path = folders.rubric_path(source)
     if path is None:
-        raise ValueError(f"source: expected one of {', '.join(options())}, came {source[:80]!r}")
+        raise ValueError(f"source: expected one of {', '.join(options())}, got {source[:80]!r}")
     return load_rubric(path, None if path.suffix == ".json" else task)
-
-
-def path_of(source: str) -> Path | None:
-    """The file behind an entry of the list, if there is one."""
-    if source.startswith(SAVED):
-        return folders.rubric_file(source.removeprefix(SAVED), "source")
-    return (
-        folders.data_path(source.removeprefix(FILE), "source") if source.startswith(FILE) else None
-    )

@@ -1,4 +1,4 @@
-"""A training run: its folder, and the words that start it or go on with it."""
+"""A training run: its folder, and the settings and data files that nodes write for it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 
 import comfy.model_management
 
+from ..arr_core.common.files import write_text
+from ..arr_core.config.presets import PRESETS
 from . import folders
+from .images import to_pictures
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import torch
 
+    from ..arr_core.config import TrainConfig
+    from ..arr_core.rubrics.rubric import Task
     from ..arr_core.training.events import History
 
-# What the text of settings may set. Names, paths and where things are sent are not among them: those have inputs of their
-# own, which are confined, or are no business of a workflow.
+# What the text of settings may set; None is every field. Names, paths and where things are sent are not among them: those
+# have inputs of their own, which are confined, or a workflow must not set them at all.
 SETTABLE = {
     "run": ("save_every", "keep_checkpoints", "threads"),
     "policy": (
@@ -40,7 +45,7 @@ SETTABLE = {
     "data": ("validation_count",),
     "rollout": None,
     "objective": None,
-    "optimizer": None,  # every field
+    "optimizer": None,
     "judge": ("timeout_s", "retries", "concurrency"),
     "validation": ("every", "count", "steps", "images"),
 }
@@ -48,31 +53,59 @@ SETTABLE = {
 
 @dataclass(frozen=True)
 class Run:
-    """What ARR_RUN carries: the folder of a run."""
+    """What ARR_RUN carries: the folder of a run, or of an evaluation, which has events too."""
 
     folder: Path
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def saved_config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration that the run was started with."""
+        from ..arr_core.config import load_config
+
+        return load_config(str(self.saved_config))
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter in one file, at full strength everywhere."""
+        return self.folder / f"{self.folder.name}.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
 
     def history(self) -> History:
         """What has happened in the run so far."""
         from ..arr_core.training.events import history, read_events
 
-        path = self.folder / "events.jsonl"
-        return history(read_events(path) if path.is_file() else [])
+        return history(read_events(self.events) if self.events.is_file() else [])
 
     @property
     def resumable(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return any(path.name.isdigit() for path in (self.folder / "checkpoints").glob("*"))
 
-    def forget(self) -> None:
-        """Take away what a run leaves that ended before its first checkpoint, so that it can start anew."""
-        for name in ("config.yaml", "events.jsonl"):
-            (self.folder / name).unlink(missing_ok=True)
+    def reset(self) -> None:
+        """Remove what a run leaves that ended before its first checkpoint, so that it can start anew."""
+        self.saved_config.unlink(missing_ok=True)
+        self.events.unlink(missing_ok=True)
 
 
-def settings_words(text: str) -> list[str]:
-    """The flags of lines ``section.field = value``; empty lines and those after # say nothing. Raises ValueError."""
-    words = []
+def task_of(preset: str) -> Task:
+    """What the base of a preset does."""
+    return "edit" if PRESETS[preset]["policy"]["family"] == "qwen-image-edit" else "t2i"
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """Field -> value of the lines ``section.field = value``; what follows # is a comment. Raises ValueError."""
+    settings = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].strip()
         if not line:
@@ -81,82 +114,92 @@ def settings_words(text: str) -> list[str]:
         if not match:
             raise ValueError(
                 f"settings, line {number}: expected section.field = value, such as rollout.micro_batch = 2, "
-                f"came {line[:80]!r}"
+                f"got {line[:80]!r}"
             )
         section, field, value = match.groups()
-        if section not in SETTABLE or (
-            SETTABLE[section] is not None and field not in SETTABLE[section]
-        ):
+        fields = SETTABLE.get(section, ())
+        if fields is not None and field not in fields:
             raise ValueError(
-                f"settings, line {number}: {section}.{field} cannot be set here; "
-                f"{_settable(section)}, or use the node's own inputs"
+                f"settings, line {number}: {section}.{field} cannot be set here; expected one of "
+                f"{', '.join(fields or SETTABLE)}, or use the node's own inputs"
             )
-        words.append(f"--{section}.{field}={value}")
-    return words
+        settings[f"{section}.{field}"] = value
+    return settings
 
 
-def _settable(section: str) -> str:
-    fields = SETTABLE.get(section)
-    if section not in SETTABLE:
-        return f"the sections are {', '.join(SETTABLE)}"
-    return f"of {section} there are {', '.join(fields)}" if fields else ""
+def data_file(
+    folder: Path,
+    task: Task,
+    prompts: Sequence[str],
+    prompts_file: str,
+    images: Sequence[torch.Tensor] | None = None,
+) -> tuple[Path | None, int]:
+    """The file of prompts or edits that a node's inputs name, or one made of them in ``folder``, and how many it holds.
 
-
-def prompts_of(texts: Sequence[str]) -> list[str]:
-    """The prompts of a text with one a line, or of a list of texts, each of which is one."""
-    if len(texts) == 1:
-        return [line.strip() for line in texts[0].splitlines() if line.strip()]
-    return [" ".join(text.split()) for text in texts if text.strip()]
-
-
-def write_prompts(folder: Path, prompts: Sequence[str]) -> Path:
-    """A file of prompts in the run's folder. Its name says what is in it, so that a run notices that it changed."""
-    lines = "".join(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
-    return _write(folder, "prompts", lines)
-
-
-def write_edits(folder: Path, prompts: Sequence[str], sources: Sequence[Image.Image]) -> Path:
-    """A file of edits in the run's folder, and their sources beside it: one instruction for all images, all instructions for
-    one image, or one for each. Raises ValueError for counts that do not fit."""
-    if 1 not in (len(prompts), len(sources)) and len(prompts) != len(sources):
-        raise ValueError(
-            f"prompts: expected one instruction, or {len(sources)}, one for each image, came {len(prompts)}"
-        )
-    count = max(len(prompts), len(sources))
-    prompts, sources = (
-        list(part) * count if len(part) == 1 else part for part in (prompts, sources)
-    )
-    (folder / "sources").mkdir(parents=True, exist_ok=True)
-    records = []
-    for prompt, source in zip(prompts, sources, strict=True):
-        name = f"sources/{hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()[:16]}.png"
-        if not (folder / name).exists():
-            source.save(folder / name)
-        records.append({"source_image": name, "instruction": prompt})
-    return _write(
-        folder,
-        "edits",
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records),
-    )
-
-
-def _write(folder: Path, stem: str, text: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def check_examples(path: Path | str, task: str) -> int:
-    """How many prompts or edits a file holds, once all its images are known to lie in ComfyUI's folders."""
-    from ..arr_core.common.paths import resource
+    prompts: one text with a prompt a line, or several texts, each of which is one. images: batches of sources.
+    (None, 0) where the inputs name none. All images of the file lie in ComfyUI's folders. Raises ValueError and DataError.
+    """
     from ..arr_core.data import load_examples
 
+    if len(prompts) == 1:
+        prompts = prompts[0].splitlines()
+    prompts = [" ".join(text.split()) for text in prompts if text.strip()]
+    given = "images" if images is not None else "prompts" if prompts else ""
+    if prompts_file != folders.NONE:
+        if given:
+            raise ValueError(
+                f"prompts_file: expected it or {given}, got both; clear the one that is not meant"
+            )
+        path = folders.data_path(prompts_file, "prompts_file")
+    elif not given:
+        return None, 0
+    elif images is not None:
+        if task != "edit":
+            raise ValueError(
+                "images: expected a preset that edits images, such as qwen-image-edit; this one makes them from text"
+            )
+        path = _write_edits(folder, prompts, images)
+    elif task == "edit":
+        raise ValueError(
+            "prompts: expected edits with their source images, got instructions alone; connect images where there is such "
+            "an input, or choose a prompts_file of edits"
+        )
+    else:
+        path = _write(folder, "prompts", [{"prompt": prompt} for prompt in prompts])
     examples = load_examples(path, task)
-    folders.confine(
-        [example.source for example in examples if example.source and resource(path) is None]
-    )
-    return len(examples)
+    folders.confine(example.source for example in examples if example.source)
+    return path, len(examples)
+
+
+def _write_edits(folder: Path, prompts: list[str], batches: Sequence[torch.Tensor]) -> Path:
+    """A file of edits, and their sources beside it: one instruction for all images, all instructions for one image, or one
+    for each. Raises ValueError for counts that do not fit."""
+    sources = [picture for batch in batches for picture in to_pictures(batch)]
+    count = max(len(prompts), len(sources))
+    if len(prompts) not in (1, count) or len(sources) not in (1, count):
+        raise ValueError(
+            f"prompts: expected one edit instruction for the images, or {len(sources)}, one for each, got {len(prompts)}"
+        )
+    (folder / "sources").mkdir(parents=True, exist_ok=True)
+    names = []
+    for source in sources:
+        digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
+        names.append(f"sources/{digest[:16]}.png")
+        if not (folder / names[-1]).exists():
+            source.save(folder / names[-1])
+    edits = [
+        {"source_image": names[at % len(names)], "instruction": prompts[at % len(prompts)]}
+        for at in range(count)
+    ]
+    return _write(folder, "edits", edits)
+
+
+def _write(folder: Path, stem: str, records: list[dict[str, str]]) -> Path:
+    """A file of JSON lines. Its name holds the hash of its content, so that a run notices that its data changed."""
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    path = folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    write_text(path, text)
+    return path
 
 
 def device() -> str:

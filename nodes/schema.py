@@ -1,16 +1,22 @@
-"""What every node's schema is made of: the category, our own sockets, and fields that only newer ComfyUIs know."""
+"""What every node's schema is made of: its texts, our own sockets, and fields that only newer ComfyUIs know."""
 
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..arr_core.common.errors import ArrError
-from .live import Live
+from ..arr_core.common.paths import profiles_file
+from . import folders
 
 CATEGORY = "ARR-RPO"
+# Names, descriptions and tooltips in English, beside those of the other languages.
+TEXTS_FILE = Path(__file__).resolve().parents[1] / "locales/en/nodeDefs.json"
+TEXTS = json.loads(TEXTS_FILE.read_text(encoding="utf-8"))
 
 RubricSocket = io.Custom("ARR_RUBRIC")
 JudgeSocket = io.Custom("ARR_JUDGE")
@@ -20,53 +26,78 @@ LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 
 _SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
-_HAS_ADVANCED = "advanced" in inspect.signature(io.Int.Input).parameters
+# Arguments of an input that is folded away, where this version of ComfyUI can fold.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
+)
 
 
-def schema(node_id: str, display_name: str, **fields) -> io.Schema:
-    """The schema, without the fields that this version of ComfyUI does not know (search_aliases came with 0.16)."""
-    known = {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
-    return io.Schema(node_id=node_id, display_name=display_name, category=CATEGORY, **known)
+# What a widget that names a file stands for.
+FILES: dict[str, Callable[[str], Path | None]] = {
+    "adapter": folders.adapter_path,
+    "against": folders.adapter_path,
+    "start_adapter": folders.adapter_path,
+    "pairs_file": folders.data_path,
+    "prompts_file": folders.data_path,
+    "source": folders.rubric_path,
+    "profile": lambda name: profiles_file(),
+}
 
 
-def advanced() -> dict[str, bool]:
-    """Arguments of an input that is folded away, where this version of ComfyUI can fold."""
-    return {"advanced": True} if _HAS_ADVANCED else {}
+class Node(io.ComfyNode):
+    """A node whose widgets may name files, which come and go between two refreshes of the page."""
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        adapter: object = None,
+        against: object = None,
+        start_adapter: object = None,
+        pairs_file: object = None,
+        prompts_file: object = None,
+        source: object = None,
+        profile: object = None,
+    ) -> bool:
+        """Always True: an input that is named here may be missing in the page's list; it is checked when the node runs."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> object:
+        """Changes with the files that the inputs name, so that the node runs again. A linked input is None."""
+        return [
+            folders.stamp(FILES[name], value[0] if isinstance(value, list) else value)
+            for name, value in inputs.items()
+            if name in FILES
+        ]
 
 
-@contextmanager
-def explained(live: Live | None = None):
-    """A context whose errors are for people: ours as one plain line, a missing package as the command that installs it.
-    ``live`` says it on the node too, where else the last word of its work would stay."""
-    try:
-        with _in_plain_words():
-            yield
-    except (ValueError, RuntimeError) as error:
-        if live is not None:
-            live.say(f"error: {error}")
-        raise
+def schema(
+    node_id: str,
+    *,
+    inputs: Sequence[io.Input],
+    outputs: dict[str, type[io.ComfyTypeIO]],
+    is_output_list: bool = False,
+    **fields: Any,
+) -> io.Schema:
+    """The schema of a node that shows what it does, so that it can be run by itself. Its texts come from ``locales/en``.
 
-
-@contextmanager
-def _in_plain_words():
-    try:
-        yield
-    except ArrError as error:
-        # ComfyUI shows an error's type with the module's name, which for a pack is a path of this machine.
-        raise ValueError(str(error)) from error
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "comfy", "folder_paths", "server"):
-            raise
-        raise RuntimeError(_install_text(package)) from error
-
-
-def _install_text(package: str) -> str:
-    import sys
-    from pathlib import Path
-
-    requirements = Path(__file__).resolve().parents[1] / "requirements.txt"
-    return (
-        f"The package {package!r} is missing in ComfyUI's Python. Install what ARR-RPO needs and start ComfyUI again:\n"
-        f'"{sys.executable}" -m pip install -r "{requirements}"'
+    ``is_output_list`` is about all outputs. Fields that this version of ComfyUI does not know are left out
+    (search_aliases came with 0.16).
+    """
+    texts = TEXTS[node_id]
+    for entry in inputs:
+        entry.tooltip = texts["inputs"][entry.id]["tooltip"]
+    return io.Schema(
+        node_id=node_id,
+        display_name=texts["display_name"],
+        description=texts["description"],
+        category=CATEGORY,
+        is_output_node=True,
+        hidden=[io.Hidden.unique_id],
+        inputs=inputs,
+        outputs=[
+            kind.Output(display_name=name, tooltip=text["tooltip"], is_output_list=is_output_list)
+            for (name, kind), text in zip(outputs.items(), texts["outputs"].values(), strict=True)
+        ],
+        **{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS},
     )

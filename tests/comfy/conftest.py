@@ -8,10 +8,10 @@ from real_comfyui.server import serving
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The newer ComfyUI; the variable is one that a judge's profile may name."""
-    with serving(
-        tmp_path_factory.mktemp("comfy"), ARR_TEST_KEY="sk-a-key-that-nobody-may-see"
-    ) as running:
+    """The newer ComfyUI, with a key that a judge's profile may name, and a shared file of verdicts."""
+    base = tmp_path_factory.mktemp("comfy")
+    key, shared = "sk-a-key-that-nobody-may-see", str(base / "shared.sqlite")
+    with serving(base, ARR_TEST_KEY=key, ARR_VERDICTS=shared) as running:
         yield running
 
 

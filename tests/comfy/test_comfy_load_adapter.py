@@ -72,46 +72,36 @@ def expected_changes(adapter: Adapter, family: str, strength: float) -> dict[str
     return changes
 
 
-def graph(family: str, adapter: str, **inputs) -> dict:
+def graph(server, family: str, adapter: str, **inputs) -> dict:
     return {
-        "model": {"class_type": "TestTinyModel", "inputs": {"family": family}},
-        "load": {
-            "class_type": "ARRLoadAdapter",
-            "inputs": {
-                "model": ["model", 0],
-                "adapter": adapter,
-                "strength": 1.0,
-                "alpha": 0.0,
-                **inputs,
-            },
-        },
-        "change": {
-            "class_type": "TestSaveChange",
-            "inputs": {"model": ["load", 0], "name": "change.safetensors"},
-        },
-        "info": {"class_type": "TestShow", "inputs": {"value": ["load", 2]}},
+        "model": server.node("TestTinyModel", family=family),
+        "load": server.node("ARRLoadAdapter", model=["model", 0], adapter=adapter, **inputs),
+        "change": server.node("TestSaveChange", model=["load", 0], name="change.safetensors"),
     }
 
 
-def check(server, family: str, name: str, adapter: Adapter, strength: float) -> str:
-    """The node's text, after the change it made was compared with the adapter's meaning."""
-    outputs = server.run(graph(family, name, strength=strength))
-    found, wanted = (
-        load_file(server.base / "output/change.safetensors"),
-        expected_changes(adapter, family, strength),
-    )
-    assert found.keys() == wanted.keys()
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-4, atol=1e-4)
-    return outputs["info"]["text"][0]
+def check(server, graph: dict, family: str, adapter: Adapter, strength: float = 1.0) -> str:
+    """The text of the graph's node, after the change that it made was compared with the adapter's meaning."""
+    outputs = server.run(graph)
+    found = load_file(server.base / "output/change.safetensors")
+    expected = expected_changes(adapter, family, strength)
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-4)
+    return outputs["load"]["text"][0]
+
+
+def loras(server):
+    return server.base / "models/loras"
 
 
 @pytest.mark.parametrize("version", ["server", "old_server"])
 @pytest.mark.parametrize("family", ["flux", "qwen"])
 def test_a_peft_folder_acts_at_the_strength_it_was_trained_with(version, family, request):
     server, adapter = request.getfixturevalue(version), make_adapter(family)
-    adapter.save(server.base / "models/loras" / f"{family}-peft")
-    text = check(server, family, f"{family}-peft/adapter_model.safetensors", adapter, 1.0)
+    adapter.save(loras(server) / f"{family}-peft")
+    name = f"{family}-peft/adapter_model.safetensors"
+    text = check(server, graph(server, family, name), family, adapter)
     lines = dict(line.split(": ", 1) for line in text.splitlines())
     assert lines["rank"] == "4" and lines["alpha"] == "8" and lines["effective scale"] == "2"
     count = len(adapter.modules)
@@ -122,58 +112,37 @@ def test_a_peft_folder_acts_at_the_strength_it_was_trained_with(version, family,
 @pytest.mark.parametrize("strength", [0.5, -1.0])
 def test_strength_scales_the_change(server, strength):
     adapter = make_adapter("flux")
-    adapter.save_universal(server.base / "models/loras/flux.safetensors")
-    assert f"effective scale: {strength:g}" in check(
-        server, "flux", "flux.safetensors", adapter, strength
-    )
+    adapter.save_universal(loras(server) / "flux.safetensors")
+    scaled = graph(server, "flux", "flux.safetensors", strength=strength)
+    text = check(server, scaled, "flux", adapter, strength)
+    assert f"effective scale: {strength:g}" in text
 
 
 def test_the_lora_output_feeds_the_stock_loader_and_saver(server):
     adapter = make_adapter("qwen")
-    adapter.save_universal(server.base / "models/loras/qwen.safetensors")
-    stock = graph("qwen", "qwen.safetensors")
-    stock["stock"] = {
-        "class_type": "LoraModelLoader",
-        "inputs": {
-            "model": ["model", 0],
-            "lora": ["load", 1],
-            "strength_model": 1.0,
-            "bypass": False,
-        },
-    }
+    adapter.save_universal(loras(server) / "qwen.safetensors")
+    stock = graph(server, "qwen", "qwen.safetensors")
+    stock["stock"] = server.node("LoraModelLoader", model=["model", 0], lora=["load", 1])
     stock["change"]["inputs"]["model"] = ["stock", 0]
-    stock["save"] = {
-        "class_type": "SaveLoRA",
-        "inputs": {"lora": ["load", 1], "prefix": "loras/saved"},
-    }
-    server.run(stock)
-    found, wanted = (
-        load_file(server.base / "output/change.safetensors"),
-        expected_changes(adapter, "qwen", 1.0),
-    )
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-4, atol=1e-4)
+    stock["save"] = server.node("SaveLoRA", lora=["load", 1], prefix="loras/saved")
+    check(server, stock, "qwen", adapter)
     (saved,) = (server.base / "output/loras").glob("saved*.safetensors")
-    check(server, "qwen", saved.name, adapter, 1.0)
+    check(server, graph(server, "qwen", saved.name), "qwen", adapter)
 
 
 def test_an_adapter_that_changed_on_disk_is_loaded_again(server):
-    file = server.base / "models/loras/changing.safetensors"
-    make_adapter("flux").save_universal(file)
-    check(server, "flux", file.name, make_adapter("flux"), 1.0)
-    other = make_adapter("flux", alpha=2.0)
-    other.save_universal(file)
-    check(server, "flux", file.name, other, 1.0)
+    for alpha in (8.0, 2.0):
+        adapter = make_adapter("flux", alpha=alpha)
+        adapter.save_universal(loras(server) / "changing.safetensors")
+        check(server, graph(server, "flux", "changing.safetensors"), "flux", adapter)
 
 
 def test_a_model_with_fewer_blocks_is_a_warning_with_names(server):
-    make_adapter("flux", blocks=3).save(server.base / "models/loras/deep")
-    outputs = server.run(graph("flux", "deep/adapter_model.safetensors"))
-    text = outputs["info"]["text"][0]
-    assert (
-        "modules matched: 24 of 36" in text
-        and "warning: this model has no transformer_blocks.2." in text
-    )
+    make_adapter("flux", blocks=3).save(loras(server) / "deep")
+    outputs = server.run(graph(server, "flux", "deep/adapter_model.safetensors"))
+    text = outputs["load"]["text"][0]
+    assert "modules matched: 24 of 36" in text
+    assert "warning: this model has no transformer_blocks.2." in text
 
 
 def damaged(folder):
@@ -222,20 +191,20 @@ def for_qwen(folder):
             wider,
             "wider.safetensors",
             "flux",
-            "shape [32, 32] for transformer_blocks.0.attn.to_q, found [64, 64]",
+            "shape [32, 32] for transformer_blocks.0.attn.to_q, got [64, 64]",
         ),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_an_error_on_the_node(server, make, name, family, words):
-    make(server.base / "models/loras")
-    message = server.fail(graph(family, name))
+    make(loras(server))
+    message = server.fail(graph(server, family, name))
     assert message.startswith("ValueError: ") and words in message
 
 
 def test_a_file_without_strength_takes_the_alpha_that_is_given(server):
-    without_strength(server.base / "models/loras")
-    outputs = server.run(graph("flux", "silent.safetensors", alpha=8.0))
-    assert "effective scale: 2" in outputs["info"]["text"][0]
+    without_strength(loras(server))
+    outputs = server.run(graph(server, "flux", "silent.safetensors", alpha=8.0))
+    assert "effective scale: 2" in outputs["load"]["text"][0]
 
 
 @pytest.mark.parametrize(
@@ -249,8 +218,5 @@ def test_a_file_without_strength_takes_the_alpha_that_is_given(server):
     ],
 )
 def test_what_is_no_file_of_the_loras_folders_is_an_error_on_the_node(server, name, words):
-    message = server.fail(graph("flux", name))
-    assert (
-        message.startswith("ValueError: adapter: " if "path" not in words else "ValueError: ")
-        and words in message
-    )
+    message = server.fail(graph(server, "flux", name))
+    assert message.startswith("ValueError: ") and words in message

@@ -5,76 +5,53 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from comfy_runs import SMALL, node
+from graphs import SMALL, training
 from PIL import Image
 
 
-def graph(**inputs) -> dict:
-    rate = {
-        "class_type": "ARRWinRate",
-        "inputs": {
-            "preset": "miniature",
-            "adapter": "(none)",
-            "against": "(the base)",
-            "prompts": "",
-            "prompts_file": "(none)",
-            "limit": 4,
-            "seeds": 1,
-            "base": "",
-            "first_seed": 0,
-            "steps": 4,
-            **inputs,
-        },
-    }
-    shown = {
-        name: {"class_type": "TestShow", "inputs": {"value": ["rate", at]}}
-        for at, name in enumerate(("win_rate", "low", "high", "plot", "summary", "report"))
-        if name != "plot"
-    }
-    return {"rate": rate, **shown}
+def graph(server, **inputs) -> dict:
+    return {"rate": server.node("ARRWinRate", **{"limit": 4, "steps": 4, **inputs})}
 
 
 def test_a_run_is_compared_with_its_base_and_with_another_adapter(server):
-    train = node(run_name="compared", updates=2, settings=SMALL + "optimizer.learning_rate = 1e-2")
-    outputs = server.run({"train": train, **graph(run=["train", 3])})
-    (low,), (rate,), (high,) = (outputs[name]["text"] for name in ("low", "win_rate", "high"))
+    settings = SMALL + "optimizer.learning_rate = 1e-2"
+    train = training(server, run_name="compared", updates=2, settings=settings)
+    with_run = {"train": train, **graph(server, run=["train", 3])}
+    (rate,), (low,), (high,), (summary,), (report,) = server.show(with_run, "rate", 0, 1, 2, 4, 5)
     assert 0 <= low <= rate <= high <= 1
-    assert (
-        "compared" in outputs["summary"]["text"][0] and Path(outputs["report"]["text"][0]).is_file()
-    )
+    assert "compared" in summary and Path(report).is_file()
+    inputs = {"adapter": "run: compared", "against": "run: compared"}
+    equal = graph(server, **inputs, prompts="one red circle\ntwo green squares")
+    outputs = server.run({**equal, "value": server.node("TestShow", value=["rate", 0])})
+    assert outputs["value"]["text"] == [0.5] and "decided none" in outputs["rate"]["text"][0]
     (picture,) = outputs["rate"]["images"]
     assert Image.open(server.base / picture["type"] / picture["filename"]).width == 960
-    outputs = server.run(
-        graph(
-            adapter="run: compared",
-            against="run: compared",
-            prompts="one red circle\ntwo green squares",
-        )
-    )
-    assert outputs["win_rate"]["text"] == [0.5] and "decided none" in outputs["summary"]["text"][0]
 
 
 def test_an_adapter_that_was_trained_further_is_measured_again(server):
-    train = {"train": node(run_name="measured", updates=1)}
+    train = {"train": training(server, run_name="measured", updates=1)}
     server.run(train)
-    measured = graph(adapter="run: measured", limit=2)
-    first, same = (server.run(measured)["report"]["text"] for _ in range(2))
+    measured = graph(server, adapter="run: measured", limit=2)
+    first, same = (server.show(measured, "rate", 5) for _ in range(2))
     train["train"]["inputs"]["updates"] = 2
     server.run(train)
-    assert first == same != server.run(measured)["report"]["text"]
+    assert first == same != server.show(measured, "rate", 5)
+
+
+RUN = {"adapter": "run: compared"}
 
 
 @pytest.mark.parametrize(
     "inputs, words",
     [
-        ({"adapter": "run: compared", "prompts": "x", "prompts_file": "y.txt"}, "came both"),
-        ({}, "adapter: expected an adapter to compare, came none"),
+        ({**RUN, "prompts": "x", "prompts_file": "y.txt"}, "expected it or prompts, got both"),
+        ({}, "adapter: expected an adapter to compare, got none"),
         ({"adapter": "../../x.safetensors"}, "file of ComfyUI's loras folders"),
-        ({"adapter": "run: compared", "prompts_file": "../judges.yaml"}, "leads out of it"),
-        ({"adapter": "run: compared", "against": "/etc/passwd"}, "file of ComfyUI's loras folders"),
-        ({"adapter": "run: compared", "preset": "flux"}, "prompts: expected prompts, came none"),
-        ({"adapter": "run: compared", "base": "/etc"}, "base: expected a Hugging Face id"),
+        ({**RUN, "prompts_file": "../judges.yaml"}, "leads out of it"),
+        ({**RUN, "against": "/etc/passwd"}, "file of ComfyUI's loras folders"),
+        ({**RUN, "preset": "flux"}, "prompts: expected prompts, got none"),
+        ({**RUN, "base": "/etc"}, "base: expected a Hugging Face id"),
     ],
 )
 def test_wrong_and_hostile_input_is_an_error(server, inputs, words):
-    assert words in server.fail(graph(**inputs))
+    assert words in server.fail(graph(server, **inputs))

@@ -27,6 +27,7 @@ class Server:
 
     def __init__(self, url: str, base: Path, process: subprocess.Popen):
         self.url, self.base, self.process, self.log = url, base, process, base / "server.log"
+        self._defaults: dict[str, dict] = {}
 
     def http(self, path: str, data: Any = None) -> tuple[int, Any]:
         """The status and the decoded body of a GET, or of a POST of ``data`` as JSON."""
@@ -43,6 +44,13 @@ class Server:
             return status, json.loads(raw) if raw else None
         except ValueError:
             return status, raw
+
+    def node(self, kind: str, **inputs: Any) -> dict:
+        """A node of a graph. Required inputs that are not given have their defaults, as on the page."""
+        if kind not in self._defaults:
+            required = self.http(f"/object_info/{kind}")[1][kind]["input"]["required"]
+            self._defaults[kind] = {name: _default(*spec) for name, spec in required.items()}
+        return {"class_type": kind, "inputs": {**self._defaults[kind], **inputs}}
 
     def queue(self, graph: dict) -> str:
         """The id of a graph that was put into the queue."""
@@ -66,6 +74,15 @@ class Server:
         assert history["status"]["status_str"] == "success", error_of(history) or history["status"]
         return history["outputs"]
 
+    def show(self, graph: dict, node: str, *slots: int) -> list[list]:
+        """What outputs of a node are, each a list with an entry for each time that the node behind it ran."""
+        shown = {
+            f"slot {slot}": {"class_type": "TestShow", "inputs": {"value": [node, slot]}}
+            for slot in slots
+        }
+        outputs = self.run({**graph, **shown})
+        return [outputs[name]["text"] for name in shown]
+
     def fail(self, graph: dict, timeout: float = 120) -> str:
         """The message of the node that failed, or of the validation."""
         status, reply = self.http("/prompt", {"prompt": graph, "client_id": "tests"})
@@ -84,6 +101,13 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _default(kind: Any, options: dict | None = None) -> Any:
+    """The default of an input; the first choice of a list, which older servers give as the input's type."""
+    options = options or {}
+    choices = kind if isinstance(kind, list) else options.get("options")
+    return options.get("default", choices[0] if choices else None)
 
 
 def error_of(history: dict) -> str:

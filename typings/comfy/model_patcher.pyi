@@ -1,0 +1,4 @@
+import torch
+
+class ModelPatcher:
+    model: torch.nn.Module
