@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from .common.errors import describe_validation_error
 from .config import PRESETS, ConfigError, Judge, Policy, Rollout, TrainConfig, load_config
 
 FAMILIES = ("flux", "qwen-image-edit")  # each is a preset with the published settings
@@ -91,7 +91,5 @@ def _section(kind: type[Section], values: Mapping[str, Any], given: Mapping[str,
     try:
         return kind.model_validate({**values, **chosen})
     except ValidationError as error:
-        fault = error.errors()[0]
-        message = re.sub(r"^(Value error, expected|Input should be) ", "", fault["msg"])
-        option = str(fault["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option}: expected {message}, got {fault['input']}") from None
+        faults = describe_validation_error(error, lambda field: "--" + field.replace("_", "-"))
+        raise ConfigError(faults) from None

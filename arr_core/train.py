@@ -1,10 +1,4 @@
-"""Train an adapter: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] [--resume RUN_DIR]
-
-CONFIG_OR_PRESET is a YAML file or one of the presets: miniature, miniature-edit (the embedded world, minutes on a CPU),
-flux, qwen-image-edit (the published settings), recommended, recommended-edit. Exit status: 0 done; 2 bad input; 3 stopped
-on request, to be continued with --resume. With --until-eof it stops, as with Ctrl-C, when its standard input ends: for a
-program that starts it, whose end then ends it too.
-"""
+"""Train an adapter: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] [--resume RUN_DIR]"""
 
 from __future__ import annotations
 
@@ -16,52 +10,59 @@ from pathlib import Path
 
 from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import run
-from .config import ConfigError, TrainConfig, field_help, load_config
-
-USAGE = "usage: python -m arr_core.train CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...] | --help"
-
-
-def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
-    """The configuration that the command line asks for, and whether it goes on with a run. Raises ConfigError."""
-    words = list(words)
-    resume = None
-    if "--resume" in words:
-        at = words.index("--resume")
-        if at + 1 >= len(words):
-            raise ConfigError("--resume: expected the folder of a run after it")
-        resume = Path(words[at + 1])
-        del words[at : at + 2]
-    source = words.pop(0) if words and not words[0].startswith("--") else None
-    if source is None and resume is None:
-        raise ConfigError(f"expected a preset or a YAML file; {USAGE}")
-    if resume is not None:
-        if not (resume / "config.yaml").is_file():
-            raise ConfigError(
-                f"--resume: expected the folder of a run, found no {resume / 'config.yaml'}"
-            )
-        words += [
-            "--run.output_dir",
-            str(resume.resolve().parent),
-            "--run.name",
-            resume.resolve().name,
-        ]
-        source = source or str(resume / "config.yaml")
-    return load_config(source, words), resume is not None
+from .config import PRESETS, ConfigError, FieldParser, TrainConfig, make_config, parse_flags
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = list(sys.argv[1:] if words is None else words)
-    if UNTIL_EOF in words:
-        words.remove(UNTIL_EOF)
-        stop_at_eof()
-    if "--help" in words or "-h" in words:
-        print(__doc__, "Fields, with the values of the preset flux:", field_help(), sep="\n")
-        return 0
     return run(
-        lambda: _train(*parse(words)),
+        lambda: _train(*parse(sys.argv[1:] if words is None else words)),
         stopped="stopped at once; go on with --resume from the last checkpoint",
     )
+
+
+def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
+    """The configuration that the command line asks for, and whether it goes on with a run. Raises ConfigError."""
+    options, fields = parse_flags(words, _parser())
+    if options.until_eof:
+        stop_at_eof()
+    source, folder = options.source, options.resume
+    if folder is not None:
+        saved = folder / "config.yaml"
+        if not saved.is_file():
+            raise ConfigError(f"--resume: expected the folder of a run, got one without {saved}")
+        source = source or str(saved)
+        place = {"output_dir": folder.resolve().parent, "name": folder.resolve().name}
+        fields = {**fields, "run": {**fields.get("run", {}), **place}}
+    if source is None:
+        raise ConfigError("expected a preset or a YAML file, got nothing; see --help")
+    return make_config(source, fields), folder is not None
+
+
+def _parser() -> FieldParser:
+    parser = FieldParser(
+        prog="python -m arr_core.train",
+        usage="%(prog)s CONFIG_OR_PRESET [--section.field value ...] | --resume RUN_DIR [...]",
+        description="Train an adapter.",
+        epilog="Exit status: 0 done; 2 bad input; 3 stopped on request, to be continued with --resume.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="CONFIG_OR_PRESET",
+        help=f"a YAML file, or a preset, which sets the fields marked as required: {', '.join(PRESETS)}; "
+        "miniature and miniature-edit train the embedded models, in minutes on a CPU",
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN_DIR", help="continue this run from its last checkpoint"
+    )
+    parser.add_argument(
+        UNTIL_EOF,
+        action="store_true",
+        help="stop, as on Ctrl-C, when standard input ends: for a program that starts this one",
+    )
+    return parser
 
 
 def _train(config: TrainConfig, resume: bool) -> int:

@@ -1,6 +1,15 @@
 """A run's configuration: its schema, its presets, and how it is read from YAML and the command line."""
 
-from .load import ConfigError, changed_fields, config_hash, field_help, load_config, save_config
+from .load import (
+    ConfigError,
+    FieldParser,
+    changed_fields,
+    config_hash,
+    load_config,
+    make_config,
+    parse_flags,
+    save_config,
+)
 from .presets import PRESETS
 from .schema import (
     Adapter,
@@ -19,6 +28,7 @@ __all__ = [
     "PRESETS",
     "Adapter",
     "ConfigError",
+    "FieldParser",
     "Data",
     "Judge",
     "Objective",
@@ -30,7 +40,8 @@ __all__ = [
     "Validation",
     "changed_fields",
     "config_hash",
-    "field_help",
     "load_config",
+    "make_config",
+    "parse_flags",
     "save_config",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -266,7 +267,7 @@ class Objective(Section):
         ge=0,
         lt=1,
         description=(
-            "nft: decay of the moving average that is the old policy; 0 is no average, more bears a judge that errs"
+            "nft: decay of the moving average that is the old policy; 0 is no average; higher values are more robust to label noise"
         ),
     )
     nft_times: int = Field(2, ge=1, description="nft: noise levels drawn for each image")
@@ -365,63 +366,60 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> TrainConfig:
-        rollout, objective = self.rollout, self.objective
-        if self.policy.sharded and self.policy.quantization:
-            raise ValueError(
-                f"policy.sharded: expected false with policy.quantization {self.policy.quantization}, whose parts "
-                "cannot be split; choose one of them"
-            )
-        images = 2 * rollout.prompts_per_update
-        if self.adapter.start is not None and self.adapter.dropout:
-            raise ValueError(
-                f"adapter.dropout: expected 0 with adapter.start, which goes on without, came "
-                f"{self.adapter.dropout}"
-            )
-        if rollout.micro_batch > images:
-            raise ValueError(
-                f"rollout.micro_batch: expected at most {images}, two images for each of "
-                f"rollout.prompts_per_update, came {rollout.micro_batch}"
-            )
-        if objective.optimizer_steps > rollout.prompts_per_update:
-            raise ValueError(
-                f"objective.optimizer_steps: expected at most rollout.prompts_per_update "
-                f"({rollout.prompts_per_update}), came {objective.optimizer_steps}"
-            )
-        if objective.reference == "start" and self.adapter.start is None:
-            raise ValueError(
-                "objective.reference: expected 'base' unless adapter.start names an adapter, came 'start'"
-            )
-        if rollout.sampler == "cps" and rollout.eta > 1:
-            raise ValueError(
-                f"rollout.eta: expected at most 1 for the sampler cps, came {rollout.eta}"
-            )
-        if objective.algorithm == "nft" and rollout.shared_noise:
-            raise ValueError(
-                "rollout.shared_noise: expected false for nft, which samples without noise on the way: from one "
-                "noise it makes the same image twice"
-            )
-        if objective.algorithm == "rpo":
-            self._transitions_can_be_trained()
+        for fault in self._faults():
+            raise ValueError(fault)
         return self
 
-    def _transitions_can_be_trained(self) -> None:
+    def _faults(self) -> Iterator[str]:
+        """What in the fields does not go together."""
+        policy, adapter, rollout, objective = (
+            self.policy,
+            self.adapter,
+            self.rollout,
+            self.objective,
+        )
+        images = 2 * rollout.prompts_per_update
+        if policy.sharded and policy.quantization:
+            yield (
+                f"policy.sharded: expected false with policy.quantization {policy.quantization}, whose parts cannot be "
+                "split; choose one of them"
+            )
+        if adapter.start is not None and adapter.dropout:
+            yield f"adapter.dropout: expected 0 with adapter.start, which goes on without, got {adapter.dropout}"
+        if rollout.micro_batch > images:
+            yield (
+                f"rollout.micro_batch: expected at most {images}, two images for each of rollout.prompts_per_update, "
+                f"got {rollout.micro_batch}"
+            )
+        if objective.optimizer_steps > rollout.prompts_per_update:
+            yield (
+                f"objective.optimizer_steps: expected at most rollout.prompts_per_update "
+                f"({rollout.prompts_per_update}), got {objective.optimizer_steps}"
+            )
+        if objective.reference == "start" and adapter.start is None:
+            yield "objective.reference: expected 'base' unless adapter.start names an adapter, got 'start'"
+        if rollout.sampler == "cps" and rollout.eta > 1:
+            yield f"rollout.eta: expected at most 1 for the sampler cps, got {rollout.eta}"
+        if objective.algorithm == "rpo":
+            yield from self._rpo_faults()
+        elif rollout.shared_noise:
+            yield (
+                "rollout.shared_noise: expected false for nft, got true; nft samples without noise on the way, so one "
+                "noise makes the same image twice"
+            )
+
+    def _rpo_faults(self) -> Iterator[str]:
         rollout, trained = self.rollout, self.objective.trained_steps
-        if rollout.eta == 0:
-            raise ValueError(
-                "rollout.eta: expected more than 0, since rpo needs noise to have a log-prob, came 0"
-            )
-        if self.adapter.dropout > 0:
-            raise ValueError(
-                "adapter.dropout: expected 0 for rpo, whose ratio must start at 1, "
-                f"came {self.adapter.dropout}"
-            )
-        if trained is None and rollout.steps < 2:
-            raise ValueError(
-                "rollout.steps: expected at least 2, since rpo leaves out the last transition, came 1"
-            )
         # The last step of cps has no noise, so its transition has no density.
         last = rollout.steps - 2 if rollout.sampler == "cps" else rollout.steps - 1
-        if trained is not None and (max(trained) > last or len(set(trained)) < len(trained)):
-            raise ValueError(
-                f"objective.trained_steps: expected different numbers from 0 to {last}, came {trained}"
+        if rollout.eta == 0:
+            yield "rollout.eta: expected more than 0, since rpo needs noise to have a log-prob, got 0"
+        if self.adapter.dropout:
+            yield (
+                "adapter.dropout: expected 0 for rpo, whose ratio must start at 1, got "
+                f"{self.adapter.dropout}"
             )
+        if trained is None and rollout.steps < 2:
+            yield "rollout.steps: expected at least 2, since rpo leaves out the last transition, got 1"
+        if trained and (max(trained) > last or len(set(trained)) < len(trained)):
+            yield f"objective.trained_steps: expected different numbers from 0 to {last}, got {trained}"
