@@ -62,7 +62,7 @@ def describe_validation_error(
             message = f"unknown field{did_you_mean(field, fields)}"
         elif fault["type"] == "missing":
             message = "expected a value, got nothing"
-        elif field:
+        elif field or fault["type"] != "value_error":
             if not message.startswith("expected"):
                 message = f"expected {message}".replace("List", "list").replace("String", "text")
             message += f", got {show(fault['input'])}" if values else ""

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..common.errors import describe_validation_error
 from ..common.paths import profiles_file
 from ..rubrics.built_in import BUILT_IN as RUBRICS
 from ..rubrics.rubric import Rubric, Task
@@ -180,14 +181,10 @@ def _read(path: Path) -> dict[str, Profile]:
         try:
             profiles[str(name)] = Profile.model_validate(fields)
         except ValidationError as error:
-            fault = error.errors()[0]
-            field = ".".join(map(str, fault["loc"])) or "it"
-            hint = (
-                f"; the fields are {', '.join(Profile.model_fields)}"
-                if fault["type"] == "extra_forbidden"
-                else ""
-            )
-            raise JudgeError(f"{expected}; {name}: {field}: {fault['msg']}{hint}") from None
+            fields = Profile.model_fields
+            faults = describe_validation_error(error, fields=fields, values=False)
+            hint = f"; the fields are {', '.join(fields)}" if "unknown field" in faults else ""
+            raise JudgeError(f"{expected}; {name}: {faults}{hint}") from None
     return profiles
 
 

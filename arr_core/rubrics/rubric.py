@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..common.errors import ArrError
+from ..common.errors import ArrError, describe_validation_error
 
 Task = Literal["t2i", "edit"]
 
@@ -31,7 +31,7 @@ def _one_line(text: str) -> str:
     """The text without line breaks and doubled spaces, so that a number in a list always begins a criterion."""
     text = " ".join(text.split())
     if not text:
-        raise ValueError("a text that is not empty is expected")
+        raise ValueError("expected a text that is not empty")
     return text
 
 
@@ -138,11 +138,9 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
             f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {error}"
         ) from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
         raise RubricError(
             f"{path}: expected a rubric with name, task, and criteria or themes; "
-            f"{f'{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}"
+            f"{describe_validation_error(error, fields=Rubric.model_fields)}"
         ) from error
     return _of_task(rubric, path, task)
 

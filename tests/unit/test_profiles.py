@@ -85,18 +85,18 @@ def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
         (KEY, "it holds a str"),
         (
             f"box: {{url: u, model: m, key: {KEY}}}",
-            "box: key: Extra inputs are not permitted; the fields are kind, url",
+            "box: key: unknown field; did you mean key_variable?; the fields are kind, url",
         ),
-        (f"box: {KEY}", "box: it: Input should be a valid dictionary"),
-        (f"box: {{url: [{KEY}], model: m}}", "box: url: Input should be a valid string"),
+        (f"box: {KEY}", "box: expected a valid dictionary"),
+        (f"box: {{url: [{KEY}], model: m}}", "box: url: expected a valid string"),
         (
             "box: {url: u, model: m, max_tokens: 1}",
-            "box: max_tokens: Input should be greater than or equal to 16",
+            "box: max_tokens: expected greater than or equal to 16",
         ),
         ("box: {url: 'http://box/v1'}", "box: expected url and model"),
         (
             "box: {kind: other}",
-            "box: kind: Input should be 'openai', 'local', 'panel', 'human' or 'miniature'",
+            "box: kind: expected 'openai', 'local', 'panel', 'human' or 'miniature'",
         ),
     ],
 )

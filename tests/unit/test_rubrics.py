@@ -186,7 +186,7 @@ def test_a_text_file_needs_its_task_said(write):
         ),
         (
             '{"name": "n", "task": "t2i", "criteria": ["a", " "]}',
-            "criteria.1: a text that is not empty",
+            "criteria.1: expected a text that is not empty",
         ),
         ('{"name": "n", "task": "t2i", "themes": [{"theme": "b", "tip": "c"}]}', "themes.0.tip"),
         ('{"name": "n", "task": "video", "criteria": ["a"]}', "task"),
