@@ -15,8 +15,11 @@ from .config import PRESETS, ConfigError, FieldParser, TrainConfig, make_config,
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
+    words = sys.argv[1:] if words is None else words
+    if UNTIL_EOF in words:
+        stop_at_eof()
     return run(
-        lambda: _train(*parse(sys.argv[1:] if words is None else words)),
+        lambda: _train(*parse(words)),
         stopped="stopped at once; go on with --resume from the last checkpoint",
     )
 
@@ -24,8 +27,6 @@ def main(words: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
     """The configuration that the command line asks for, and whether it goes on with a run. Raises ConfigError."""
     options, fields = parse_flags(words, _parser())
-    if options.until_eof:
-        stop_at_eof()
     source, folder = options.source, options.resume
     if folder is not None:
         saved = folder / "config.yaml"

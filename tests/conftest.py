@@ -81,14 +81,15 @@ def saved_pipeline(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_config(saved_pipeline):
     """``run_config(name, **{"section.field": value})`` is a run's configuration on a random pipeline."""
-    from arr_core.config import load_config
+    from arr_core.config import make_config
 
     def config(name: str, **fields):
-        words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
-        return load_config(
-            "miniature" if name == "flux" else "miniature-edit",
-            ["--policy.base", str(saved_pipeline(name)), "--policy.device", "cpu", *words],
-        )
+        given = {"policy.base": str(saved_pipeline(name)), "policy.device": "cpu", **fields}
+        sections: dict[str, dict] = {}
+        for dotted, value in given.items():
+            section, field = dotted.split(".")
+            sections.setdefault(section, {})[field] = value
+        return make_config("miniature" if name == "flux" else "miniature-edit", sections)
 
     return config
 

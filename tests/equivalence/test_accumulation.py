@@ -162,7 +162,7 @@ def test_the_divisor_divides(world, objective):
 def test_every_transition_but_the_last_is_trained_and_they_are_averaged(world):
     made, narrow = (
         world("flux", "rpo"),
-        [world("flux", "rpo", **{"objective.trained_steps": f"[{i}]"}) for i in (0, 1)],
+        [world("flux", "rpo", **{"objective.trained_steps": (i,)}) for i in (0, 1)],
     )
     whole = made.gradient(8)
     assert made.statistics.count == 8 * 2

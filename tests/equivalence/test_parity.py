@@ -177,7 +177,7 @@ def edit_settings(name: str, shape: str = "landscape", **more) -> dict:
     return {
         "policy.height": height,
         "policy.width": width,
-        "policy.condition_area": CONDITION if name == "qwen-plus" else "null",
+        "policy.condition_area": CONDITION if name == "qwen-plus" else None,
         **more,
     }
 
