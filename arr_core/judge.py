@@ -176,9 +176,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from .labeling.labels import run
+    from .labeling.labels import label
 
-    return run(options)
+    return label(options.source, options.output, rubric=options.rubric, port=options.port)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The human judge: the client's seam, answered by a person in a page on this machine. Nobody waits for nobody: no time-out."""
+"""The human judge: a judge's client whose questions a person answers in a page on this machine. There is no time-out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from ..judging.judge import Question
 from ..judging.verdict import Opinion
-from .queue import Card, Choice, Desk
-from .server import DeskServer
+from .queue import LabelingQueue, Task
+from .server import LabelingServer
 
-TOLD = {
+REASONS = {
     0: "a person prefers the first",
     1: "a person prefers the second",
     None: "a person finds neither better",
@@ -19,48 +19,38 @@ TOLD = {
 
 
 class HumanClient:
-    """Lays questions before a person, who answers in a browser; the page's address is printed when the client is made.
+    """Asks a person. The page's address is printed when the client is made.
 
-    ``hides_order``: the page draws left and right anew for every pair, so one order is enough. What is answered can be
-    taken back for ``settle_s`` seconds after the last answer of a group.
+    ``hides_order``: the page draws left and right anew for every pair, so one order is enough. Answers can be taken back
+    for ``undo_window_s`` seconds after the last answer of a group.
     """
 
     identity, hides_order = "human", True
 
-    def __init__(self, port: int = 0, settle_s: float = 4.0):
+    def __init__(self, port: int = 0, undo_window_s: float = 4.0):
         """Raises JudgeError for a port that is taken."""
-        self.desk = Desk(settle_s=settle_s)
-        self.server = DeskServer(self.desk, port)
+        self.queue = LabelingQueue(undo_window_s=undo_window_s)
+        self.server = LabelingServer(self.queue, port)
         self.url = self.server.url
         print(f"you are the judge: open {self.url}", file=sys.stderr, flush=True)
 
     async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
-        """One opinion a question, in order, when the person has answered all of them."""
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[list[tuple[Choice, float]]] = loop.create_future()
-
-        def done(answers: list[tuple[Choice, float]]) -> None:
-            loop.call_soon_threadsafe(lambda: answered.done() or answered.set_result(answers))
-
-        take_away = self.desk.add([_card(question) for question in questions], done)
-        try:
-            return [
-                Opinion(choice, TOLD[choice], latency_s=seconds)
-                for choice, seconds in await answered
-            ]
-        except asyncio.CancelledError:
-            take_away()
-            raise
+        """One opinion a question, in order, when the person has answered all of them. Cancelling it removes the questions."""
+        answers = self.queue.add([_task(question) for question in questions])
+        return [
+            Opinion(choice, REASONS[choice], latency_s=seconds)
+            for choice, seconds in await asyncio.wrap_future(answers)
+        ]
 
     async def close(self) -> None:
         """Tell the page that the run has ended, and end the server."""
-        self.desk.close()
+        self.queue.close()
         await asyncio.to_thread(self.server.close)
 
 
-def _card(question: Question) -> Card:
+def _task(question: Question) -> Task:
     source = question.source
-    return Card(
+    return Task(
         question.prompt,
         question.rubric.text,
         (lambda: question.first, lambda: question.second),

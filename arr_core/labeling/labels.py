@@ -1,155 +1,129 @@
-"""What ``python -m arr_core.judge label`` does: pairs laid before a person, each answer appended to a file at once.
+"""``python -m arr_core.judge label``: a person labels pairs in a page, and each answer is appended to a file at once.
 
-What is read: a file of preference pairs (a rank is not needed, and never shown), or a folder of images:
+The source is a file of preference pairs (a rank is not needed, and never shown), or a folder of images:
 
     images/
-      a red mug on a table/   the folder's name is the prompt, or what prompt.txt in it says
+      a red mug on a table/   the folder's name is the prompt, or the content of prompt.txt in it
         0.png  1.png  ...     compared two by two, in the order of their names; an odd one with the one before it
         source.png            for edits: what the images were made from
 
-What is written is one line a pair in the format of preference pairs, with paths relative to the file. A pair whose images
+The output has one line a pair in the format of preference pairs, with paths relative to the file. A pair whose images
 are equally good is no preference pair: it goes into ``<name>.ties.jsonl`` beside it, so that it is not asked again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import os
 import sys
-import threading
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ..common.files import JsonLines
 from ..data import DataError, PreferencePair, image_fault, load_pairs, open_image, task_of
 from ..rubrics import load_rubric
-from .queue import Card, Choice, Desk
-from .server import DeskServer
+from .queue import Choice, LabelingQueue, Task
+from .server import LabelingServer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-LAST_WORD_S = 600.0  # after the last answer the page waits so long for the word that all is done
+LAST_UNDO_WINDOW_S = (
+    600.0  # after the last answer the page waits so long for the word that all is done
+)
 
 
-def run(options: argparse.Namespace) -> int:
+def label(source: Path, output: Path, *, rubric: Path | None = None, port: int = 0) -> int:
     """The exit status, when every pair is labelled. Raises DataError, RubricError, JudgeError."""
-    pairs = (
-        folder_pairs(options.source)
-        if options.source.is_dir()
-        else load_pairs(options.source, labelled=False)
-    )
-    rubric = (
-        load_rubric(options.rubric, task_of(pairs, options.source, None))
-        if options.rubric
-        else None
-    )
-    labels = Labels(options.output)
+    pairs = folder_pairs(source) if source.is_dir() else load_pairs(source, labelled=False)
+    criteria = load_rubric(rubric, task_of(pairs, source)).text if rubric else ""
+    labels = Labels(output)
     left = [pair for pair in pairs if pair not in labels]
     if not left:
-        print(f"all {len(pairs)} pairs are labelled in {options.output}")
+        print(f"all {len(pairs)} pairs are labelled in {output}")
         return 0
-    done = threading.Event()
-    desk = Desk(settle_s=LAST_WORD_S, total=len(pairs), answered=len(pairs) - len(left))
-    server = DeskServer(desk, options.port)
+    answered = len(pairs) - len(left)
+    queue = LabelingQueue(undo_window_s=LAST_UNDO_WINDOW_S, total=len(pairs), answered=answered)
+    server = LabelingServer(queue, port)
     print(f"open {server.url}", file=sys.stderr, flush=True)
     with tqdm(
-        total=len(pairs),
-        initial=len(pairs) - len(left),
-        desc="labelled",
-        unit="pair",
-        dynamic_ncols=True,
+        total=len(pairs), initial=answered, desc="labelled", unit="pair", dynamic_ncols=True
     ) as bar:
 
-        def changed(at: int, choice: Choice, taken_back: bool) -> None:
-            labels.take_back() if taken_back else labels.add(left[at], choice)
-            bar.update(-1 if taken_back else 1)
+        def changed(index: int, choice: Choice, undone: bool) -> None:
+            labels.undo() if undone else labels.add(left[index], choice)
+            bar.update(-1 if undone else 1)
 
-        desk.add(
-            [_card(pair, rubric.text if rubric else "") for pair in left],
-            lambda answers: done.set(),
-            changed,
-        )
+        answers = queue.add([_task(pair, criteria) for pair in left], changed)
         try:
-            while not done.wait(0.2):  # a wait without an end would not hear Ctrl-C on every system
+            while not wait([answers], timeout=0.2).done:  # so that Ctrl-C is heard on every system
                 pass
         finally:
-            desk.close()
+            queue.close()
             server.close()
-    print(
-        f"{len(pairs)} pairs: {labels.decided} labelled in {options.output}, {labels.ties} ties in {labels.ties_path}"
-    )
+    decided, ties = (labels.counts[path] for path in (output, labels.ties_path))
+    print(f"{len(pairs)} pairs: {decided} labelled in {output}, {ties} ties in {labels.ties_path}")
     return 0
 
 
 class Labels:
-    """The file of labels and the one of ties beside it. Raises DataError for a file that holds something else."""
+    """The file of labels and the file of ties beside it. Raises DataError for a file that holds something else."""
 
     def __init__(self, path: Path):
         if path.suffix.lower() != ".jsonl":
-            raise DataError(f"{path}: expected an output that ends in .jsonl; change --output")
+            raise DataError(
+                f"{path}: expected an output that ends in .jsonl, got {path.name}; change --output"
+            )
         if not path.absolute().parent.is_dir():
             raise DataError(
-                f"{path}: expected a file in a folder that is there; make the folder, or change --output"
+                f"{path}: expected a file in a folder that exists; make the folder, or change --output"
             )
         self.path, self.ties_path = path, path.with_suffix(".ties.jsonl")
-        kept = [
-            []
-            if not file.exists() or not file.stat().st_size
-            else load_pairs(file, labelled=file == path)
-            for file in (path, self.ties_path)
-        ]
-        self.decided, self.ties = map(len, kept)
-        self._known = {_name(pair) for part in kept for pair in part}
-        self._added: list[tuple[Path, bytes]] = []
+        self.counts: Counter[Path] = Counter()
+        self._known = set()
+        for file in (path, self.ties_path):
+            pairs = load_pairs(file, labelled=file == path) if _size(file) else []
+            self.counts[file] = len(pairs)
+            self._known |= set(map(_identity, pairs))
+        self._added: list[tuple[Path, int, bytes]] = []  # file, its size before, what was appended
 
     def __contains__(self, pair: PreferencePair) -> bool:
-        return _name(pair) in self._known
+        return _identity(pair) in self._known
 
     def add(self, pair: PreferencePair, choice: Choice) -> None:
         """Append one answer. Raises OSError."""
         path = self.ties_path if choice is None else self.path
-        line = (json.dumps(self._record(pair, choice), ensure_ascii=False) + "\n").encode(
-            "utf-8", "backslashreplace"
-        )
-        before = path.read_bytes()[-1:] if path.exists() else b""
-        line = (
-            line if before in (b"", b"\n") else b"\n" + line
-        )  # a file made by hand may not end its last line
-        with path.open("ab", buffering=0) as file:
-            file.write(line)
-        self._added.append((path, line))
-        self._count(path, 1)
+        size = _size(path)
+        with contextlib.closing(JsonLines(path)) as lines:
+            lines.append(self._record(pair, choice))
+        self._added.append((path, size, path.read_bytes()[size:]))
+        self.counts[path] += 1
 
-    def take_back(self) -> None:
+    def undo(self) -> None:
         """Remove the last answer that was appended. Raises OSError where the file has changed since."""
-        path, line = self._added[-1]
+        path, size, appended = self._added[-1]
         with path.open("r+b") as file:
-            start = file.seek(0, os.SEEK_END) - len(line)
-            file.seek(max(0, start))
-            if start < 0 or file.read() != line:
+            file.seek(size)
+            if file.read() != appended:
                 raise OSError(
                     f"{path}: expected the last answer at its end; another program has changed the file"
                 )
-            file.truncate(start)
+            file.truncate(size)
         self._added.pop()
-        self._count(path, -1)
-
-    def _count(self, path: Path, step: int) -> None:
-        if path == self.path:
-            self.decided += step
-        else:
-            self.ties += step
+        self.counts[path] -= 1
 
     def _record(self, pair: PreferencePair, choice: Choice) -> dict:
         images = [self._relative(path) for path in pair.images]
-        rank = {"label_rank": [1, 2] if choice == 0 else [2, 1]} if choice is not None else {}
-        shown = (
-            {"response": images}
-            if pair.source is None
-            else {"source_image": self._relative(pair.source), "edited_images": images}
-        )
-        return {"query": pair.prompt, **shown, **rank, **pair.tags}
+        record: dict = {"query": pair.prompt}
+        if pair.source is None:
+            record["response"] = images
+        else:
+            record |= {"source_image": self._relative(pair.source), "edited_images": images}
+        if choice is not None:
+            record["label_rank"] = [1, 2] if choice == 0 else [2, 1]
+        return record | dict(pair.tags)
 
     def _relative(self, path: Path) -> str:
         try:
@@ -166,21 +140,19 @@ def folder_pairs(folder: Path) -> list[PreferencePair]:
         source = next((path for path in files if path.stem == "source"), None)
         images = [path for path in files if path != source]
         if len(images) < 2:
-            raise DataError(f"{part}: expected two images or more, came {len(images)}")
+            raise DataError(f"{part}: expected two images or more, got {len(images)}")
         for path in files:
             if fault := image_fault(path):
-                raise DataError(f"{path}: expected an image, came {fault}")
-        pairs += [PreferencePair(_prompt(part), two, None, source) for two in _two_by_two(images)]
+                raise DataError(f"{path}: expected an image, got {fault}")
+        prompt, pairs_of_two = _prompt(part), list(zip(images[::2], images[1::2], strict=False))
+        if len(images) % 2:
+            pairs_of_two.append((images[-2], images[-1]))
+        pairs += [PreferencePair(prompt, two, None, source) for two in pairs_of_two]
     if not pairs:
         raise DataError(
-            f"{folder}: expected a folder for each prompt with two images or more in it, came none"
+            f"{folder}: expected a folder for each prompt with two images or more in it, got none"
         )
     return pairs
-
-
-def _two_by_two(images: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
-    odd = [(images[-2], images[-1])] if len(images) % 2 else []
-    return [*zip(images[::2], images[1::2], strict=False), *odd]
 
 
 def _prompt(folder: Path) -> str:
@@ -188,26 +160,23 @@ def _prompt(folder: Path) -> str:
     try:
         prompt = file.read_text(encoding="utf-8-sig").strip() if file.exists() else folder.name
     except UnicodeDecodeError:
-        raise DataError(f"{file}: expected a prompt in UTF-8") from None
+        raise DataError(f"{file}: expected a prompt in UTF-8, got other bytes") from None
     if not prompt:
-        raise DataError(f"{file}: expected a prompt, came an empty file")
+        raise DataError(f"{file}: expected a prompt, got an empty file")
     return prompt
 
 
-def _name(pair: PreferencePair) -> tuple:
-    """What makes two pairs the same pair, whatever the order of their images."""
-    return (
-        pair.prompt,
-        frozenset(path.resolve() for path in pair.images),
-        pair.source and pair.source.resolve(),
-    )
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _card(pair: PreferencePair, criteria: str) -> Card:
-    base = None if pair.source is None else lambda: open_image(pair.source)
-    return Card(
-        pair.prompt,
-        criteria,
-        tuple(lambda path=path: open_image(path) for path in pair.images),
-        base,
-    )
+def _identity(pair: PreferencePair) -> tuple:
+    """Equal for the same pair, whatever the order of its images."""
+    images = frozenset(path.resolve() for path in pair.images)
+    return pair.prompt, images, pair.source and pair.source.resolve()
+
+
+def _task(pair: PreferencePair, criteria: str) -> Task:
+    first, second = (partial(open_image, path) for path in pair.images)
+    source = partial(open_image, pair.source) if pair.source else None
+    return Task(pair.prompt, criteria, (first, second), source)

@@ -1,220 +1,193 @@
-"""What lies before a person who judges: pairs that wait, answers that can still be taken back, and who asked for them.
+"""The labeling queue: pairs that wait for a person, and answers that can still be taken back.
 
-Pairs come in groups. A group is handed back when all of it is answered and either nobody has touched it for ``settle_s``
-seconds or the person says that it is done; until then any of its answers can be taken back, the last one first.
+Tasks come in groups. A group is handed back when all of it is answered and its undo window is over: ``undo_window_s``
+seconds after its last answer, or when the person says that it is done. Until then answers can be taken back, the last
+one first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from PIL import Image
 
-Choice = Literal[0, 1] | None  # the place in the question, first or second; None: neither is better
+Choice = Literal[0, 1] | None  # the place in the task, first or second; None: neither is better
+Answer = tuple[Choice, float]  # and the seconds that it took
+OpenImage = Callable[[], Image.Image]
+Changed = Callable[[int, Choice, bool], object]
 
 
 @dataclass(frozen=True)
-class Card:
-    """A pair as it is shown. ``pictures`` are made when they are looked at: of the places 0 and 1, and the BASE."""
+class Task:
+    """A pair for a person. Images are opened when the page asks for them; ``source`` is what an edit started from."""
 
     prompt: str
     criteria: str
-    pictures: tuple[Callable[[], Image.Image], Callable[[], Image.Image]]
-    base: Callable[[], Image.Image] | None = None
+    images: tuple[OpenImage, OpenImage]
+    source: OpenImage | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
-    numbers: list[int]
-    done: Callable[[list[tuple[Choice, float]]], None]
-    changed: Callable[[int, Choice, bool], None]
-    touched: float = 0.0
+    future: Future[list[Answer]]
+    changed: Changed
+    unanswered: int
+    timer: threading.Timer | None = None  # runs while the undo window is open
 
 
-@dataclass
-class _Shown:
-    """A card on the desk. The sides are drawn once, so that a page that is loaded again shows the same."""
+@dataclass(eq=False)
+class _Item:
+    """A task in the queue. Its sides are drawn once, so that a page that is loaded again shows the same."""
 
-    card: Card
+    task: Task
     group: _Group
+    index: int  # in the group
     swapped: bool
-    since: float | None = None  # when it came to the top
-    answer: tuple[Choice, float] | None = None  # and the seconds that it took
-    order: int = field(default=0)  # of the answers
+    shown_at: float | None = None
+    answer: Answer | None = None
 
 
-class Desk:
-    """Pairs and answers, shared by threads. ``total`` is how many pairs there will be, where that is known."""
+class LabelingQueue:
+    """Tasks and answers, shared by threads. ``total`` is how many tasks there will be, where that is known."""
 
-    def __init__(self, *, settle_s: float = 4.0, total: int | None = None, answered: int = 0):
-        self.settle_s, self.total, self.answered, self.version, self.closed = (
-            settle_s,
-            total,
-            answered,
-            0,
-            False,
-        )
-        self._shown: dict[int, _Shown] = {}
-        self._groups: list[_Group] = []
-        self._number = self._order = 0
+    def __init__(self, *, undo_window_s: float = 4.0, total: int | None = None, answered: int = 0):
+        self.undo_window_s, self.total, self.answered = undo_window_s, total, answered
+        self.version, self.closed = 0, False
+        self._added = 0
+        self._items: dict[int, _Item] = {}  # by number
+        self._undoable: list[_Item] = []  # in the order of their answers
+        self._random = random.SystemRandom()
         self._changed = threading.Condition()
-        self._draw = random.SystemRandom()
-        threading.Thread(target=self._hand_back, name="desk", daemon=True).start()
 
     def add(
-        self,
-        cards: Sequence[Card],
-        done: Callable[[list[tuple[Choice, float]]], None],
-        changed: Callable[[int, Choice, bool], None] = lambda at, choice, taken_back: None,
-    ) -> Callable[[], None]:
-        """Lay down a group; what is returned takes it away again.
+        self, tasks: Sequence[Task], changed: Changed = lambda index, choice, undone: None
+    ) -> Future[list[Answer]]:
+        """Queue a group of tasks. The future is the group's answers; cancelling it removes the group.
 
-        done: called once with the choice and the seconds of each card. changed: called with the place of a card in the
-        group when it is answered, or its answer taken back; if it raises OSError, nothing has happened.
+        changed: called with the index of a task when it is answered, or its answer undone. If it raises, nothing has
+        happened.
         """
+        group = _Group(Future(), changed, len(tasks))
         with self._changed:
-            numbers = list(range(self._number, self._number + len(cards)))
-            self._number += len(cards)
-            group = _Group(numbers, done, changed)
-            self._groups.append(group)
-            for number, card in zip(numbers, cards, strict=True):
-                self._shown[number] = _Shown(card, group, self._draw.random() < 0.5)
-            self._touch()
-        return lambda: self._remove(group)
+            for index, task in enumerate(tasks):
+                swapped = self._random.random() < 0.5
+                self._items[self._added] = _Item(task, group, index, swapped)
+                self._added += 1
+            self._notify()
+        group.future.add_done_callback(lambda future: self._remove(group))
+        return group.future
 
     def answer(self, number: int, side: Literal[0, 1] | None) -> None:
-        """The person's choice: the left (0) or right (1) picture, or neither. An answer to another than the top is void."""
+        """The person's choice: the left (0) or right (1) image, or neither. Only the task that is shown can be answered."""
         with self._changed:
-            if number != self._top():
+            if number not in self._waiting()[:1]:
                 return
-            shown, now = self._shown[number], time.monotonic()
-            choice = side if side is None else side ^ shown.swapped
-            shown.group.changed(shown.group.numbers.index(number), choice, False)
-            self._order += 1
-            shown.answer, shown.order = (choice, now - (shown.since or now)), self._order
-            shown.group.touched = now
-            self.answered += 1
-            self._touch()
+            item, now = self._items[number], time.monotonic()
+            choice = None if side is None else 1 if bool(side) != item.swapped else 0
+            item.group.changed(item.index, choice, False)
+            item.answer = choice, now - (item.shown_at or now)
+            self._undoable.append(item)
+            self._count(item.group, 1)
+            if not item.group.unanswered:
+                item.group.timer = threading.Timer(
+                    self.undo_window_s, self._hand_back, [item.group]
+                )
+                item.group.timer.daemon = True
+                item.group.timer.start()
 
     def undo(self) -> None:
-        """Take back the last answer that has not been handed on."""
+        """Take back the last answer that has not been handed back."""
         with self._changed:
-            number = self._last()
-            if number is None:
+            if self.closed or not self._undoable:
                 return
-            shown = self._shown[number]
-            shown.group.changed(shown.group.numbers.index(number), shown.answer[0], True)
-            shown.answer = shown.since = None
-            self.answered -= 1
-            self._touch()
+            item = self._undoable[-1]
+            if item.answer is not None:
+                item.group.changed(item.index, item.answer[0], True)
+            if item.group.timer is not None:
+                item.group.timer.cancel()
+            item.answer = item.shown_at = None
+            self._undoable.pop()
+            self._count(item.group, -1)
 
     def finish(self) -> None:
-        """Hand on at once what is answered."""
+        """Hand back every complete group at once."""
         with self._changed:
-            for group in self._groups:
-                group.touched = -self.settle_s
-            self._changed.notify_all()
+            for group in dict.fromkeys(item.group for item in self._undoable):
+                self._hand_back(group)
 
-    def picture(self, number: int, side: str) -> Image.Image | None:
-        """The picture at the ``left`` or ``right`` of a card, or its ``base``."""
+    def image(self, number: int, side: str) -> Image.Image | None:
+        """The image at the ``left`` or ``right`` of a task, or its ``source``; None where there is none."""
         with self._changed:
-            shown = self._shown.get(number)
-            if shown is None or self.closed:
+            item = self._items.get(number)
+            if item is None or self.closed:
                 return None
-            made = (
-                shown.card.base
-                if side == "base"
-                else shown.card.pictures[(side == "right") ^ shown.swapped]
-            )
-        return made() if made else None
+            task, right = item.task, (side == "right") != item.swapped
+        open_image = task.source if side == "source" else task.images[right]
+        return open_image() if open_image else None
 
-    def state(self, seen: int = -1, timeout_s: float = 0.0) -> dict:
-        """What the page shows, as soon as it differs from the version that was ``seen`` or the time is up."""
+    def state(self, seen: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+        """What the page shows, as soon as its version is not the one ``seen``, or when the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: self.version != seen or self.closed, timeout_s)
-            top = self._top()
-            waiting = [number for number, shown in self._shown.items() if shown.answer is None]
-            card = None
-            if top is not None:
-                shown = self._shown[top]
-                shown.since = shown.since or time.monotonic()
-                card = {
-                    "number": top,
-                    "prompt": shown.card.prompt,
-                    "criteria": shown.card.criteria,
-                    "base": shown.card.base is not None,
+            waiting, task = self._waiting(), None
+            if waiting:
+                item = self._items[waiting[0]]
+                item.shown_at = item.shown_at or time.monotonic()
+                task = {
+                    "number": waiting[0],
+                    "prompt": item.task.prompt,
+                    "criteria": item.task.criteria,
+                    "source": item.task.source is not None,
                 }
-            following = next((number for number in waiting if number != top), None)
             return {
                 "version": self.version,
                 "closed": self.closed,
                 "answered": self.answered,
                 "waiting": len(waiting),
                 "total": self.total,
-                "undo": self._last() is not None,
-                "card": card,
-                "next": following,
-                "settle_s": self.settle_s,
+                "undo": bool(self._undoable) and not self.closed,
+                "task": task,
+                "next": waiting[1] if len(waiting) > 1 else None,
+                "undo_window_s": self.undo_window_s,
             }
 
     def close(self) -> None:
-        """Nothing more is asked; whoever waits is told."""
+        """Ask nothing more, hand nothing back, and tell the page."""
         with self._changed:
             self.closed = True
-            self._touch()
+            self._notify()
 
-    def _top(self) -> int | None:
-        return next(
-            (
-                number
-                for number, shown in self._shown.items()
-                if shown.answer is None and not self.closed
-            ),
-            None,
-        )
+    def _waiting(self) -> list[int]:
+        """The numbers of the tasks without an answer; the first one is shown."""
+        if self.closed:
+            return []
+        return [number for number, item in self._items.items() if item.answer is None]
 
-    def _last(self) -> int | None:
-        answered = [
-            number
-            for number, shown in self._shown.items()
-            if shown.answer is not None and not self.closed
-        ]
-        return max(answered, key=lambda number: self._shown[number].order, default=None)
+    def _count(self, group: _Group, answers: int) -> None:
+        self.answered += answers
+        group.unanswered -= answers
+        self._notify()
 
-    def _touch(self) -> None:
+    def _notify(self) -> None:
         self.version += 1
         self._changed.notify_all()
 
+    def _hand_back(self, group: _Group) -> None:
+        # The future may be cancelled at this moment, or done by ``finish``.
+        with self._changed, contextlib.suppress(InvalidStateError):
+            if not group.unanswered and not self.closed:
+                items = [item for item in self._items.values() if item.group is group]
+                group.future.set_result([item.answer for item in items if item.answer is not None])
+
     def _remove(self, group: _Group) -> None:
         with self._changed:
-            if group in self._groups:
-                self._groups.remove(group)
-                for number in group.numbers:
-                    del self._shown[number]
-                self._touch()
-
-    def _hand_back(self) -> None:
-        """Waits for groups that are complete and have settled."""
-        while True:
-            with self._changed:
-                if self.closed:
-                    return
-                complete = [
-                    group
-                    for group in self._groups
-                    if all(self._shown[n].answer for n in group.numbers)
-                ]
-                due = min((group.touched + self.settle_s for group in complete), default=None)
-                now = time.monotonic()
-                if due is None or due > now:
-                    self._changed.wait(None if due is None else due - now)
-                    continue
-                group = next(group for group in complete if group.touched + self.settle_s <= now)
-                answers = [self._shown[number].answer for number in group.numbers]
-                self._remove(group)
-            group.done(answers)
+            self._items = {n: item for n, item in self._items.items() if item.group is not group}
+            self._undoable = [item for item in self._undoable if item.group is not group]
+            self._notify()

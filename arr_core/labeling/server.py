@@ -1,4 +1,4 @@
-"""The desk as a page on 127.0.0.1, which nobody but who knows its address can see or answer.
+"""The labeling queue as a page on 127.0.0.1, which nobody can see or answer who does not know its address.
 
 The address holds a random token. Beside it the Host must name this machine, so that no other site can reach the page
 under its own name (DNS rebinding), and an answer must come from the page itself (Origin), so that no other page of the
@@ -12,169 +12,171 @@ import json
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from string import Template
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
+from jinja2 import Template
+from pydantic import BaseModel, StrictInt, ValidationError
+
 from ..judging.verdict import JudgeError
-from .queue import Desk
+from .queue import LabelingQueue
 
-PAGE = Path(__file__).with_name("page.html")
-HERE = ("127.0.0.1", "localhost", "[::1]")  # the port may differ: it may have been forwarded
-POLL_S = 25.0  # a question for news is answered after this, news or not
-LARGEST_BODY = 1000  # bytes
-SIDES = {"1": 0, "2": 1, "0": None}
+PAGE = Path(__file__).with_name("page.html.jinja")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")  # the port may differ: it may be forwarded
+POLL_S = 25.0  # a request for news is answered after this, news or not
+MOST_BYTES = 1000  # of a request's body
+SIDES: dict[str, Literal[0, 1] | None] = {"1": 0, "2": 1, "0": None}
 
 
-class DeskServer:
-    """Serves a desk until ``close``. Raises JudgeError for a port that is taken."""
+class LabelingServer(ThreadingHTTPServer):
+    """Serves a queue on its own thread until ``close``. Raises JudgeError for a port that is taken."""
 
-    def __init__(self, desk: Desk, port: int = 0):
-        self.desk, self.token = desk, secrets.token_urlsafe(24)
+    daemon_threads, block_on_close = True, False
+
+    def __init__(self, queue: LabelingQueue, port: int = 0):
+        self.queue, self.token = queue, secrets.token_urlsafe(24)
         try:
-            self._server = _Server(("127.0.0.1", port), _handler(self))
+            super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
             raise JudgeError(
-                f"expected a free port for the page of the human judge, came {port}; {error}"
+                f"expected a free port for the page of the human judge, got {port}; {error}"
             ) from error
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.1},
-            daemon=True,
-            name="desk-server",
-        )
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
+        self._thread = threading.Thread(target=self.serve_forever, args=[0.1], daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Take no more requests; those that are being answered may end."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
         self._thread.join()
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads, block_on_close = True, False
-
     def handle_error(self, request, client_address) -> None:
-        """A browser that goes away in the middle is nobody's error."""
+        """Nothing: a browser that closes its connection is no error."""
 
 
-def _handler(server: DeskServer) -> type[BaseHTTPRequestHandler]:
-    desk = server.desk
+class _Answer(BaseModel):
+    number: StrictInt
+    choice: Literal["1", "2", "0"]
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, timeout = "HTTP/1.1", 60
-        server_version, sys_version = "desk", ""
 
-        def do_GET(self) -> None:
-            path = self._path()
-            if path is None:
-                return
-            if path == "":
-                nonce = secrets.token_urlsafe(12)
-                page = Template(PAGE.read_text(encoding="utf-8")).substitute(nonce=nonce)
-                self._send(200, page.encode(), "text/html; charset=utf-8", nonce)
-            elif path == "state":
-                seen = parse_qs(urlsplit(self.path).query).get("seen", ["-1"])[0]
-                self._state(int(seen) if re.fullmatch(r"-?\d{1,9}", seen) else -1, POLL_S)
-            elif match := re.fullmatch(r"picture/(\d{1,9})/(left|right|base)", path):
-                self._picture(int(match[1]), match[2])
-            else:
-                self._refuse(404, "no such page")
+class _Refused(Exception):
+    """A request that is answered with an HTTP status and a reason."""
 
-        def do_POST(self) -> None:
-            path = self._path()
-            if path is None:
-                return
-            if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
-                return self._refuse(403, "an answer is expected from the page itself")
-            body = self._body()
-            if body is None:
-                return self._refuse(400, "expected a small JSON object")
-            try:
-                if (
-                    path == "answer"
-                    and type(body.get("number")) is int
-                    and body.get("choice") in SIDES
-                ):
-                    desk.answer(body["number"], SIDES[body["choice"]])
-                elif path == "undo":
-                    desk.undo()
-                elif path == "finish":
-                    desk.finish()
-                else:
-                    return self._refuse(
-                        400, "expected an answer: number and choice 1, 2 or 0; or undo, or finish"
-                    )
-            except OSError as error:  # what keeps the answers could not write them
-                return self._refuse(500, str(error))
-            self._state(-1, 0.0)
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
 
-        def _path(self) -> str | None:
-            """What is asked for below the token, or None where the request was refused."""
-            host = self.headers.get("Host", "")
-            if re.sub(r":\d+$", "", host) not in HERE:
-                return self._refuse(403, "this page is served to this machine alone")
-            token, slash, path = urlsplit(self.path).path.lstrip("/").partition("/")
-            if not (
-                slash
-                and secrets.compare_digest(token.encode("utf-8", "replace"), server.token.encode())
-            ):
-                return self._refuse(
-                    404, "no such page; open the address that was printed, all of it"
-                )
-            return path
 
-        def _body(self) -> dict | None:
-            length = self.headers.get("Content-Length", "")
-            if not (length.isdigit() and int(length) <= LARGEST_BODY):
-                return None
-            try:
-                body = json.loads(self.rfile.read(int(length)))
-            except (ValueError, RecursionError):
-                return None
-            return body if isinstance(body, dict) else None
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version, timeout = "HTTP/1.1", 60
+    server_version, sys_version = "labeling", ""
+    server: LabelingServer
 
-        def _state(self, seen: int, timeout_s: float) -> None:
-            content = json.dumps(desk.state(seen, timeout_s)).encode()
-            self._send(200, content, "application/json")
+    def do_GET(self) -> None:
+        self._serve(self._get)
 
-        def _picture(self, number: int, side: str) -> None:
-            image = desk.picture(number, side)
+    def do_POST(self) -> None:
+        self._serve(self._post)
+
+    def _serve(self, respond: Callable[[str], None]) -> None:
+        try:
+            respond(self._path())
+        except _Refused as refused:
+            # What was not read of this request must not be taken for the next one.
+            self.close_connection = True
+            content = json.dumps({"error": str(refused)}).encode()
+            self._send(content, "application/json", refused.status)
+
+    def _path(self) -> str:
+        """What is asked for below the token."""
+        if re.sub(r":\d+$", "", self.headers.get("Host", "")) not in LOCAL_HOSTS:
+            raise _Refused(403, "this page is served to this machine alone")
+        token, slash, path = urlsplit(self.path).path.lstrip("/").partition("/")
+        known = secrets.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
+        if not (slash and known):
+            raise _Refused(404, "no such page; open the address that was printed, all of it")
+        return path
+
+    def _get(self, path: str) -> None:
+        if path == "":
+            nonce = secrets.token_urlsafe(12)
+            page = Template(PAGE.read_text(encoding="utf-8"), autoescape=True).render(nonce=nonce)
+            self._send(page.encode(), "text/html; charset=utf-8", nonce=nonce)
+        elif path == "state":
+            seen = parse_qs(urlsplit(self.path).query).get("seen", ["-1"])[0]
+            self._send_state(int(seen) if re.fullmatch(r"-?\d{1,9}", seen) else -1, POLL_S)
+        elif match := re.fullmatch(r"image/(\d{1,9})/(left|right|source)", path):
+            image = self.server.queue.image(int(match[1]), match[2])
             if image is None:
-                return self._refuse(404, "no such picture")
+                raise _Refused(404, "no such image")
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "PNG", compress_level=1)
-            self._send(200, buffer.getvalue(), "image/png", kept="private, max-age=3600")
+            self._send(buffer.getvalue(), "image/png", cache="private, max-age=3600")
+        else:
+            raise _Refused(404, "no such page")
 
-        def _refuse(self, status: int, why: str) -> None:
-            self.close_connection = (
-                True  # what was not read of the request must not be taken for the next one
+    def _post(self, path: str) -> None:
+        if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
+            raise _Refused(403, "expected an answer from the page itself")
+        length, queue = self.headers.get("Content-Length", ""), self.server.queue
+        if not (length.isdigit() and int(length) <= MOST_BYTES):
+            raise _Refused(400, "expected a small JSON object")
+        body = self.rfile.read(int(length))
+        try:
+            if path == "answer":
+                answer = _Answer.model_validate_json(body)
+                queue.answer(answer.number, SIDES[answer.choice])
+            elif path == "undo":
+                queue.undo()
+            elif path == "finish":
+                queue.finish()
+            else:
+                raise _Refused(404, "no such page; expected answer, undo or finish")
+        except ValidationError as error:
+            raise _Refused(400, "expected an answer: number, and choice 1, 2 or 0") from error
+        except (OSError, ValueError) as error:  # the answer could not be written
+            raise _Refused(500, str(error)) from error
+        self._send_state()
+
+    def _send_state(self, seen: int = -1, timeout_s: float = 0.0) -> None:
+        state = self.server.queue.state(seen, timeout_s)
+        self._send(json.dumps(state).encode(), "application/json")
+
+    def _send(
+        self,
+        content: bytes,
+        kind: str,
+        status: int = 200,
+        *,
+        nonce: str = "",
+        cache: str = "no-store",
+    ) -> None:
+        policy = "default-src 'none'; frame-ancestors 'none'"
+        if nonce:
+            policy += (
+                "; img-src 'self' data:; connect-src 'self'; "
+                f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
             )
-            self._send(status, json.dumps({"error": why}).encode(), "application/json")
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Cache-Control": cache,
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+        if self.close_connection:
+            headers["Connection"] = "close"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
 
-        def _send(
-            self, status: int, content: bytes, kind: str, nonce: str = "", kept: str = "no-store"
-        ) -> None:
-            allowed = f"; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": kind,
-                "Content-Length": str(len(content)),
-                "Cache-Control": kept,
-                "Content-Security-Policy": f"default-src 'none'; frame-ancestors 'none'{allowed if nonce else ''}",
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                **({"Connection": "close"} if self.close_connection else {}),
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_) -> None:
-            """Says nothing: the path holds the token."""
-
-    return Handler
+    def log_message(self, format, *args) -> None:
+        """Nothing: the path holds the token."""

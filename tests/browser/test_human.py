@@ -26,8 +26,8 @@ BRIGHT, DARK, SOURCE = (Image.new("RGB", (64, 48), (level, 60, 60)) for level in
 
 
 @contextlib.contextmanager
-def human(settle_s: float = 0.3, **settings):
-    with Judge(HumanClient(settle_s=settle_s), RUBRIC, **settings) as judge:
+def human(undo_window_s: float = 0.3, **settings):
+    with Judge(HumanClient(undo_window_s=undo_window_s), RUBRIC, **settings) as judge:
         yield judge
 
 
@@ -48,14 +48,14 @@ def until(tab, expression: str, *arguments) -> None:
 
 
 def shown(tab, prompt: str) -> None:
-    """Wait until this pair can be judged: its pictures are there."""
+    """Wait until this pair can be judged: its images are there."""
     until(
         tab, "prompt => document.getElementById('prompt').textContent === prompt && ready", prompt
     )
 
 
 def bright_side(tab) -> str:
-    """The key of the brighter picture, by the pixels that the browser shows."""
+    """The key of the brighter image, by the pixels that the browser shows."""
     red = tab.evaluate("""() => ['left', 'right'].map(side => {
         const image = document.querySelector('#' + side + ' img'), canvas = document.createElement('canvas');
         canvas.width = canvas.height = 1;
@@ -116,7 +116,7 @@ def test_a_reload_loses_nothing_and_shows_the_same_sides(tab):
 
 
 def test_undo_takes_answers_back_until_they_are_handed_on(tab):
-    with human(settle_s=1.5) as judge:
+    with human(undo_window_s=1.5) as judge:
         future = judge.submit(pairs(2))
         tab.goto(judge.client.url)
         for number in range(2):
@@ -143,7 +143,7 @@ def test_an_edit_shows_its_base_and_buttons_do_as_keys_do(tab):
         tab.goto(judge.client.url)
         shown(tab, "prompt 0")
         assert tab.text_content("#question") == "Which image carries out the instruction better?"
-        assert tab.evaluate("document.querySelector('#base img').naturalWidth") == 64
+        assert tab.evaluate("document.querySelector('#source img').naturalWidth") == 64
         tab.click(f"#choose-{bright_side(tab)}")
         shown(tab, "prompt 1")
         tab.click("#choose-0")
@@ -163,7 +163,7 @@ def test_text_is_text(tab):
 
 
 def test_a_key_pressed_twice_judges_one_pair(tab):
-    """The next pair's pictures are not there yet; a key that comes too early is not an answer to it."""
+    """The next pair's images are not there yet; a key that comes too early is not an answer to it."""
     with human() as judge:
         judge.submit(pairs(3))
         tab.goto(judge.client.url)
@@ -213,7 +213,7 @@ def test_on_a_phone_everything_fits(chromium):
         assert tab.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
         ) == [390, 760]
-        for name in ("#base", "#left", "#right", "#choose-1", "#choose-0", "#choose-2", "#undo"):
+        for name in ("#source", "#left", "#right", "#choose-1", "#choose-0", "#choose-2", "#undo"):
             box = tab.locator(name).bounding_box()
             assert box["y"] + box["height"] <= 760 and box["height"] >= 44, name
         tab.tap(f"#choose-{bright_side(tab)}")
@@ -327,7 +327,7 @@ def test_a_port_that_is_taken_is_named():
     with human() as judge:
         port = int(judge.client.url.split(":")[2].split("/")[0])
         with pytest.raises(
-            JudgeError, match=f"expected a free port for the page of the human judge, came {port}; "
+            JudgeError, match=f"expected a free port for the page of the human judge, got {port}; "
         ):
             HumanClient(port)
 

@@ -1,0 +1,236 @@
+"""The labeling queue without a browser (order, undo, handing back), and the file of labels."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from arr_core.data import PreferencePair, load_pairs
+from arr_core.judge import main
+from arr_core.labeling.labels import Labels, folder_pairs
+from arr_core.labeling.queue import LabelingQueue, Task
+
+A, B = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+SOON, NEVER = 0.05, 1000.0  # undo windows
+
+
+def tasks(*prompts: str) -> list[Task]:
+    return [Task(prompt, "", (lambda: A, lambda: B)) for prompt in prompts]
+
+
+@pytest.fixture
+def queue():
+    made = LabelingQueue(undo_window_s=NEVER)
+    yield made
+    made.close()
+
+
+def left_is_a(queue: LabelingQueue, number: int) -> bool:
+    return queue.image(number, "left").getpixel((0, 0)) == A.getpixel((0, 0))
+
+
+def choose(queue: LabelingQueue, choice: int | None) -> str:
+    """Answer the task that is shown by its place, wherever it is shown; the task's prompt."""
+    task = queue.state()["task"]
+    number = task["number"]
+    side = choice if choice is None or left_is_a(queue, number) else 1 - choice
+    queue.answer(number, side)
+    return task["prompt"]
+
+
+def test_tasks_come_in_order_and_choices_are_of_places():
+    queue = LabelingQueue(undo_window_s=SOON)
+    answers = queue.add(tasks("one", "two", "three"))
+    assert [choose(queue, choice) for choice in (0, 1, None)] == ["one", "two", "three"]
+    assert [choice for choice, _ in answers.result(5)] == [0, 1, None]
+    assert queue.state()["task"] is None
+    queue.close()
+
+
+def test_a_group_is_handed_back_after_its_undo_window():
+    queue = LabelingQueue(undo_window_s=0.4)
+    answers = queue.add(tasks("one"))
+    choose(queue, 0)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        answers.result(0.2)
+    assert answers.result(5)
+    queue.close()
+
+
+def test_finish_hands_back_what_is_complete_and_nothing_else(queue):
+    first, second = queue.add(tasks("one")), queue.add(tasks("two", "three"))
+    choose(queue, 0)
+    choose(queue, 1)
+    queue.finish()
+    assert first.done()
+    choose(queue, 1)
+    assert not second.done()  # it was completed after the word
+    queue.undo()
+    queue.undo()
+    queue.undo()  # the first group is gone: nothing more to take back
+    assert (queue.state()["task"]["prompt"], queue.state()["undo"]) == ("two", False)
+
+
+def test_undo_goes_back_in_the_order_of_the_answers_over_all_groups(queue):
+    changes = []
+    for name in ("ab", "cd"):
+        queue.add(tasks(*name), lambda at, *change, name=name: changes.append((name[at], *change)))
+    for choice in (0, 1, None):
+        choose(queue, choice)
+    for _ in range(3):
+        queue.undo()
+    given = [("a", 0), ("b", 1), ("c", None)]
+    assert changes == [(*one, False) for one in given] + [(*one, True) for one in given[::-1]]
+    assert (queue.state()["answered"], queue.state()["waiting"]) == (0, 4)
+
+
+def test_only_the_task_that_is_shown_can_be_answered(queue):
+    queue.add(tasks("one", "two"))
+    for number in (1, 7, -1):
+        queue.answer(number, 0)
+    assert queue.state()["answered"] == 0
+    choose(queue, 0)
+    queue.answer(0, 1)  # pressed again
+    assert (queue.state()["answered"], queue.state()["task"]["prompt"]) == (1, "two")
+
+
+def test_an_answer_that_cannot_be_kept_has_not_been_given(queue):
+    def full(index, choice, undone):
+        raise OSError("the disk is full")
+
+    queue.add(tasks("one"), full)
+    with pytest.raises(OSError, match="the disk is full"):
+        choose(queue, 0)
+    assert (queue.state()["answered"], queue.state()["task"]["prompt"]) == (0, "one")
+
+
+def test_a_group_that_is_cancelled_is_not_asked(queue):
+    answers = queue.add(tasks("one", "two"))
+    queue.add(tasks("three"))
+    choose(queue, 0)
+    answers.cancel()
+    queue.finish()
+    assert queue.state()["task"]["prompt"] == "three"
+    assert queue.image(0, "left") is None
+
+
+def test_sides_are_drawn_evenly_and_both_places_are_shown(queue):
+    queue.add(tasks(*map(str, range(400))))
+    for number in range(400):
+        sides = {queue.image(number, side).getpixel((0, 0)) for side in ("left", "right")}
+        assert sides == {A.getpixel((0, 0)), B.getpixel((0, 0))}
+    assert 140 < sum(left_is_a(queue, number) for number in range(400)) < 260
+    assert queue.image(0, "source") is None
+
+
+def test_who_waits_for_news_gets_it_at_once(queue):
+    seen, start = queue.state()["version"], time.monotonic()
+    assert queue.state(seen, 0.1)["version"] == seen
+    assert time.monotonic() - start >= 0.1
+    threading.Timer(0.1, queue.add, [tasks("one")]).start()
+    assert queue.state(seen, 20)["task"]["prompt"] == "one"
+    threading.Timer(0.1, queue.close).start()
+    assert queue.state(queue.version, 20)["closed"]
+    assert time.monotonic() - start < 5
+
+
+# --- the file of labels -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path):
+    files = tmp_path / "0.png", tmp_path / "1.png"
+    for file, image in zip(files, (A, B), strict=True):
+        image.save(file)
+    return PreferencePair("two cups, 两个杯子", files, None, tags={"kind": "count"})
+
+
+def test_labels_are_read_back_as_preference_pairs(pair, tmp_path):
+    (tmp_path / "deep").mkdir()
+    labels = Labels(tmp_path / "deep" / "labels.jsonl")
+    labels.add(pair, 1)
+    (read,) = load_pairs(labels.path)
+    assert (read.prompt, read.preferred, read.tags) == (pair.prompt, 1, {"kind": "count"})
+    assert [path.resolve() for path in read.images] == [path.resolve() for path in pair.images]
+    again = Labels(labels.path)
+    assert pair in again and PreferencePair(pair.prompt, pair.images[::-1], None) in again
+    assert PreferencePair("another", pair.images, None) not in again
+
+
+def test_what_stood_in_the_file_stays_and_a_missing_line_end_is_made_up(pair, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"query": "x", "response": ["0.png", "1.png"], "label_rank": [1, 2]}')
+    before = path.read_bytes()
+    labels = Labels(path)
+    labels.add(pair, 0)
+    assert [one.prompt for one in load_pairs(path)] == ["x", pair.prompt]
+    labels.undo()
+    assert path.read_bytes() == before
+
+
+def test_a_tie_is_kept_apart(pair, tmp_path):
+    labels = Labels(tmp_path / "labels.jsonl")
+    labels.add(pair, None)
+    assert not labels.path.exists() and labels.counts == {labels.path: 0, labels.ties_path: 1}
+    assert pair in Labels(labels.path)
+    labels.undo()
+    assert pair not in Labels(labels.path)
+
+
+def test_nothing_is_cut_from_a_file_that_another_program_has_changed(pair, tmp_path):
+    labels = Labels(tmp_path / "labels.jsonl")
+    labels.add(pair, 0)
+    with labels.path.open("a", encoding="utf-8") as file:
+        file.write("{}\n")
+    before = labels.path.read_bytes()
+    with pytest.raises(OSError, match="another program has changed the file"):
+        labels.undo()
+    assert labels.path.read_bytes() == before
+
+
+def test_images_of_a_folder_are_compared_two_by_two(tmp_path):
+    for name in ("mug/0.png", "mug/1.jpg", "mug/2.png", "mug/source.png", "hat/a.png", "hat/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        A.save(tmp_path / name)
+    (tmp_path / "mug" / "prompt.txt").write_text("make the mug red\n", encoding="utf-8")
+    (tmp_path / "mug" / "notes.md").write_text("no image", encoding="utf-8")
+    found = [
+        (pair.prompt, *(path.name for path in pair.images), pair.source and pair.source.name)
+        for pair in folder_pairs(tmp_path)
+    ]
+    assert found == [
+        ("hat", "a.png", "b.png", None),
+        ("make the mug red", "0.png", "1.jpg", "source.png"),
+        ("make the mug red", "1.jpg", "2.png", "source.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "source, output, message",
+    [
+        ("none.jsonl", "labels.jsonl", "/none.jsonl: expected a data file"),
+        ("empty", "labels.jsonl", "/empty: expected a folder for each prompt"),
+        ("one", "labels.jsonl", "/one/mug: expected two images or more, got 0"),
+        ("torn", "labels.jsonl", "/torn/mug/a.png: expected an image, got no image of these"),
+        ("pairs.jsonl", "labels.json", "/labels.json: expected an output that ends in .jsonl"),
+        ("pairs.jsonl", "no/labels.jsonl", "/no/labels.jsonl: expected a file in a folder that"),
+        ("pairs.jsonl", "other.jsonl", "/other.jsonl:1: expected one JSON object a line"),
+    ],
+)
+def test_what_cannot_be_labelled_is_named_in_one_line(
+    pair, tmp_path, capsys, source, output, message
+):
+    for name in ("empty", "one/mug", "torn/mug"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("torn/mug/a.png", "torn/mug/b.png", "other.jsonl"):
+        (tmp_path / name).write_text("no image and no label")
+    line = json.dumps({"query": "x", "response": ["0.png", "1.png"]})
+    (tmp_path / "pairs.jsonl").write_text(line)
+    assert main(["label", str(tmp_path / source), "--output", str(tmp_path / output)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert message in said.replace(str(tmp_path), "").replace("\\", "/")
