@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import random
 import re
 import struct
@@ -74,21 +75,26 @@ def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Exampl
 
     Text is stripped; blank lines are skipped; a prompt may occur twice. Raises DataError.
     """
-    examples = []
-    for record in _records(path):
-        prompt, given = record.text(TEXT), record.name_of(SOURCE)
-        if task == "t2i" and given:
-            raise record.error(
-                given,
-                "no source image, since this policy makes images from text",
-                _show(record.values[given]),
-            )
-        source = record.image(*record.required(SOURCE)) if task == "edit" else None
-        tags = {
-            name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)
-        }
-        examples.append(Example(prompt, source, tags))
-    return examples
+    return [_example(record, task) for record in _records(path)]
+
+
+def example_of(prompt: str, source: Path | None, where: str) -> Example:
+    """One example, checked as those of a file are. ``where`` is what an error names. Raises DataError."""
+    values = {"prompt": prompt, "source_image": source and os.path.abspath(source)}
+    return _example(_Record(Path(where), 1, values, set()), "edit" if source else "t2i")
+
+
+def _example(record: _Record, task: Literal["t2i", "edit"]) -> Example:
+    prompt, given = record.text(TEXT), record.name_of(SOURCE)
+    if task == "t2i" and given:
+        raise record.error(
+            given,
+            "no source image, since this policy makes images from text",
+            _show(record.values[given]),
+        )
+    source = record.image(*record.required(SOURCE)) if task == "edit" else None
+    tags = {name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)}
+    return Example(prompt, source, tags)
 
 
 def load_split(

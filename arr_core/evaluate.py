@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from .config import ConfigError
 from .sampling_options import adapter_of, add_options, load_adapter_for, plan_of, spec_of
 
 if TYPE_CHECKING:
+    from .adapters import Adapter
     from .judging import Judge
 
 EXAMPLES = """\
@@ -50,9 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from .adapters import base_id
     from .reports.win_rate import write_report
-    from .sampling import ImageFiles, adapted, save_image
+    from .sampling import ImageFiles, adapted
     from .training.events import EventLog, FinishedEvent, ProgressEvent, StartedEvent
-    from .training.validation import Score, Side, compare, validation_event, validation_image
+    from .training.validation import Score, Side, compare, show, validation_event
 
     output = options.output or new_folder("evaluations")
     if (output / "result.json").exists():
@@ -63,61 +63,43 @@ def _evaluate(options: argparse.Namespace) -> int:
     plan, adapter = plan_of(options, spec), adapter_of(options, spec)
     if adapter is None:
         raise ConfigError("--adapter: expected an adapter, got none; only a run brings its own")
-    other = options.against and load_adapter_for(spec, options.against)
+    other = load_adapter_for(spec, options.against) if options.against else None
     name = _name(options.adapter or Path(options.source))
     other_name = _name(options.against) if other else "the base"
-    examples = [plan.examples[number] for number, _ in plan.jobs]
     with contextlib.ExitStack() as stack:
         judge = stack.enter_context(_judge(options, spec, output))
         log = stack.enter_context(EventLog(output / "events.jsonl"))
-        show = stack.enter_context(ProgressBars("pair"))
+        bars = stack.enter_context(ProgressBars("pair"))
         log.emit(StartedEvent(run=f"{name} against {other_name}", updates=0))
 
         def report(stage: str, done: int, total: int) -> None:
-            show(stage, done, total)
+            bars(stage, done, total)
             log.emit(ProgressEvent(stage=stage, done=done, total=total))
 
         sampler = stack.enter_context(plan.sampler(report))
-        first, second = (
-            Side(
-                side,
-                functools.partial(adapted, sampler.policy, weights, plan.strength),
-                ImageFiles(
-                    [
-                        output / "samples" / side / f"{at + 1:04d}.png"
-                        for at in range(len(examples))
-                    ],
-                    plan.texts(sampler, weights),
-                ),
-            )
-            for side, weights in (("first", adapter), ("second", other))
-        )
-        verdicts = compare(judge, sampler, examples, first, second, report)
-        images = []
-        for at, (number, _) in enumerate(plan.jobs):
-            source = output / "samples" / "source" / f"{number + 1:04d}.png"
-            if examples[at].source and not source.exists():
-                save_image(sampler.policy.source_picture(examples[at]), source)
-            files = (side.images.files[at] for side in (first, second))
-            images.append(validation_image(output, examples[at], verdicts[at], *files, source))
-        score = Score.of(verdicts)
-        event = validation_event(score, verdicts, images)
-        sentence = score.sentence(name, other_name)
+
+        def side(name: str, adapter: Adapter | None) -> Side:
+            samples = output / "samples" / name
+            files = [samples / f"{place:04d}.png" for place in range(len(plan.jobs))]
+            images = ImageFiles(files, plan.texts(sampler.keys, adapter))
+            return Side(name, lambda: adapted(sampler.policy, adapter, plan.strength), images)
+
+        first, second = side("first", adapter), side("second", other)
+        verdicts = compare(judge, sampler, first, second, report)
+        images = list(show(sampler, verdicts, first, second).values())
+        event = validation_event(0, verdicts, images)
+        sentence = Score.of(verdicts).sentence(name, other_name)
+        counts = ("wins", "losses", "undecided", "win_rate", "low", "high")
         result = {
-            "wins": event.wins,
-            "losses": event.losses,
-            "undecided": event.undecided,
-            "win_rate": event.win_rate,
-            "low": event.low,
-            "high": event.high,
+            **{count: getattr(event, count) for count in counts},
             "sentence": sentence,
             "name": name,
             "adapter": adapter.content_hash,
             "against": other_name,
-            "against_adapter": other and other.content_hash,
+            "against_adapter": other.content_hash if other else None,
             "base": base_id(spec.policy.base),
             "strength": plan.strength,
-            "prompts": len(plan.examples),
+            "prompts": len(plan.prompts),
             "seeds": list(plan.seeds),
             "steps": spec.rollout.steps,
             "shift": spec.rollout.shift,

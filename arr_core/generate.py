@@ -6,10 +6,11 @@ Exit status: 0 done; 2 bad input, with one line on stderr that says what was exp
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from .base_spec import BaseSpec
 from .common.command import Parser, new_folder, run
 from .common.progress import ProgressBars
 from .config import ConfigError
-from .data import DataError, Example, half_a_letter, image_fault, open_image
+from .data import Example, example_of
 from .sampling_options import adapter_of, add_options, plan_of, spec_of
 
 if TYPE_CHECKING:
     from .adapters import Adapter
+    from .reports.grid import Row
     from .sampling import Plan
 
 GRID_ROWS = 32  # prompts in one grid picture
@@ -48,28 +50,40 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     from .adapters import base_warning
+    from .reports.grid import draw_grid
     from .sampling import ImageFiles, adapted
 
     spec = spec_of(options)
     plan = plan_of(options, spec, _single(options, spec))
     adapter = adapter_of(options, spec)
-    variants = _variants(options, spec, adapter)
+    if options.compare and adapter is None:
+        raise ConfigError("--compare: expected an --adapter to compare with the base, got none")
+    compare = spec.run is not None if options.compare is None else options.compare
+    variants: dict[str, Adapter | None] = {"base": None} if compare or adapter is None else {}
+    if adapter is not None:
+        variants["adapter"] = adapter
+        if warning := base_warning(adapter.family, adapter.base, spec.policy.base):
+            print(f"warning: {warning}", file=sys.stderr)
     output = options.output or new_folder("generated")
     files = {variant: _files(plan, output, variant, len(variants)) for variant in variants}
-    grids = list(_grids(plan, output))
-    _check_new(output, [*(file for made in files.values() for file in made), *dict(grids)])
-    if adapter and (warning := base_warning(adapter.family, adapter.base, spec.policy.base)):
-        print(f"warning: {warning}", file=sys.stderr)
+    pages = range(0, len(plan.prompts), GRID_ROWS)
+    grids = [output / (f"grid-{at + 1}.png" if at else "grid.png") for at in range(len(pages))]
+    _check_new(output, [*itertools.chain(*files.values()), *grids])
     with ProgressBars("image") as report, plan.sampler(report) as sampler:
         for variant, weights in variants.items():
-            images = ImageFiles(files[variant], plan.texts(sampler, weights))
+            texts = plan.texts(sampler.keys, weights)
+            images = ImageFiles(files[variant], texts)
             with adapted(sampler.policy, weights, plan.strength):
                 for _ in sampler.fill(images, f"{variant} images", report):
                     pass
-    for grid, numbers in grids:
-        _draw(plan, adapter, files, numbers).save(grid)
+    rows = _rows(plan, files)
+    titles = [f"{variant}, seed {seed}" for seed in plan.seeds for variant in variants]
+    if plan.prompts[0].source:
+        titles = ["source", *titles]
+    for grid, first in zip(grids, pages, strict=True):
+        draw_grid(rows[first : first + GRID_ROWS], titles, _summary(texts[0])).save(grid)
     count = len(variants) * len(plan.jobs)
-    names = ", ".join(grid.name for grid, _ in grids)
+    names = ", ".join(grid.name for grid in grids)
     print(f"wrote {count} image{'s' * (count > 1)} and {names} to {output}")
     return 0
 
@@ -86,52 +100,27 @@ def _single(options: argparse.Namespace, spec: BaseSpec) -> list[Example] | None
         return None
     if options.prompts is not None:
         raise ConfigError("--prompts: expected one of --prompt and --prompts, got both")
-    if not prompt.strip():
-        raise ConfigError("--prompt: expected a text that is not empty")
-    if half_a_letter(prompt):
-        raise ConfigError(f"--prompt: expected text that UTF-8 can write, got {ascii(prompt)[:80]}")
     if edits and source is None:
         raise ConfigError(
             "--prompt: expected --source IMAGE beside it, since this base edits images"
         )
-    if source is not None and (fault := image_fault(source)):
-        raise DataError(
-            f"--source: expected an image of at least 16 pixels a side, got {fault}: {source}"
-        )
-    return [Example(prompt.strip(), source)]
+    return [example_of(prompt, source, where="--prompt")]
 
 
-def _variants(
-    options: argparse.Namespace, spec: BaseSpec, adapter: Adapter | None
-) -> dict[str, Adapter | None]:
-    """What is sampled: "base", "adapter" or both, with the adapter of each."""
-    if options.compare and adapter is None:
-        raise ConfigError("--compare: expected an --adapter to compare with the base, got none")
-    compare = spec.run is not None if options.compare is None else options.compare
-    base = {"base": None} if compare or adapter is None else {}
-    return {**base, "adapter": adapter} if adapter else base
-
-
-# ---------------------------------------------------------------------- files
+# ---------------------------------------------------------------------- files and the grid
 
 
 def _files(plan: Plan, output: Path, variant: str, variants: int) -> list[Path]:
     """The file of every image. The prompt's number comes first, so that names sort as the prompts do."""
     suffix = f"-{variant}" if variants > 1 else ""
     return [
-        output / f"{number + 1:04d}-{slug(plan.examples[number].prompt)}-seed{seed}{suffix}.png"
-        for number, seed in plan.jobs
+        output / f"{number:04d}-{slug(prompt.prompt)}-seed{seed}{suffix}.png"
+        for number, prompt in enumerate(plan.prompts, 1)
+        for seed in plan.seeds
     ]
 
 
-def _grids(plan: Plan, output: Path) -> Iterator[tuple[Path, range]]:
-    """Each grid picture with the numbers of the prompts that it shows."""
-    for first in range(0, len(plan.examples), GRID_ROWS):
-        name = f"grid-{first // GRID_ROWS + 1}.png" if first else "grid.png"
-        yield output / name, range(first, min(first + GRID_ROWS, len(plan.examples)))
-
-
-def _check_new(output: Path, files: Sequence[Path]) -> None:
+def _check_new(output: Path, files: Iterable[Path]) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output: expected a folder, got the file {output}")
     for file in files:
@@ -148,40 +137,23 @@ def slug(prompt: str, longest: int = 40) -> str:
     return words[: longest + 1].rpartition("-")[0] or words[:longest]
 
 
-# ---------------------------------------------------------------------- the grid
+def _rows(plan: Plan, files: Mapping[str, Sequence[Path]]) -> list[Row]:
+    """A row for each prompt: the source of an edit, then each seed in each variant."""
+    from .reports.grid import Row
+
+    rows, seeds = [], len(plan.seeds)
+    for number, example in enumerate(plan.prompts):
+        source = [example.source] if example.source else []
+        places = range(number * seeds, (number + 1) * seeds)
+        images = [made[place] for place in places for made in files.values()]
+        rows.append(Row(f"{number + 1}. {example.prompt}", [*source, *images]))
+    return rows
 
 
-def _draw(plan: Plan, adapter: Adapter | None, files: dict[str, list[Path]], numbers: range):
-    """The grid of some prompts: the source of an edit, then each seed in each variant."""
-    from .reports.grid import Row, draw_grid
-
-    seeds, rows, sources = len(plan.seeds), [], []
-    for number in numbers:
-        example = plan.examples[number]
-        sources = [example.source] if example.source else []
-        columns = [made[number * seeds + at] for at in range(seeds) for made in files.values()]
-        pictures = [lambda path=path: open_image(path) for path in (*sources, *columns)]
-        rows.append(Row(f"{number + 1}. {example.prompt}", pictures))
-    strength = "" if plan.strength == 1 else f" at {plan.strength:g}"
-    names = {"base": "base", "adapter": f"adapter{strength}"}
-    titles = [f"{names[variant]}, seed {seed}" for seed in plan.seeds for variant in files]
-    return draw_grid(rows, ["source"] * len(sources) + titles, _summary(plan, adapter))
-
-
-def _summary(plan: Plan, adapter: Adapter | None) -> str:
-    """One line on what the whole grid has in common."""
-    text = plan.describe(0, plan.seeds[0], adapter)
-    parts = [
-        text["base"],
-        f"adapter {text['adapter'][:12]}" if adapter else "no adapter",
-        f"{text['steps']} steps",
-        f"shift {text['shift']}",
-    ]
-    if "guidance_scale" in text:
-        parts.append(f"guidance {text['guidance_scale']}")
-    if "negative_prompt" in text:
-        parts.append(f"true CFG {text['true_cfg_scale']}")
-    return ", ".join([*parts, text["version"]])
+def _summary(text: Mapping[str, str]) -> str:
+    """What the images of the grid have in common: the text of one, less what is its own."""
+    own = ("prompt", "source", "seed", "encoding")
+    return ", ".join(f"{name} {value[:24]}" for name, value in text.items() if name not in own)
 
 
 def _parser() -> argparse.ArgumentParser:

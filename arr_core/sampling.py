@@ -55,17 +55,26 @@ def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
     ]
 
 
-@dataclass(frozen=True)
 class Sampler:
-    """Samples one image for each key of a conditioning and its seed, by the steps, shift and micro_batch of ``settings``."""
+    """Samples one image for each example and its seed, by the steps, shift and micro_batch of ``settings``."""
 
-    policy: Policy
-    keys: Sequence[str]
-    seeds: Sequence[int]
-    settings: Rollout
+    def __init__(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        seeds: Sequence[int],
+        settings: Rollout,
+        report: ReportProgress = no_progress,
+    ):
+        """Encodes the prompts that are not yet encoded."""
+        self.policy, self.examples, self.seeds, self.settings = policy, examples, seeds, settings
+        self.keys = policy.encode(examples, lambda done, total: report("prompts", done, total))
 
     def fill(
-        self, images: Images, stage: str = "images", report: ReportProgress = no_progress
+        self,
+        images: ImageFiles | MemoryImages,
+        stage: str = "images",
+        report: ReportProgress = no_progress,
     ) -> Iterator[list[int]]:
         """Sample what ``images`` lacks. Yields the places that are there: at first those of before, then each batch."""
         settings, total = self.settings, len(self.keys)
@@ -87,15 +96,12 @@ class Sampler:
                 report(stage, done := done + len(places), total)
                 yield places
 
-
-def sample_images(
-    policy: Policy, keys: Sequence[str], seeds: Sequence[int], settings: Rollout
-) -> list[Image.Image]:
-    """One image for each key and seed, in their order."""
-    images: dict[int, Image.Image] = {}
-    for _ in Sampler(policy, keys, seeds, settings).fill(images):
-        pass
-    return [images[place] for place in range(len(keys))]
+    def images(self) -> list[Image.Image]:
+        """The images, in the order of the examples."""
+        images = MemoryImages({})
+        for _ in self.fill(images):
+            pass
+        return [images[place] for place in range(len(self.keys))]
 
 
 # ---------------------------------------------------------------------- adapters and files
@@ -125,17 +131,25 @@ def scaled(adapter: Adapter, strength: float) -> Adapter:
     )
 
 
+def save_image(image: Image.Image, file: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write a PNG file, atomically, with ``text`` as its text fields."""
+    info = PngInfo()
+    for name, value in (text or {}).items():
+        info.add_itxt(name, value)
+    with atomic_write(file) as part:
+        image.save(part, "PNG", pnginfo=info)
+
+
 class ImageFiles:
-    """Images by place as PNG files, whose text fields say what each was made of.
+    """Images by place, each in a PNG file whose text fields say what it was made of.
 
     A file whose text says something else counts as missing, and so does one that is no image.
     """
 
     def __init__(self, files: Sequence[Path], texts: Sequence[dict[str, str]]):
-        self.files, self.texts = files, texts
+        self.files, self.texts = dict(enumerate(files)), texts
 
-    def __contains__(self, place: object) -> bool:
-        assert isinstance(place, int)
+    def __contains__(self, place: int) -> bool:
         with contextlib.suppress(OSError), Image.open(self.files[place]) as image:
             return image.info == self.texts[place]
         return False
@@ -147,65 +161,50 @@ class ImageFiles:
         save_image(image, self.files[place], self.texts[place])
 
 
-def save_image(image: Image.Image, file: Path, text: Mapping[str, str] | None = None) -> None:
-    """Write a PNG file, atomically, with ``text`` as its text fields."""
-    info = PngInfo()
-    for name, value in (text or {}).items():
-        info.add_itxt(name, value)
-    with atomic_write(file) as part:
-        image.save(part, "PNG", pnginfo=info)
+class MemoryImages(dict[int, Image.Image]):
+    """Images by place, in memory. Those that have a file are written too."""
 
+    def __init__(self, files: Mapping[int, Path]):
+        self.files = files
 
-Images = dict[int, Image.Image] | ImageFiles
+    def __setitem__(self, place: int, image: Image.Image) -> None:
+        super().__setitem__(place, image)
+        if place in self.files:
+            save_image(image, self.files[place])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images are made: every example with every seed. ``encodings`` is a folder of encodings that may hold some
+    """Which images are made: every prompt with every seed. ``encodings`` is a folder of encodings that may hold some
     already; None makes a temporary one."""
 
     settings: PolicySettings
     rollout: Rollout
-    examples: Sequence[Example]
+    prompts: Sequence[Example]
     seeds: Sequence[int]
     strength: float = 1.0
     encodings: Path | None = None
 
     @property
-    def jobs(self) -> list[tuple[int, int]]:
-        """(number of the example, seed) of every image; its index is the image's place."""
-        return [(number, seed) for number in range(len(self.examples)) for seed in self.seeds]
+    def jobs(self) -> list[tuple[Example, int]]:
+        """The prompt and the seed of each image; its index is the image's place."""
+        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
     @contextlib.contextmanager
     def sampler(self, report: ReportProgress = no_progress) -> Iterator[Sampler]:
-        """A sampler of the jobs, once the prompts are encoded. Raises PolicyError."""
+        """A sampler of the jobs. Raises PolicyError."""
+        examples, seeds = zip(*self.jobs, strict=True)
         with contextlib.ExitStack() as stack:
             folder = self.encodings or stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="arr-rpo-", ignore_cleanup_errors=True)
             )
             policy = load_policy(self.settings, Path(folder))
-            keys = policy.encode(self.examples, lambda done, total: report("prompts", done, total))
-            yield Sampler(
-                policy,
-                [keys[number] for number, _ in self.jobs],
-                [seed for _, seed in self.jobs],
-                self.rollout,
-            )
+            yield Sampler(policy, examples, seeds, self.rollout, report)
 
-    def texts(self, sampler: Sampler, adapter: Adapter | None) -> list[dict[str, str]]:
-        """What each image is made of, for ``ImageFiles``."""
-        return [
-            {**self.describe(number, seed, adapter), "encoding": key}
-            for (number, seed), key in zip(self.jobs, sampler.keys, strict=True)
-        ]
-
-    def describe(self, number: int, seed: int, adapter: Adapter | None) -> dict[str, str]:
-        """What an image is made of: names and hashes, never a path of this machine."""
-        example, settings = self.examples[number], self.settings
-        content = {
-            "prompt": example.prompt,
-            "source": example.source.name if example.source else None,
-            "seed": seed,
+    def texts(self, keys: Sequence[str], adapter: Adapter | None) -> list[dict[str, str]]:
+        """What each image is made of, for its file: names and hashes, never a path of this machine."""
+        settings = self.settings
+        common = {
             "base": base_id(settings.base),
             "revision": settings.revision,
             "adapter": adapter.content_hash if adapter else "none",
@@ -218,8 +217,15 @@ class Plan:
             "dtype": settings.dtype,
             "version": f"arr-rpo {__version__}",
         }
-        return {
-            name: f"{value:g}" if isinstance(value, float) else str(value)
-            for name, value in content.items()
-            if value is not None
-        }
+        texts = []
+        for (prompt, seed), key in zip(self.jobs, keys, strict=True):
+            source = prompt.source.name if prompt.source else None
+            own = {"prompt": prompt.prompt, "source": source, "seed": seed, "encoding": key}
+            texts.append(
+                {name: _plain(value) for name, value in (own | common).items() if value is not None}
+            )
+        return texts
+
+
+def _plain(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -71,7 +71,7 @@ from arr_core.miniature.judge import FOLDER, MiniatureVLM
 from arr_core.miniature.world import exact_image
 from arr_core.policies.loading import load_policy
 from arr_core.rubrics import NO_RUBRIC
-from arr_core.sampling import sample_images
+from arr_core.sampling import Sampler
 
 BIAS, TEMPERATURE, GRAIN = 1.0, 0.16, 70.0  # log-odds, score (0..1) per log-odds, levels (0..255)
 VOTES, SURE = 5, 0.75
@@ -162,15 +162,11 @@ def labelled_pairs(folder: Path, images: int) -> list[PreferencePair]:
     config, pairs = load_config("miniature"), []
     examples = load_examples("miniature:data/prompts_heldout.txt", "t2i")
     policy = load_policy(config.policy, folder / "encodings")
-    for number, (example, key) in enumerate(
-        zip(tqdm(examples, "pictures", unit="prompt"), policy.encode(examples), strict=True)
-    ):
-        made = sample_images(
-            policy,
-            [key] * images,
-            [seed_of("judges", number, at) for at in range(images)],
-            config.rollout.model_copy(update={"micro_batch": images}),
-        )
+    policy.encode(examples)
+    settings = config.rollout.model_copy(update={"micro_batch": images})
+    for number, example in enumerate(tqdm(examples, "pictures", unit="prompt")):
+        seeds = [seed_of("judges", number, at) for at in range(images)]
+        made = Sampler(policy, [example] * images, seeds, settings).images()
         paths = {True: [], False: []}
         for at, image in enumerate(made):
             path = folder / f"{number}-{at}.png"

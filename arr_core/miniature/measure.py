@@ -15,7 +15,7 @@ from ..common.proportions import wilson
 from ..common.randomness import seed_of
 from ..data import Example, load_examples, open_image
 from ..reports.run import write_report
-from ..sampling import sample_images
+from ..sampling import Sampler
 from ..training.events import MeasuredShare, MeasureEvent
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
 
@@ -76,15 +76,10 @@ def measure_policy(
     """The measure of ``count`` images of the embedded held-out prompts, with the adapter or (``reference``) without."""
     held_out = load_examples(HELD_OUT[config.task], config.task)
     examples = [held_out[i % len(held_out)] for i in range(count)]
-    keys = dict(zip(held_out, policy.encode(held_out), strict=True))
+    seeds = [seed_of("measure", seed, i) for i in range(count)]
+    settings = config.rollout.model_copy(update={"micro_batch": 128})
     with policy.reference() if reference else contextlib.nullcontext():
-        images = sample_images(
-            policy,
-            [keys[example] for example in examples],
-            [seed_of("measure", seed, i) for i in range(count)],
-            config.rollout.model_copy(update={"micro_batch": 128}),
-        )
-    return measure(examples, images)
+        return measure(examples, Sampler(policy, examples, seeds, settings).images())
 
 
 def report_measure(trainer) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.Image import Resampling
+from PIL.ImageFont import FreeTypeFont
+
+from ..data import open_image
 
 SMALLEST, LARGEST = 160, 512  # pixels of a picture's shorter and longer side, as shown
 GAP, TEXT, LINES = 12, 15, 3
@@ -22,45 +28,45 @@ FONTS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A caption, and pictures from left to right, each opened when it is needed; the last one sets the row's size."""
+class Row(NamedTuple):
+    """A caption, and the image files below it from left to right; the last one sets the row's size."""
 
     caption: str
-    pictures: Sequence[Callable[[], Image.Image]]
+    files: Sequence[Path]
 
 
 def draw_grid(rows: Sequence[Row], titles: Sequence[str], summary: str) -> Image.Image:
     """The grid. Small pictures are enlarged by a whole factor without blurring, large ones are made smaller."""
     font = font_for("".join([*(row.caption for row in rows), *titles, summary]))
-    sizes = [shown_size(row.pictures[-1]().size) for row in rows]
+    line = sum(font.getmetrics())
+    sizes = [shown_size(open_image(row.files[-1]).size) for row in rows]
     cell = max(width for width, _ in sizes)
     inner = max(len(titles) * (cell + GAP) - GAP, 2 * SMALLEST)
-    line = sum(font.getmetrics())
-    captions = [wrapped(row.caption, font, inner) for row in rows]
-    header, footer = line + GAP, wrapped(summary, font, inner)
-    body = sum(
-        len(caption) * line + size[1] + 2 * GAP
-        for caption, size in zip(captions, sizes, strict=True)
-    )
-    sheet = Image.new(
-        "RGB", (inner + 2 * GAP, GAP + header + body + len(footer) * line + GAP), PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
-    columns = [GAP + at * (cell + GAP) for at in range(len(titles))]
-    for x, title in zip(columns, titles, strict=True):
-        draw.text((x, GAP), wrapped(title, font, cell, lines=1)[0], INK, font)
-    y = GAP + header
-    for row, caption, size in zip(rows, captions, sizes, strict=True):
-        for text in caption:
-            draw.text((GAP, y), text, INK, font)
-            y += line
-        for x, picture in zip(columns, row.pictures, strict=True):
-            sheet.paste(_shown(picture(), size), (x, y + GAP // 2))
-        y += size[1] + 2 * GAP
-    for text in footer:
-        draw.text((GAP, y), text, PALE, font)
-        y += line
+
+    def text(words: str, colour: str = INK, width: int = inner, lines: int = LINES) -> Image.Image:
+        broken = wrapped(words, font, width, lines)
+        block = Image.new("RGB", (width, len(broken) * line), PAPER)
+        for at, part in enumerate(broken):
+            ImageDraw.Draw(block).text((0, at * line), part, colour, font)
+        return block
+
+    def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+        block = Image.new("RGB", (inner, images[0].height + GAP), PAPER)
+        for at, image in enumerate(images):
+            block.paste(image, (at * (cell + GAP), 0))
+        return block
+
+    blocks = [side_by_side([text(title, width=cell, lines=1) for title in titles])]
+    for row, size in zip(rows, sizes, strict=True):
+        pictures = [_shown(open_image(file), size) for file in row.files]
+        blocks += [text(row.caption), side_by_side(pictures)]
+    blocks.append(text(summary, PALE))
+    height = sum(block.height for block in blocks)
+    sheet = Image.new("RGB", (inner + 2 * GAP, height + 2 * GAP), PAPER)
+    y = GAP
+    for block in blocks:
+        sheet.paste(block, (GAP, y))
+        y += block.height
     return sheet
 
 
@@ -74,23 +80,22 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shown(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    grows = (
-        picture.width <= size[0] and size[0] % picture.width == 0 and size[1] % picture.height == 0
-    )
-    return picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+    enlarged = size[0] % picture.width == 0 and size[1] % picture.height == 0
+    return picture.resize(size, Resampling.NEAREST if enlarged else Resampling.LANCZOS)
 
 
-def font_for(text: str) -> ImageFont.FreeTypeFont:
+def font_for(text: str) -> FreeTypeFont:
+    """A font that has the letters of ``text``, as far as this system has one."""
     if any(ord(character) > 0x24F for character in text):
         for name in FONTS:
-            try:
+            with contextlib.suppress(OSError):
                 return ImageFont.truetype(name, TEXT)
-            except OSError:
-                continue
-    return ImageFont.load_default(TEXT)
+    font = ImageFont.load_default(TEXT)
+    assert isinstance(font, FreeTypeFont)  # Pillow has it wherever it was built with FreeType
+    return font
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
+def wrapped(text: str, font: FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
     """The text in at most so many lines that fit, broken at spaces if there are some; three dots where it goes on."""
     text, broken = " ".join(text.split()), []
     while text and len(broken) < lines:

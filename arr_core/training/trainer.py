@@ -197,10 +197,7 @@ class Trainer:
             distributed.gather(None)
         keys = self.policy.encode(examples, self._encoding)
         self.emit(EncodedEvent(examples=len(examples), seconds=time.monotonic() - start))
-        self.keys, held_out_keys = (
-            keys[: len(self.train_examples)],
-            keys[len(self.train_examples) :],
-        )
+        self.keys = keys[: len(self.train_examples)]
         self.learner = Learner(config, self.policy, self.start_adapter)
         self.order = PromptOrder(len(self.train_examples), config.run.seed)
         if self.checkpoint is not None:
@@ -209,7 +206,6 @@ class Trainer:
             self.policy,
             self.validation_judge,
             self.held_out,
-            held_out_keys,
             config,
         )
 

@@ -6,9 +6,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-
-from PIL import Image
 
 from ..common import collectives
 from ..common.progress import ReportProgress, no_progress
@@ -18,7 +15,7 @@ from ..config import TrainConfig
 from ..data import Example
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.base import Policy
-from ..sampling import Images, Sampler, save_image
+from ..sampling import ImageFiles, MemoryImages, Sampler, save_image
 from .events import BothStatistics, ImageStatistics, ValidationEvent, ValidationImage
 from .image_statistics import image_statistics
 
@@ -38,6 +35,10 @@ class Score:
         return cls(wins, losses, len(verdicts) - wins - losses)
 
     @property
+    def pairs(self) -> int:
+        return self.wins + self.losses + self.undecided
+
+    @property
     def win_rate(self) -> Proportion:
         """Wins of the decided pairs."""
         return Proportion(self.wins, self.wins + self.losses)
@@ -45,17 +46,17 @@ class Score:
     @property
     def margin(self) -> float:
         """Wins less losses over all pairs: what the best adapter is chosen by."""
-        return (self.wins - self.losses) / max(1, self.wins + self.losses + self.undecided)
+        return (self.wins - self.losses) / max(1, self.pairs)
 
     def sentence(self, name: str = "the adapter", other: str = "the base") -> str:
         """The outcome in words, with its interval."""
-        rate, pairs = self.win_rate, self.wins + self.losses + self.undecided
+        rate = self.win_rate
         if rate.value is None:
-            return f"the judge decided none of {pairs} pairs between {name} and {other}."
+            return f"the judge decided none of {self.pairs} pairs between {name} and {other}."
         low, high = rate.interval
         return (
             f"{name} beats {other} in {rate.value:.0%} of {rate.total} decided pairs "
-            f"(95 % interval {low:.0%} to {high:.0%}; {self.undecided} of {pairs} undecided)."
+            f"(95 % interval {low:.0%} to {high:.0%}; {self.undecided} of {self.pairs} undecided)."
         )
 
 
@@ -65,21 +66,21 @@ class Side:
 
     name: str
     weights: Callable[[], AbstractContextManager]
-    images: Images
+    images: ImageFiles | MemoryImages
 
 
 def compare(
     judge: Judge,
     sampler: Sampler,
-    examples: Sequence[Example],
     a: Side,
     b: Side,
     report: ReportProgress = no_progress,
 ) -> list[Verdict]:
-    """The verdicts on the images of two sides, one for each example. Raises JudgeError, in all processes.
+    """The verdicts on the images of two sides, one for each example of the sampler. Raises JudgeError, in all processes.
 
     The images of b come first; then each batch of a is judged while the next one is sampled.
     """
+    examples = sampler.examples
     with b.weights():
         for _ in sampler.fill(b.images, f"{b.name} images", report):
             pass
@@ -107,15 +108,40 @@ def compare(
     return collectives.together(collect, JudgeError)
 
 
+def show(
+    sampler: Sampler, verdicts: Sequence[Verdict], a: Side, b: Side
+) -> dict[int, ValidationImage]:
+    """The pairs whose images have files, by place. Files are ``samples/SIDE/NAME``; sources are written beside them."""
+    shown = {}
+    for place, file in a.images.files.items():
+        example, verdict = sampler.examples[place], verdicts[place]
+        source = file.parents[1] / "source" / file.name
+        picture = sampler.policy.source_picture(example)
+        if picture is not None and not source.exists():
+            save_image(picture, source)
+        policy, base, source = (
+            path.relative_to(file.parents[2]).as_posix()
+            for path in (file, b.images.files[place], source)
+        )
+        shown[place] = ValidationImage(
+            prompt=example.prompt,
+            policy=policy,
+            base=base,
+            source=source if picture is not None else None,
+            preferred={"a": "policy", "b": "base", None: None}[verdict.preferred],
+            reason=verdict.reason,
+        )
+    return shown
+
+
 def validation_event(
-    score: Score,
+    update: int,
     verdicts: Sequence[Verdict],
     images: Sequence[ValidationImage],
-    *,
-    update: int = 0,
     statistics: BothStatistics | None = None,
 ) -> ValidationEvent:
     """The event of a comparison, side a being the policy."""
+    score = Score.of(verdicts)
     low, high = score.win_rate.interval
     return ValidationEvent(
         update=update,
@@ -133,93 +159,54 @@ def validation_event(
     )
 
 
-def validation_image(
-    folder: Path, example: Example, verdict: Verdict, policy: Path, base: Path, source: Path
-) -> ValidationImage:
-    """A pair in the event; its files lie in ``folder``."""
-    return ValidationImage(
-        prompt=example.prompt,
-        policy=policy.relative_to(folder).as_posix(),
-        base=base.relative_to(folder).as_posix(),
-        source=source.relative_to(folder).as_posix() if example.source else None,
-        preferred={"a": "policy", "b": "base", None: None}[verdict.preferred],
-        reason=verdict.reason,
-    )
-
-
 class Validation:
-    """The held-out prompts of a run, this process's share of them. The base's images are made once."""
+    """A process's share of a run's held-out prompts. The base's images are made once."""
 
     def __init__(
         self,
         policy: Policy,
         judge: Judge,
         examples: Sequence[Example],
-        keys: Sequence[str],
         config: TrainConfig,
     ):
         self.numbers = range(collectives.rank(), len(examples), collectives.world_size())
-        self.examples = [examples[number] for number in self.numbers]
         self.judge, self.config = judge, config
         steps = config.validation.steps or config.rollout.steps
         self.sampler = Sampler(
             policy,
-            [keys[number] for number in self.numbers],
+            [examples[number] for number in self.numbers],
             [seed_of(config.run.seed, "validation", number) for number in self.numbers],
             config.rollout.model_copy(update={"steps": steps}),
         )
-        self.base: dict[int, Image.Image] = {}
+        self.base = self._side("base", policy.reference, "base")
 
     def run(
         self, update: int, report: ReportProgress = no_progress
     ) -> tuple[Score, ValidationEvent]:
         """The policy as it is now against the base, over all processes, and its event. Writes sample images."""
-        images: dict[int, Image.Image] = {}
-        verdicts = compare(
-            self.judge,
-            self.sampler,
-            self.examples,
-            Side("validation", contextlib.nullcontext, images),
-            Side("base", self.sampler.policy.reference, self.base),
-            report,
-        )
-        places = range(len(self.numbers))
-        shown = [
-            (self.numbers[at], self._show(update, at, images[at], verdicts[at]))
-            for at in places
-            if self.numbers[at] < self.config.validation.images
+        policy, base = self._side("validation", contextlib.nullcontext, f"{update:05d}"), self.base
+        verdicts = compare(self.judge, self.sampler, policy, base, report)
+        shown = show(self.sampler, verdicts, policy, base)
+        rows = [
+            (number, verdicts[at], policy.images[at], base.images[at], shown.get(at))
+            for at, number in enumerate(self.numbers)
         ]
-        parts = collectives.gather(
-            (verdicts, [images[at] for at in places], [self.base[at] for at in places], shown)
-        )
-        verdicts, policy, base, shown = (
-            [item for part in parts for item in part[kind]] for kind in range(4)
-        )
-        score = Score.of(verdicts)
-        return score, validation_event(
-            score,
+        everything = [row for part in collectives.gather(rows) for row in part]
+        _, verdicts, *images, shown = zip(*sorted(everything, key=lambda row: row[0]), strict=True)
+        trained, untrained = (ImageStatistics(**image_statistics(side)) for side in images)
+        event = validation_event(
+            update,
             verdicts,
-            [image for _, image in sorted(shown, key=lambda item: item[0])],
-            update=update,
-            statistics=BothStatistics(
-                base=ImageStatistics(**image_statistics(base)),
-                policy=ImageStatistics(**image_statistics(policy)),
-            ),
+            [image for image in shown if image],
+            BothStatistics(base=untrained, policy=trained),
         )
+        return Score.of(verdicts), event
 
-    def _show(
-        self, update: int, place: int, image: Image.Image, verdict: Verdict
-    ) -> ValidationImage:
-        """Write the images of one pair; those of the base and the source once."""
-        example, folder = self.examples[place], self.config.run.folder
-        policy, base, source = (
-            folder / "samples" / part / f"{self.numbers[place]:03d}.png"
-            for part in (f"{update:05d}", "base", "source")
-        )
-        save_image(image, policy)
-        if not base.exists():
-            save_image(self.base[place], base)
-        picture = self.sampler.policy.source_picture(example)
-        if picture is not None and not source.exists():
-            save_image(picture, source)
-        return validation_image(folder, example, verdict, policy, base, source)
+    def _side(self, name: str, weights: Callable[[], AbstractContextManager], folder: str) -> Side:
+        """A side whose first images are written to a folder of ``samples/``."""
+        files = {
+            place: self.config.run.folder / "samples" / folder / f"{number:03d}.png"
+            for place, number in enumerate(self.numbers)
+            if number < self.config.validation.images
+        }
+        return Side(name, weights, MemoryImages(files))
