@@ -61,7 +61,7 @@ from arr_core.config import load_config
 from arr_core.data import PreferencePair, load_examples, open_image
 from arr_core.judge import markdown
 from arr_core.judging import Judge
-from arr_core.judging.chat import Reply
+from arr_core.judging.chat import Chat, Reply, RequestOptions
 from arr_core.judging.logits import LogitsClient
 from arr_core.judging.metrics import Measures, evaluate
 from arr_core.judging.pairwise import PairwiseClient
@@ -78,7 +78,7 @@ VOTES, SURE = 5, 0.75
 RUBRICS = {"with": default_rubric("miniature", "t2i"), "without": NO_RUBRIC["t2i"]}
 
 
-class PlantedChat:
+class PlantedChat(Chat):
     """A chat that scores both pictures with the embedded model and answers from log-odds with a planted bias.
 
     It knows only what a server is sent: the texts and the pictures of the messages. The same words come at the same seed.
@@ -89,27 +89,19 @@ class PlantedChat:
         self.identity = f"planted:bias={bias}:temperature={temperature}:grain={grain}"
         self._scores: dict[tuple, list[float]] = {}
 
-    async def complete(
-        self,
-        messages,
-        *,
-        schema=None,
-        temperature=None,
-        seed=None,
-        max_tokens=None,
-        log_probs: bool = False,
-    ) -> Reply:
+    async def complete(self, messages, options=None) -> Reply:
+        options = options or RequestOptions()
         prompt, criteria, pictures = read(messages)
         first, second = (self.scores(prompt, criteria, picture) for picture in pictures)
         log_odds = mean_difference(first, second) / self.temperature + self.bias
-        if log_probs:
+        if options.log_probs:
             known = {
                 "A": -float(np.logaddexp(0, -log_odds)),
                 "B": -float(np.logaddexp(0, log_odds)),
             }
             return Reply(max(known, key=known.get), log_probs=known)
         drawn = random.Random(
-            seed_of("words", prompt, criteria, *map(image_hash, pictures), seed)
+            seed_of("words", prompt, criteria, *map(image_hash, pictures), options.seed)
         ).random()
         findings = [
             {"criterion": number, "first": f"fits {a:.0%}", "second": f"fits {b:.0%}"}
@@ -121,9 +113,6 @@ class PlantedChat:
                 {"findings": findings, "reason": f"the {said} fits better", "preferred": said}
             )
         )
-
-    async def close(self) -> None:
-        pass
 
     def scores(self, prompt: str, criteria: tuple[str, ...], picture: Image.Image) -> list[float]:
         """How well a picture, seen through the grain, fits each criterion (0..1)."""

@@ -5,7 +5,7 @@
     python benchmarks/learning.py noise           # verdicts flipped, a planted position bias
     python benchmarks/learning.py ablation        # one setting at a time
 
-Every run is `python -m arr_core.train` in a process of its own with one torch thread; ``--jobs`` of them run side by
+Every run is `python benchmarks/planted.py` in a process of its own with one torch thread; ``--jobs`` of them run side by
 side. Results are appended to ``--results`` as JSON lines, so an interrupted table goes on where it stopped, and printed
 as Markdown with 95 % Wilson intervals over all images of all seeds.
 """
@@ -172,8 +172,7 @@ def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[st
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
-            "-m",
-            "arr_core.train",
+            str(ROOT / "benchmarks" / "planted.py"),
             preset,
             "--run.output_dir",
             folder,

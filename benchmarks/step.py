@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from arr_core.config import load_config
 from arr_core.judging import Judge, Opinion, Pair
+from arr_core.judging.client import GroupClient
 from arr_core.rubrics import BUILT_IN
 from arr_core.training.objectives import Statistics
 from arr_core.training.rollout import sample_pairs
@@ -32,7 +33,7 @@ from arr_core.training.trainer import Trainer
 from tools.miniature.models import flux_pipeline
 
 
-class SlowJudge:
+class SlowJudge(GroupClient):
     """A judge that takes its time and prefers the first image it sees, in turn."""
 
     identity = "slow"
@@ -40,7 +41,7 @@ class SlowJudge:
     def __init__(self, seconds: float):
         self.seconds = seconds
 
-    async def ask(self, questions):
+    async def answer_all(self, questions):
         await asyncio.sleep(self.seconds)
         return [Opinion(i % 2, "in turn") for i, _ in enumerate(questions)]
 

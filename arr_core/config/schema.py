@@ -308,15 +308,6 @@ class Judge(Section):
     timeout_s: float = Field(60.0, gt=0, description="Seconds after which a request has failed")
     retries: int = Field(3, ge=0, description="Further attempts after a failed request")
     concurrency: int = Field(16, ge=1, description="Requests in flight at once")
-    flip_rate: float = Field(
-        0.0, ge=0, le=1, description="Benchmarks only: share of verdicts flipped at random"
-    )
-    position_bias: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Benchmarks only: probability that the first image is named, whatever it shows",
-    )
 
 
 class Validation(Section):

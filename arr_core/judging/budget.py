@@ -1,14 +1,12 @@
-"""A budget around a chat: calls, tokens and money, each with a limit that ends the work instead of the account."""
+"""A budget around a chat: limits of calls, tokens and money that end the run before the account is empty."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .chat import Chat, Reply
+from .chat import Chat, Messages, Reply, RequestOptions
 from .verdict import JudgeError
 
 
@@ -21,42 +19,26 @@ class Limits:
     cost: float | None = None
 
 
-class Budget:
+class Budget(Chat):
     """A chat that stops with a JudgeError at its limits.
 
-    Calls are questions, counted before they are asked, so their limit is exact; further attempts at one that failed are not
-    counted. Tokens and money are known afterwards: what is in flight when the limit is reached is still paid, and still used.
+    Calls are questions, counted before they are asked, so their limit is exact; retries are not counted. Tokens and money
+    are known afterwards: what is in flight when the limit is reached is still paid, and still used.
     """
 
     def __init__(self, chat: Chat, limits: Limits, name: str, at_once: int = 16):
-        """``at_once``: what may be asked before the first of it is paid, where tokens or money are limited."""
+        """at_once: requests in flight at most, where tokens or money are limited."""
         self.chat, self.limits, self.name = chat, limits, name
         self.identity = chat.identity
         self.calls, self.tokens, self.cost = 0, 0, 0.0
         exact = limits.tokens is None and limits.cost is None
         self._free = contextlib.nullcontext() if exact else asyncio.Semaphore(at_once)
 
-    async def complete(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        schema: dict[str, Any] | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
-        max_tokens: int | None = None,
-        log_probs: bool = False,
-    ) -> Reply:
+    async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
         async with self._free:
             self._admit()
             self.calls += 1
-            reply = await self.chat.complete(
-                messages,
-                schema=schema,
-                temperature=temperature,
-                seed=seed,
-                max_tokens=max_tokens,
-                log_probs=log_probs,
-            )
+            reply = await self.chat.complete(messages, options)
             self.tokens += reply.tokens
             self.cost += reply.cost
         return reply

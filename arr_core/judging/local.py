@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .chat import Reply, together
+from .chat import Chat, Messages, Reply, RequestOptions, merge_log_probs
 from .pictures import smaller
 from .verdict import JudgeError
 
@@ -28,17 +28,16 @@ CANDIDATES = 1000  # first tokens of which the log-probability is given
 
 
 @dataclass
-class _Question:
-    messages: list[dict[str, Any]]
+class _Request:
+    messages: Messages
     temperature: float
     seed: int | None
     max_tokens: int
     log_probs: bool
     reply: Future[Reply] = field(default_factory=Future)
-    asked: float = field(default_factory=time.monotonic)
 
 
-class LocalChat:
+class LocalChat(Chat):
     """A model with its processor, loaded at the first question and owned by one thread.
 
     Questions that wait are answered together, in the order in which they came, at most ``batch_size`` at a time. A reply
@@ -68,36 +67,28 @@ class LocalChat:
         if self.chat_template:
             settings = json.dumps(self.chat_template, sort_keys=True).encode()
             self.identity += f":template={hashlib.sha256(settings).hexdigest()[:8]}"
-        self._waiting: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._model = self._processor = self._fault = None
-        self._texts: list[
-            str
-        ] = []  # of every token, made when log-probabilities are first asked for
+        # Of transformers' own types, which are known only once it is imported.
+        self._model: Any = None
+        self._processor: Any = None
+        self._fault = ""  # why the model does not load
+        self._texts: list[str] = []  # of every token, when log-probabilities are first asked for
 
-    async def complete(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        schema: dict[str, Any] | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
-        max_tokens: int | None = None,
-        log_probs: bool = False,
-    ) -> Reply:
-        """The reply, as ``Chat`` says."""
-        question = _Question(
-            list(messages),
-            self.temperature if temperature is None else temperature,
-            seed,
-            1 if log_probs else max_tokens or self.max_tokens,
-            log_probs,
+    async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
+        options = options or RequestOptions()
+        request = _Request(
+            messages,
+            self.temperature if options.temperature is None else options.temperature,
+            options.seed,
+            1 if options.log_probs else options.max_tokens or self.max_tokens,
+            options.log_probs,
         )
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="local judge", daemon=True)
             self._thread.start()
-        self._waiting.put(question)
-        return await asyncio.wrap_future(question.reply)
+        self._waiting.put(request)
+        return await asyncio.wrap_future(request.reply)
 
     async def close(self) -> None:
         """Let the model go; a batch in work may end after this returns, and takes the model with it then."""
@@ -108,24 +99,20 @@ class LocalChat:
 
     def _work(self) -> None:
         for batch in self._batches():
-            for _, alike in groupby(
-                batch, lambda question: (question.log_probs, question.max_tokens)
-            ):
-                wanted = [
-                    question for question in alike if question.reply.set_running_or_notify_cancel()
-                ]
+            for _, alike in groupby(batch, lambda request: (request.log_probs, request.max_tokens)):
+                wanted = [each for each in alike if each.reply.set_running_or_notify_cancel()]
                 try:
                     if self._model is None:
                         self._load_once()
                     self._answer(wanted)
-                except BaseException as error:  # the thread's boundary: whoever asked hears of it
-                    for question in wanted:
-                        if not question.reply.done():
-                            question.reply.set_exception(error)
+                except BaseException as error:  # the thread's boundary: the caller gets the error
+                    for request in wanted:
+                        if not request.reply.done():
+                            request.reply.set_exception(error)
         self._model = self._processor = None
-        _give_back_memory()
+        _free_memory()
 
-    def _batches(self) -> Iterator[list[_Question]]:
+    def _batches(self) -> Iterator[list[_Request]]:
         """What waits, in the order of arrival, until ``close``."""
         while (first := self._waiting.get()) is not None:
             batch, end = [first], time.monotonic() + GATHER_S
@@ -142,102 +129,87 @@ class LocalChat:
 
     def _load_once(self) -> None:
         """Loads the model, or says again why it does not load."""
-        if self._fault is None:
-            try:
-                self._load()
-            except JudgeError as error:
-                self._fault = str(error)
-                raise
-        else:
+        if self._fault:
             raise JudgeError(self._fault)
+        try:
+            self._load()
+        except JudgeError as error:
+            self._fault = str(error)
+            raise
 
     def _load(self) -> None:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        device = self.device
+        device, has_cuda = self.device, torch.cuda.is_available()
         if device == "auto":
-            device = (
-                "cuda"
-                if torch.cuda.is_available()
-                else "mps"
-                if torch.backends.mps.is_available()
-                else "cpu"
-            )
-        if (
-            device == "cuda" and torch.cuda.is_available()
-        ):  # a thread begins at the first card, whichever the process has
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+            device = "cuda" if has_cuda else device
+        if device == "cuda" and has_cuda:  # a thread begins at card 0, whichever the process has
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-        if device.startswith("cuda:") and torch.cuda.is_available():
-            with self._getting_onto(device):
+        if device.startswith("cuda:") and has_cuda:
+            with self._device_errors(device):
                 torch.cuda.set_device(device)
         dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.name, dtype=getattr(torch, dtype)
-            ).eval()
+            load = AutoModelForImageTextToText.from_pretrained
+            model = load(self.name, dtype=getattr(torch, dtype)).eval()
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             raise JudgeError(
                 f"the local judge {self.name!r}: expected a folder or a hub name of a vision-language model "
-                f"that transformers knows; {_one_line(error)}"
+                f"that transformers knows, got {_one_line(error)}"
             ) from error
         if not (hasattr(processor, "image_processor") and getattr(processor, "tokenizer", None)):
             raise JudgeError(
                 f"the local judge {self.name!r} cannot see images; choose a vision-language model"
             )
-        with self._getting_onto(device):
+        with self._device_errors(device):
             self._model = model.to(device)
         processor.tokenizer.padding_side = "left"  # the reply begins where every prompt ends
         self._processor = processor
 
     @contextmanager
-    def _getting_onto(self, device: str) -> Iterator[None]:
+    def _device_errors(self, device: str) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, AssertionError) as error:
             raise JudgeError(
-                f"the local judge {self.name!r} does not get onto the device {device!r}: {_one_line(error)}; "
+                f"the local judge {self.name!r} cannot be moved to the device {device!r}: {_one_line(error)}; "
                 "correct the profile's device, or choose a smaller model"
             ) from error
 
-    def _answer(self, questions: Sequence[_Question]) -> None:
-        """Sets every question's reply; a batch that is too large for the memory is halved."""
+    def _answer(self, requests: Sequence[_Request]) -> None:
+        """Sets every request's reply; a batch that is too large for the memory is halved."""
         import torch
 
-        if not questions:
+        if not requests:
             return
         try:
-            replies = self._replies(questions)
+            replies = self._replies(requests)
         except torch.OutOfMemoryError:
             replies = None  # and no more here: the fault itself holds on to what did not fit
         if replies is None:
-            _give_back_memory()
-            if len(questions) > 1:
-                half = len(questions) // 2
-                self._answer(questions[:half])
-                self._answer(questions[half:])
+            _free_memory()
+            if len(requests) > 1:
+                half = len(requests) // 2
+                self._answer(requests[:half])
+                self._answer(requests[half:])
                 return
-            replies = [
-                Reply(
-                    failure="out of memory on one question; lower the profile's max_side or max_tokens"
-                )
-            ]
-        for question, reply in zip(questions, replies, strict=True):
-            question.reply.set_result(reply)
+            failure = "out of memory on one question; lower the profile's max_side or max_tokens"
+            replies = [Reply(failure=failure)]
+        for request, reply in zip(requests, replies, strict=True):
+            request.reply.set_result(reply)
 
-    def _replies(self, questions: Sequence[_Question]) -> list[Reply]:
+    def _replies(self, requests: Sequence[_Request]) -> list[Reply]:
         import torch
 
         tokenizer, start = self._processor.tokenizer, time.monotonic()
-        inputs = self._inputs(questions).to(self._model.device, self._model.dtype)
-        limit, log_probs = questions[0].max_tokens, questions[0].log_probs
-        draws = (
-            []
-            if log_probs or not any(q.temperature for q in questions)
-            else [_draw(questions, self._model.device)]
-        )
+        inputs = self._inputs(requests).to(self._model.device, self._model.dtype)
+        limit, log_probs = requests[0].max_tokens, requests[0].log_probs
+        sampled = not log_probs and any(request.temperature for request in requests)
+        samplers = [_sampler(requests, self._model.device)] if sampled else []
         with torch.inference_mode():
             # The whole output of the processor: without its mm_token_type_ids, positions would be wrong in silence.
             made = self._model.generate(
@@ -247,7 +219,7 @@ class LocalChat:
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                logits_processor=draws,
+                logits_processor=samplers,
                 pad_token_id=tokenizer.pad_token_id,
                 output_logits=log_probs,
                 return_dict_in_generate=True,
@@ -256,7 +228,7 @@ class LocalChat:
         prompts = inputs["attention_mask"].sum(dim=1).tolist()
         written = made.sequences[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
-        candidates = self._candidates(made.logits[0]) if log_probs else [{}] * len(questions)
+        candidates = self._candidates(made.logits[0]) if log_probs else [{}] * len(requests)
         replies = []
         for prompt, ids, found in zip(prompts, written, candidates, strict=True):
             length = next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))
@@ -271,52 +243,46 @@ class LocalChat:
             )
         return replies
 
-    def _inputs(self, questions: Sequence[_Question]):
-        chats = [[_parts(message) for message in question.messages] for question in questions]
-        texts = [
-            self._processor.apply_chat_template(
-                chat, add_generation_prompt=True, tokenize=False, **self.chat_template
-            )
-            for chat in chats
-        ]
-        images = [
-            [
-                smaller(part["image"], self.max_side)
-                for message in question.messages
-                if not isinstance(message["content"], str)
-                for part in message["content"]
-                if part["type"] == "image"
+    def _inputs(self, requests: Sequence[_Request]):
+        settings = {"add_generation_prompt": True, "tokenize": False, **self.chat_template}
+        texts, images = [], []
+        for request in requests:
+            chat = [
+                {**message, "content": _parts(message["content"])} for message in request.messages
             ]
-            for question in questions
-        ]
+            shown = [
+                part.pop("image")
+                for message in chat
+                for part in message["content"]
+                if "image" in part
+            ]
+            texts.append(self._processor.apply_chat_template(chat, **settings))
+            images.append([smaller(image, self.max_side) for image in shown])
         return self._processor(
             text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
         )
 
     def _ends(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id
-        return {
-            self._processor.tokenizer.eos_token_id,
-            *([ends] if isinstance(ends, int) else ends or ()),
-        }
+        more = [ends] if isinstance(ends, int) else ends or ()
+        return {self._processor.tokenizer.eos_token_id, *more}
 
     def _candidates(self, logits) -> list[dict[str, float]]:
         if not self._texts:
-            vocabulary = logits.shape[-1]
-            self._texts = self._processor.tokenizer.batch_decode(
-                [[token] for token in range(vocabulary)]
-            )
+            tokens = [[token] for token in range(logits.shape[-1])]
+            self._texts = self._processor.tokenizer.batch_decode(tokens)
         best = logits.float().log_softmax(-1).topk(min(CANDIDATES, logits.shape[-1]))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [
-            together(
-                [(self._texts[token], value) for token, value in zip(tokens, values, strict=True)]
+            merge_log_probs(
+                [(self._texts[token], value) for token, value in zip(*row, strict=True)]
             )
-            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            for row in rows
         ]
 
 
-def _give_back_memory() -> None:
-    """What nothing holds any more, to the device."""
+def _free_memory() -> None:
+    """Give unused memory back to the device."""
     import torch
 
     gc.collect()
@@ -324,41 +290,37 @@ def _give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _draw(questions: Sequence[_Question], device):
-    """A logits processor after which the largest logit is a sample at each question's temperature (the Gumbel trick).
+def _sampler(requests: Sequence[_Request], device):
+    """A logits processor after which the largest logit is a sample at each request's temperature (the Gumbel trick).
 
     Each row draws from its own generator, so that a vote is the same whatever it is answered together with.
     """
     import torch
 
-    generators = [torch.Generator(device) for _ in questions]
-    for question, generator in zip(questions, generators, strict=True):
-        if question.seed is None:
+    generators = [torch.Generator(device) for _ in requests]
+    for request, generator in zip(requests, generators, strict=True):
+        if request.seed is None:
             generator.seed()
         else:
-            generator.manual_seed(question.seed)
+            generator.manual_seed(request.seed)
 
     def draw(_, scores):
         rows = []
-        for question, row, generator in zip(questions, scores.float(), generators, strict=True):
-            if question.temperature:
+        for request, row, generator in zip(requests, scores.float(), generators, strict=True):
+            if request.temperature:
                 noise = torch.empty_like(row).exponential_(generator=generator).clamp_min(1e-30)
-                row = row / question.temperature - noise.log()
+                row = row / request.temperature - noise.log()
             rows.append(row)
         return torch.stack(rows)
 
     return draw
 
 
-def _parts(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its content in parts, as every chat template takes them; pictures go to the processor beside it."""
-    content = message["content"]
-    parts = (
-        [{"type": "text", "text": content}]
-        if isinstance(content, str)
-        else [{"type": "image"} if part["type"] == "image" else part for part in content]
-    )
-    return {**message, "content": parts}
+def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The content as a new list of parts, as every chat template takes it."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [{name: part[name] for name in part if name != "hash"} for part in content]
 
 
 def _one_line(error: BaseException) -> str:

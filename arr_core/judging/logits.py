@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
-from .chat import Chat
-from .judge import Question
-from .pairwise import answer_all, spent
-from .prompts import LETTERS, letter_messages, version
+from .chat import Chat, RequestOptions
+from .client import Client, Question
+from .pairwise import spent
+from .prompts import LETTER_VERSION, LETTERS, letter_messages
 from .verdict import Opinion, confidence_of
 
 # Servers write -9999 for what they did not count. Nobody is surer than one in a billion, and one order must not drown the
@@ -17,56 +18,44 @@ MOST = 20.0
 LEAST_SHARE = 0.2  # probability of both letters together, below which they are no answer but noise
 
 
-class LogitsClient:
+class LogitsClient(Client):
     """Asks a chat for one letter and reads how likely each was.
 
-    Its opinions carry log-odds. In a verdict over both orders their mean decides: a liking for a place or a letter adds
-    the same amount to both orders and cancels, where words could only disagree. ``threshold`` is the probability below
-    which nothing is decided (0.5: every difference decides).
+    Its opinions carry log-odds. In a verdict over both orders their mean decides: a preference for a place or a letter
+    adds the same amount to both orders and cancels, where words could only disagree. ``threshold`` is the probability
+    below which nothing is decided (0.5: every difference decides).
     """
 
     def __init__(self, chat: Chat, *, threshold: float = 0.0):
         self.chat, self.threshold = chat, threshold
-        self.identity = f"{chat.identity}:logits={version('logits')}:threshold={threshold}"
+        self.identity = f"{chat.identity}:logits={LETTER_VERSION}:threshold={threshold}"
 
     async def close(self) -> None:
         await self.chat.close()
 
-    async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
-        """One opinion a question, in order."""
-        return await answer_all(self._answer, questions)
-
-    async def _answer(self, question: Question) -> Opinion:
-        reply = await self.chat.complete(letter_messages(question), log_probs=True)
-        took = {**spent(reply), "threshold": self.threshold}
-        if reply.failure:
-            return Opinion(None, failure=reply.failure, **took)
+    async def answer(self, question: Question) -> Opinion:
+        reply = await self.chat.complete(letter_messages(question), RequestOptions(log_probs=True))
+        opinion = Opinion(None, reply=reply.text, threshold=self.threshold, **spent(reply))
         log_odds = letter_log_odds(reply.log_probs)
+        if reply.failure:
+            return replace(opinion, failure=reply.failure)
         if log_odds is None:
-            return Opinion(
-                None,
-                failure="neither A nor B is among the likeliest first tokens",
-                reply=reply.text,
-                **took,
-            )
+            failure = "neither A nor B is among the likeliest first tokens"
+            return replace(opinion, failure=failure)
         if letter_share(reply.log_probs) < LEAST_SHARE:
-            return Opinion(
-                None,
-                failure="the model begins with something other than a letter; turn its thinking off, or set "
-                "the profile's mode to reasons",
-                reply=reply.text,
-                **took,
+            failure = (
+                "the model begins with something other than a letter; turn its thinking off, or set "
+                "the profile's mode to reasons"
             )
+            return replace(opinion, failure=failure)
         confidence = confidence_of(log_odds)
         undecided = confidence < self.threshold or log_odds == 0
-        likely = f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}"
-        return Opinion(
-            None if undecided else 0 if log_odds > 0 else 1,
-            likely,
+        return replace(
+            opinion,
+            preferred=None if undecided else 0 if log_odds > 0 else 1,
+            reason=f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}",
             confidence=confidence,
             log_odds=log_odds,
-            reply=reply.text,
-            **took,
         )
 
 

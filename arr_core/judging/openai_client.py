@@ -8,26 +8,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from .chat import Reply, together
-from .forms import Form, Wishes
-from .pictures import Pictures
-from .refusals import Refusal, advice
+from .chat import Chat, Messages, Reply, RequestOptions, merge_log_probs
+from .fallback import RequestFields
+from .pictures import EncodedImages
+from .server_errors import ServerError, fatal_reason
 from .verdict import JudgeError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
-CONNECTIONS = (
-    8  # of one pool, at most: for every request a pool looks at every connection of its own
-)
+CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at each of its connections
 NO_KEY = "none"  # what is sent to a server that needs none
 
 
-class OpenAIChat:
+class OpenAIChat(Chat):
     """Completions of one model. A request that fails is a reply with a failure; one that can never succeed raises.
 
     url: base URL with /v1. No other host is ever asked: a redirect is refused.
@@ -72,82 +69,60 @@ class OpenAIChat:
             _Pool(url, api_key, (concurrency + at) // count, timeout_s, retries)
             for at in range(count)
         ]
-        self._key, self._pictures = api_key, Pictures(max_side)
+        self._key, self._images = api_key, EncodedImages(max_side)
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
-        self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, None, False
+        self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, "", False
         # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. Waiting for
         # a connection counts, too, so that it leaves every attempt the time of another's that is there before it.
         self._limit_s = 2 * (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
-        self._forms: dict[
-            str, Form
-        ] = {}  # by kind of request: the form in which the server takes it
-        self._guesses: dict[
-            str, Form
-        ] = {}  # and one that it took once, after refusals that did not say why
+        # By kind of request: the fields that the server takes, and fields that it took once, after refusals that did
+        # not say why.
+        self._fields: dict[str, RequestFields] = {}
+        self._guesses: dict[str, RequestFields] = {}
 
     async def close(self) -> None:
         for pool in self._pools:
             await pool.client.close()
 
-    async def complete(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        schema: dict[str, Any] | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
-        max_tokens: int | None = None,
-        log_probs: bool = False,
-    ) -> Reply:
-        """The reply, as ``Chat`` says."""
-        body = {"model": self.model, **self.extra}
-        wishes = Wishes(
-            self.temperature if temperature is None else temperature,
-            1 if log_probs else max_tokens or self.max_tokens,
-            schema,
-            seed,
-            log_probs,
+    async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
+        options = options or RequestOptions()
+        options = replace(
+            options,
+            temperature=self.temperature if options.temperature is None else options.temperature,
+            max_tokens=1 if options.log_probs else options.max_tokens or self.max_tokens,
         )
         async with self._ready:
             self._stop_if_fatal()
-            body["messages"] = [await self._message(message) for message in messages]
+            content = [await self._message(message) for message in messages]
+            body = {"model": self.model, **self.extra, "messages": content}
             async with self._free:
                 self._stop_if_fatal()
                 start = time.monotonic()
                 try:
-                    reply = await self._reply(body, wishes)
+                    reply = await self._reply(body, options)
                 except JudgeError as error:
-                    self._fatal = str(
-                        error
-                    )  # what waits need not hear the same from the server once more
+                    self._fatal = str(error)  # requests that wait need not hear it from the server
                     raise
         return replace(reply, latency_s=time.monotonic() - start)
 
     async def _message(self, message: dict[str, Any]) -> dict[str, Any]:
         if isinstance(message["content"], str):
             return message
-        return {
-            **message,
-            "content": [
-                {
-                    "type": "image_url",
-                    "image_url": {
-                        "url": await self._pictures.uri(part["image"], part.get("digest"))
-                    },
-                }
-                if part["type"] == "image"
-                else part
-                for part in message["content"]
-            ],
-        }
+        parts = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                uri = await self._images.uri(part["image"], part.get("hash"))
+                part = {"type": "image_url", "image_url": {"url": uri}}
+            parts.append(part)
+        return {**message, "content": parts}
 
-    async def _reply(self, body: dict[str, Any], wishes: Wishes) -> Reply:
-        """What became of the request; faults of the server and the network are failures, most of its refusals too."""
+    async def _reply(self, body: dict[str, Any], options: RequestOptions) -> Reply:
+        """The reply; faults of the server and the network are failures, and most of its refusals too."""
         import openai
 
         try:
-            content = await self._ask(body, wishes)
+            content = await self._ask(body, options)
         except (openai.APITimeoutError, asyncio.TimeoutError):
             return Reply(failure=f"no reply within {self.timeout_s:g} s")
         except openai.APIConnectionError as error:
@@ -157,62 +132,60 @@ class OpenAIChat:
                 ) from error
             return Reply(failure="the connection was closed or refused")
         except openai.APIStatusError as error:
-            self._reached, refusal = True, self._refusal(error)
-            if final := advice(
-                refusal,
+            self._reached, fault = True, self._server_error(error)
+            if fatal := fatal_reason(
+                fault,
                 url=self.url,
                 model=self.model,
                 answered=self._answered,
-                log_probs=wishes.log_probs,
+                log_probs=options.log_probs,
             ):
-                raise JudgeError(final) from None
-            return Reply(failure=f"HTTP {refusal.status}: {refusal.said}"[:200])
+                raise JudgeError(fatal) from None
+            return Reply(failure=f"HTTP {fault.status}: {fault.message}"[:200])
         except (openai.APIError, ValueError, RecursionError) as error:  # a body that is no JSON
             return Reply(failure=f"a reply that is no chat completion ({type(error).__name__})")
         self._reached = True
-        reply = self._read(content, wishes)
+        reply = self._read(content, options)
         self._answered |= not reply.failure
-        if wishes.log_probs and not reply.failure and not reply.log_probs:
+        if options.log_probs and not reply.failure and not reply.log_probs:
             if not self._gave_log_probs:
                 raise JudgeError(
                     f"the judge at {self.url} gives no log-probabilities; set the profile's mode to reasons"
                 )
-            return Reply(
-                failure="a reply without log-probabilities", tokens=reply.tokens, cost=reply.cost
-            )
+            failure = "a reply without log-probabilities"
+            return Reply(failure=failure, tokens=reply.tokens, cost=reply.cost)
         self._gave_log_probs |= bool(reply.log_probs)
         return reply
 
-    async def _ask(self, body: dict[str, Any], wishes: Wishes) -> Any:
-        """The completion in the first form that the server takes; it is asked in that form from then on.
+    async def _ask(self, body: dict[str, Any], options: RequestOptions) -> Any:
+        """The completion with the first fields that the server takes; later requests of this kind begin with them.
 
-        A refusal that names no field may be about this one question: what it led to is kept when it helped twice running, and
-        where a form is known, only a refusal that names a field leads to another.
+        A refusal that names no field may be about this one question. What it led to is therefore kept only when it
+        helped twice running; and where fields are known, only a refusal that names one of them leads to others.
         """
         import openai
 
-        known = self._forms.get(wishes.kind)
-        form, guessed = known or Form(), False
+        known = self._fields.get(options.kind)
+        fields, guessed = known or RequestFields(), False
         while True:
+            request = self._post({**body, **fields.body(options)})
             try:
-                content = await asyncio.wait_for(
-                    self._post({**body, **form.fields(wishes)}), self._limit_s
-                )
+                content = await asyncio.wait_for(request, self._limit_s)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                weaker, named = form.weaker(wishes, error.message)
-                if weaker is None or self._refusal(error).of_images or (known and not named):
+                weaker, named = fields.fallback(options, error.message)
+                of_images = self._server_error(error).of_images
+                if weaker is None or of_images or (known and not named):
                     raise
-                form, guessed = weaker, guessed or not named
+                fields, guessed = weaker, guessed or not named
             else:
-                if not guessed or self._guesses.get(wishes.kind) == form:
-                    self._forms.setdefault(
-                        wishes.kind, form
-                    )  # one refused question must not weaken what others are asked in
-                self._guesses[wishes.kind] = form
+                if not guessed or self._guesses.get(options.kind) == fields:
+                    # setdefault: one refused question must not weaken the others' requests
+                    self._fields.setdefault(options.kind, fields)
+                self._guesses[options.kind] = fields
                 return content
 
     async def _post(self, body: dict[str, Any]) -> Any:
-        """What the server completes; plain JSON, checked where it is read: the typed one would be made of whatever comes."""
+        """The completion as plain JSON: the package's typed one would be made of whatever comes."""
         pool = min(self._pools, key=lambda pool: pool.busy / pool.connections)
         pool.busy += 1
         try:
@@ -220,51 +193,43 @@ class OpenAIChat:
         finally:
             pool.busy -= 1
 
-    def _refusal(self, error) -> Refusal:
-        return Refusal(
+    def _server_error(self, error) -> ServerError:
+        return ServerError(
             error.status_code,
             self._safe(error.message),
             str(error.code or error.type or ""),
             _without_secrets(error.response.headers.get("location", "")),
         )
 
-    def _read(self, content: Any, wishes: Wishes) -> Reply:
-        content = content if isinstance(content, dict) else {}
-        tokens, cost = self._spent(content.get("usage"))
+    def _read(self, content: Any, options: RequestOptions) -> Reply:
+        """The reply in a completion, whatever came in its place."""
+        content = _object(content)
+        tokens, cost = self._spent(_object(content.get("usage")))
         choices = content.get("choices")
-        choice = (
-            choices[0]
-            if isinstance(choices, list) and choices and isinstance(choices[0], dict)
-            else None
-        )
-        message = choice.get("message") if choice else None
+        choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+        message, finish = choice.get("message"), choice.get("finish_reason")
+        failure = ""
         if not isinstance(message, dict):
-            fault = content.get("error") or (choice or {}).get("error")
-            said = fault.get("message") if isinstance(fault, dict) else fault
-            failure = (
-                f"the server says: {said}"
-                if isinstance(said, str)
-                else "a reply that is no chat completion"
-            )
+            fault = content.get("error") or choice.get("error")
+            said = _object(fault).get("message", fault)
+            failure = "a reply that is no chat completion"
+            if isinstance(said, str):
+                failure = f"the server says: {said}"
+        elif isinstance(message.get("refusal"), str) and message["refusal"]:
+            failure = f"refused: {message['refusal']}"
+        elif finish == "content_filter":
+            failure = "refused: the server's filter stopped the reply"
+        if failure:
             return Reply(failure=self._safe(failure)[:200], tokens=tokens, cost=cost)
-        if isinstance(message.get("refusal"), str) and message["refusal"]:
-            return Reply(
-                failure=self._safe(f"refused: {message['refusal']}")[:200], tokens=tokens, cost=cost
-            )
-        if choice.get("finish_reason") == "content_filter":
-            return Reply(
-                failure="refused: the server's filter stopped the reply", tokens=tokens, cost=cost
-            )
         return Reply(
-            self._safe(_text(message, choice.get("finish_reason"))),
+            self._safe(_text(_object(message), finish)),
             tokens=tokens,
             cost=cost,
-            cut=choice.get("finish_reason") == "length",
-            log_probs=first_token(choice.get("logprobs")) if wishes.log_probs else {},
+            cut=finish == "length",
+            log_probs=first_token(choice.get("logprobs")) if options.log_probs else {},
         )
 
-    def _spent(self, usage: Any) -> tuple[int, float]:
-        usage = usage if isinstance(usage, dict) else {}
+    def _spent(self, usage: dict[str, Any]) -> tuple[int, float]:
         asked, replied, total = (
             value if type(value := usage.get(name)) is int and value >= 0 else 0
             for name in ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -317,6 +282,11 @@ class _Pool:
         self.client._custom_headers = {}
 
 
+def _object(value: Any) -> dict[str, Any]:
+    """The value where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def _text(message: dict[str, Any], finish_reason: Any) -> str:
     """What a message says: a text, or its parts. vLLM's reasoning parsers may file a whole reply under thoughts: an object
     that stands there alone is one."""
@@ -345,7 +315,7 @@ def first_token(log_probs: Any) -> dict[str, float]:
         ]
     except (TypeError, KeyError, IndexError, ValueError, AttributeError):
         return {}
-    return together(listed)
+    return merge_log_probs(listed)
 
 
 def _without_secrets(url: str) -> str:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .chat import Chat, Reply
-from .judge import Question
+from .chat import Chat, Messages, Reply, RequestOptions
+from .client import Client, Question
 from .parsing import read_reply
-from .prompts import SCHEMA, messages, repair_messages, version
-from .verdict import JudgeError, Opinion
+from .prompts import REASONS_VERSION, SCHEMA, messages, repair_messages
+from .verdict import Opinion
 
 NEXT = "\n\n[asked again]\n\n"  # between the replies that made one opinion
 
 
-class PairwiseClient:
-    """Asks a chat which of two pictures is better, and why. No failure, refusal or unreadable reply prefers anything.
+class PairwiseClient(Client):
+    """Asks a chat which of two images is better, and why. No failure, refusal or unreadable reply prefers anything.
 
     votes: replies to each question, drawn at ``temperature``. What more than half of them say is the opinion, and their
     share its confidence; a vote that failed is counted for nobody.
@@ -28,65 +28,41 @@ class PairwiseClient:
     def __init__(
         self, chat: Chat, *, votes: int = 1, temperature: float = 0.7, threshold: float = 0.0
     ):
-        self.chat, self.votes, self.temperature, self.threshold = (
-            chat,
-            votes,
-            temperature,
-            threshold,
-        )
+        self.chat, self.votes = chat, votes
+        self.temperature, self.threshold = temperature, threshold
         drawn = f":votes={votes}:at={temperature}:threshold={threshold}" if votes > 1 else ""
-        self.identity = f"{chat.identity}:reasons={version('reasons')}{drawn}"
+        self.identity = f"{chat.identity}:reasons={REASONS_VERSION}{drawn}"
 
     async def close(self) -> None:
         await self.chat.close()
 
-    async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
-        """One opinion a question, in order."""
-        return await answer_all(self._answer, questions)
-
-    async def _answer(self, question: Question) -> Opinion:
+    async def answer(self, question: Question) -> Opinion:
         asked = messages(question)
         if self.votes == 1:
-            return await self._opinion(asked, {})
-        return _majority(
-            await asyncio.gather(
-                *(
-                    self._opinion(asked, {"temperature": self.temperature, "seed": seed})
-                    for seed in range(self.votes)
-                )
-            ),
-            self.threshold,
-        )
+            return await self._opinion(asked, RequestOptions(SCHEMA))
+        options = [RequestOptions(SCHEMA, self.temperature, seed) for seed in range(self.votes)]
+        votes = await asyncio.gather(*(self._opinion(asked, each) for each in options))
+        return _majority(votes, self.threshold)
 
-    async def _opinion(self, asked: list[dict[str, Any]], settings: dict[str, Any]) -> Opinion:
-        reply = await self.chat.complete(asked, schema=SCHEMA, **settings)
-        opinion = _read(reply)
+    async def _opinion(self, asked: list[dict[str, Any]], options: RequestOptions) -> Opinion:
+        reply, opinion = await self._ask(asked, options)
         if reply.failure or not opinion.failure:
             return opinion
         repair = repair_messages(asked, reply.text, opinion.failure)
-        second = _read(await self.chat.complete(repair, schema=SCHEMA, **settings))
+        _, second = await self._ask(repair, options)
         failure = f"{opinion.failure}; asked once more: {second.failure}" if second.failure else ""
-        return replace(
-            _sum(second, [opinion, second], latency_s=opinion.latency_s + second.latency_s),
-            failure=failure,
-        )
+        latency_s = opinion.latency_s + second.latency_s
+        return replace(_sum(second, [opinion, second], latency_s), failure=failure)
 
-
-async def answer_all(
-    answer: Callable[[Question], Awaitable[Opinion]], questions: Sequence[Question]
-) -> list[Opinion]:
-    """The answers to all questions at once. A JudgeError holds those that had come, so that nothing paid is lost."""
-    answers = await asyncio.gather(*map(answer, questions), return_exceptions=True)
-    errors = [error for error in answers if isinstance(error, BaseException)]
-    for error in errors:
-        if not isinstance(error, JudgeError):
-            raise error
-    if errors:  # an error of this call's own: a chat may have raised its one to others, too
-        raise JudgeError(
-            str(errors[0]),
-            {at: found for at, found in enumerate(answers) if isinstance(found, Opinion)},
-        ) from errors[0]
-    return answers
+    async def _ask(self, asked: Messages, options: RequestOptions) -> tuple[Reply, Opinion]:
+        reply = await self.chat.complete(asked, options)
+        if reply.failure:
+            return reply, Opinion(None, failure=reply.failure, **spent(reply))
+        opinion = replace(read_reply(reply.text, cut=reply.cut), **spent(reply))
+        if opinion.failure and reply.cut:
+            failure = f"{opinion.failure}, cut off at the profile's max_tokens"
+            opinion = replace(opinion, failure=failure)
+        return reply, opinion
 
 
 def spent(reply: Reply) -> dict[str, Any]:
@@ -94,17 +70,8 @@ def spent(reply: Reply) -> dict[str, Any]:
     return {"tokens": reply.tokens, "cost": reply.cost, "latency_s": reply.latency_s}
 
 
-def _read(reply: Reply) -> Opinion:
-    if reply.failure:
-        return Opinion(None, failure=reply.failure, **spent(reply))
-    opinion = replace(read_reply(reply.text, cut=reply.cut), **spent(reply))
-    if opinion.failure and reply.cut:
-        return replace(opinion, failure=f"{opinion.failure}, cut off at the profile's max_tokens")
-    return opinion
-
-
 def _sum(opinion: Opinion, parts: Sequence[Opinion], latency_s: float) -> Opinion:
-    """The opinion with what all its parts took; their replies stay readable for whoever checks it."""
+    """The opinion with the cost of all its parts; their replies stay readable for an audit."""
     return replace(
         opinion,
         reply=NEXT.join(part.reply for part in parts),
@@ -122,24 +89,15 @@ def _majority(votes: Sequence[Opinion], threshold: float) -> Opinion:
     share = most / len(votes)
     tally = f"{count[0]} votes for the first, {count[1]} for the second, {count[None]} for neither"
     if share > 0.5:
-        spoken = next(vote for vote in votes if not vote.failure and vote.preferred == place)
-        sure = place is not None and share >= threshold
-        opinion = Opinion(
-            place if sure else None,
-            f"{tally}: {spoken.reason}"
-            if sure or place is None
-            else f"{tally}, less than {threshold:.0%}",
-            spoken.findings,
-            confidence=share,
-        )
+        example = next(vote for vote in votes if not vote.failure and vote.preferred == place)
+        opinion = Opinion(place, f"{tally}: {example.reason}", example.findings, share)
+        if place is not None and share < threshold:
+            reason = f"{tally}, less than {threshold:.0%}"
+            opinion = replace(opinion, preferred=None, reason=reason)
     elif failures:
-        opinion = Opinion(
-            None, failure=f"{len(failures)} of {len(votes)} votes failed: {failures[0]}"
-        )
+        failure = f"{len(failures)} of {len(votes)} votes failed: {failures[0]}"
+        opinion = Opinion(None, failure=failure)
     else:
         opinion = Opinion(None, tally)
-    return _sum(
-        replace(opinion, threshold=threshold),
-        votes,
-        latency_s=max(vote.latency_s for vote in votes),
-    )
+    latency_s = max(vote.latency_s for vote in votes)
+    return _sum(replace(opinion, threshold=threshold), votes, latency_s)

@@ -1,4 +1,4 @@
-"""What a vision-language model is asked about a pair, and the form that its answer should have."""
+"""The messages that ask a vision-language model about a pair, and the form of its answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-SYSTEM = (
+from .client import Question
+
+REASONS_SYSTEM = (
     "You compare two images fairly. Look at both, check them against every criterion, state what you see, and "
     "only then decide. The order in which the images are shown means nothing. Reply with one JSON object and "
     "nothing else."
@@ -37,54 +39,43 @@ SCHEMA = {
         "preferred": {"type": "string", "enum": ["first", "second", "tie"]},
     },
 }
-BASE = "BASE (the source: for comparison, never ranked)"
-
 LETTER_SYSTEM = (
     "You compare two images fairly, check them against every criterion, and answer with one letter: A or B. "
     "The order in which the images are shown means nothing."
 )
 LETTERS = ("A", "B")
+BASE = "BASE (the source: for comparison, never ranked)"
+SHOWN = "The {task}:\n{prompt}\n\nThe criteria:\n{criteria}"
+WHICH = "Over all criteria jointly, which of {first} and {second} answers the {task} better? "
+REASONS_FORM = f"Reply in this form:\n{FORM}"
+LETTER_FORM = "Answer with A or B and nothing else."
+AGAIN = "That could not be read: {failure}. Reply once more, with one JSON object and nothing else"
+AGAIN_FORM = f", no thoughts before it and findings of a few words each, in this form:\n{FORM}"
 QUOTED = 1500  # characters of a reply that a repair question repeats
 
 
-def messages(question) -> list[dict[str, Any]]:
+def _version(*templates: object) -> str:
+    """Eight hex digits that change with the words of a question: they may change an answer."""
+    return hashlib.sha256(json.dumps([BASE, SHOWN, WHICH, *templates]).encode()).hexdigest()[:8]
+
+
+REASONS_VERSION = _version(REASONS_SYSTEM, REASONS_FORM, AGAIN, AGAIN_FORM, SCHEMA)
+LETTER_VERSION = _version(LETTER_SYSTEM, LETTER_FORM, LETTERS)
+
+
+def messages(question: Question) -> list[dict[str, Any]]:
     """The question for findings, reason and verdict: rubric and prompt as text, BASE (for an edit), FIRST and SECOND."""
-    asked = _asked(question)
-    return [
-        {"role": "system", "content": SYSTEM},
-        {
-            "role": "user",
-            "content": [
-                *_shown(question, "FIRST", "SECOND"),
-                _text(
-                    f"Over all criteria jointly, which of FIRST and SECOND answers the {asked} better? Reply in this form:\n{FORM}"
-                ),
-            ],
-        },
-    ]
+    return _messages(question, REASONS_SYSTEM, ("FIRST", "SECOND"), REASONS_FORM)
 
 
-def letter_messages(question) -> list[dict[str, Any]]:
+def letter_messages(question: Question) -> list[dict[str, Any]]:
     """The question whose answer is the letter A or B."""
-    asked = _asked(question)
-    return [
-        {"role": "system", "content": LETTER_SYSTEM},
-        {
-            "role": "user",
-            "content": [
-                *_shown(question, *LETTERS),
-                _text(
-                    f"Over all criteria jointly, which of A and B answers the {asked} better? Answer with A or B and nothing else."
-                ),
-            ],
-        },
-    ]
+    return _messages(question, LETTER_SYSTEM, LETTERS, LETTER_FORM)
 
 
 def repair_messages(asked: list[dict[str, Any]], reply: str, failure: str) -> list[dict[str, Any]]:
     """The one question after a reply that could not be read: what came, shortened, and the form once more."""
-    form = f", no thoughts before it and findings of a few words each, in this form:\n{FORM}"
-    return [*asked, *once_more(reply, failure, form)]
+    return [*asked, *once_more(reply, failure, AGAIN_FORM)]
 
 
 def once_more(
@@ -95,59 +86,31 @@ def once_more(
     quoted = reply if len(reply) <= QUOTED else f"{reply[:half]}\n[...]\n{reply[-half:]}"
     return [
         {"role": "assistant", "content": quoted.strip() or "(an empty reply)"},
-        {
-            "role": "user",
-            "content": (
-                f"That could not be read: {failure}. Reply once more, with one JSON object and nothing else{form}"
-            ),
-        },
+        {"role": "user", "content": AGAIN.format(failure=failure) + form},
     ]
 
 
-def version(mode: str) -> str:
-    """Eight hex digits that change with the words of a mode's question: they may change an answer."""
-
-    class Rubric:
-        text = "rubric"
-
-    class Asked:
-        prompt, source, first, second, rubric, digests = (
-            "prompt",
-            "source",
-            "first",
-            "second",
-            Rubric,
-            (None,) * 3,
+def _messages(
+    question: Question, system: str, labels: tuple[str, str], form: str
+) -> list[dict[str, Any]]:
+    task = "prompt" if question.source is None else "edit instruction"
+    first, second = labels
+    images = list(
+        zip(
+            (*labels, BASE),
+            (question.first, question.second, question.source),
+            question.hashes,
+            strict=True,
         )
-
-    made = {
-        "reasons": [messages(Asked), repair_messages([], "", ""), SCHEMA],
-        "logits": letter_messages(Asked),
-    }[mode]
-    return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:8]
-
-
-def _asked(question) -> str:
-    return "edit instruction" if question.source is not None else "prompt"
-
-
-def _shown(question, first: str, second: str) -> list[dict[str, Any]]:
-    content = [
-        _text(
-            f"The {_asked(question)}:\n{question.prompt}\n\nThe criteria:\n{question.rubric.text}"
-        )
-    ]
-    *digests, source = question.digests
-    shown = [*zip((first, second), (question.first, question.second), digests, strict=True)]
-    if question.source is not None:
-        shown.insert(0, (BASE, question.source, source))
-    for label, image, digest in shown:
-        content += [
-            _text(f"{label}:"),
-            {"type": "image", "image": image} | ({"digest": digest} if digest else {}),
-        ]
-    return content
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
+    )
+    text = SHOWN.format(task=task, prompt=question.prompt, criteria=question.rubric.text)
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    for label, image, image_hash in (images[2], *images[:2]):
+        if image is not None:
+            content += [
+                {"type": "text", "text": f"{label}:"},
+                {"type": "image", "image": image, "hash": image_hash},
+            ]
+    which = WHICH.format(first=first, second=second, task=task)
+    content.append({"type": "text", "text": which + form})
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,14 +12,7 @@ Side = Literal["a", "b"]
 
 
 class JudgeError(ArrError, RuntimeError):
-    """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do.
-
-    ``answered`` holds the opinions on other questions of the same ``ask`` that had come before, by their place in it.
-    """
-
-    def __init__(self, message: str, answered: Mapping[int, Opinion] | None = None):
-        super().__init__(message)
-        self.answered: Mapping[int, Opinion] = answered or {}
+    """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +61,6 @@ class Opinion:
                 "findings": tuple(tuple(finding) for finding in content.get("findings", ())),
                 "members": tuple(cls.load(member) for member in content.get("members", ())),
             }
-        )
-
-    def saying(self, preferred: Literal[0, 1] | None, reason: str) -> Opinion:
-        """The same answer with another preference, and without the evidence for the old one."""
-        return replace(
-            self, preferred=preferred, reason=reason, confidence=None, log_odds=None, members=()
         )
 
 

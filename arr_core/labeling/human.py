@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from ..judging.judge import Question
+from ..judging.client import GroupClient, Question
 from ..judging.verdict import Opinion
 from .queue import LabelingQueue, Task
 from .server import LabelingServer
@@ -18,7 +18,7 @@ REASONS = {
 }
 
 
-class HumanClient:
+class HumanClient(GroupClient):
     """Asks a person. The page's address is printed when the client is made.
 
     ``hides_order``: the page draws left and right anew for every pair, so one order is enough. Answers can be taken back
@@ -34,7 +34,7 @@ class HumanClient:
         self.url = self.server.url
         print(f"you are the judge: open {self.url}", file=sys.stderr, flush=True)
 
-    async def ask(self, questions: Sequence[Question]) -> list[Opinion]:
+    async def answer_all(self, questions: Sequence[Question]) -> list[Opinion]:
         """One opinion a question, in order, when the person has answered all of them. Cancelling it removes the questions."""
         answers = self.queue.add([_task(question) for question in questions])
         return [

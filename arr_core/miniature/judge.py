@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ..common.progress import hide_loading_bars
+from ..judging.client import GroupClient
 from ..judging.verdict import JudgeError, Opinion
 from . import transformers_fault
 from .criteria import END, positions
@@ -95,7 +96,7 @@ class MiniatureVLM:
         return scores
 
 
-class MiniatureClient:
+class MiniatureClient(GroupClient):
     """The embedded judge behind the client's seam: a picture's score is the mean over the rubric's criteria.
 
     It looks at one picture (and for an edit its source) at a time, so the order of a pair cannot sway it. Its confidence
@@ -107,7 +108,7 @@ class MiniatureClient:
         self.threshold, self.identity = threshold, f"miniature:threshold={threshold}"
         self._free = asyncio.Lock()
 
-    async def ask(self, questions) -> list[Opinion]:
+    async def answer_all(self, questions) -> list[Opinion]:
         async with self._free:  # one batch at a time; the thread leaves the loop free to take more
             return await asyncio.to_thread(self._answer, list(questions))
 

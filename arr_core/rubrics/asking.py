@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..judging.chat import Chat
+from ..judging.chat import Chat, RequestOptions
 from ..judging.prompts import once_more
 
 Value = TypeVar("Value")
@@ -51,7 +51,9 @@ class Asker:
             return read(self._replies[key])
         reason, asked = "", list(messages)
         for attempt in range(TRIES):
-            reply = await self.chat.complete(asked, schema=schema, seed=seed + 1000 * attempt)
+            reply = await self.chat.complete(
+                asked, RequestOptions(schema, seed=seed + 1000 * attempt)
+            )
             self.calls, self.tokens, self.cost = (
                 self.calls + 1,
                 self.tokens + reply.tokens,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ..judging.judge import Pair, Question
+from ..judging.client import Question
+from ..judging.judge import Pair
 from ..judging.parsing import read_reply
 from ..judging.prompts import SCHEMA, messages
 from ..judging.verdict import Opinion, Verdict, combine

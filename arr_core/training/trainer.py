@@ -110,8 +110,6 @@ class Trainer:
             self.rubric,
             both_orders=config.judge.both_orders,
             store=self._store(),
-            flip_rate=config.judge.flip_rate,
-            position_bias=config.judge.position_bias,
         )
         other = config.validation.judge_profile
         self.validation_judge = (

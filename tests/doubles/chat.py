@@ -9,15 +9,15 @@ from typing import Any
 
 from PIL import Image
 
-from arr_core.judging.chat import Reply
+from arr_core.judging.chat import Chat, Reply, RequestOptions
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One call: the messages and the settings that came with them."""
+    """One call: the messages and the options that came with them."""
 
     messages: Sequence[dict[str, Any]]
-    settings: dict[str, Any]
+    options: RequestOptions
 
     @property
     def text(self) -> str:
@@ -51,7 +51,7 @@ class Asked:
 
 
 @dataclass
-class ScriptedChat:
+class ScriptedChat(Chat):
     """``answer`` makes a reply (or its text, or an error to raise) of what is asked, or is replayed, its last for ever."""
 
     answer: Callable[[Asked], Reply | str | BaseException] | Sequence[Reply | str | BaseException]
@@ -59,8 +59,8 @@ class ScriptedChat:
     asked: list[Asked] = field(default_factory=list)
     closed: bool = False
 
-    async def complete(self, messages, **settings) -> Reply:
-        asked, number = Asked(messages, settings), len(self.asked)
+    async def complete(self, messages, options=None) -> Reply:
+        asked, number = Asked(messages, options or RequestOptions()), len(self.asked)
         self.asked.append(asked)
         await asyncio.sleep(0)
         said = (

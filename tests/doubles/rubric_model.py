@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image, ImageStat
 
-from arr_core.judging.chat import Reply
+from arr_core.judging.chat import Chat, Reply
 
 FILLERS = (
     "The thing that the prompt names is there.",
@@ -92,7 +92,7 @@ def _structure(text: str) -> str:
     )
 
 
-class ScriptedChat:
+class ScriptedChat(Chat):
     """A chat in this process that answers by ``answer``; what it is asked is kept in ``asked`` as (text, labels)."""
 
     identity = "scripted"
@@ -100,16 +100,7 @@ class ScriptedChat:
     def __init__(self, said: Callable[[str, Mapping[str, Image.Image]], Any] = answer):
         self.said, self.asked, self.seeds, self.closed = said, [], [], False
 
-    async def complete(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        schema=None,
-        temperature=None,
-        seed=None,
-        max_tokens=None,
-        log_probs=False,
-    ) -> Reply:
+    async def complete(self, messages, options=None) -> Reply:
         text, pictures, label = "", {}, ""
         for message in messages:
             content = message["content"]
@@ -121,7 +112,7 @@ class ScriptedChat:
                 else:
                     text, label = f"{text}{part['text']}\n", re.split(r"\W", part["text"])[0]
         self.asked.append((text, tuple(pictures)))
-        self.seeds.append(seed)
+        self.seeds.append(options and options.seed)
         reply = self.said(text, pictures)
         return reply if isinstance(reply, Reply) else Reply(reply, tokens=10, cost=0.001)
 

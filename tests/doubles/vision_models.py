@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from arr_core.judging.judge import Question
+from arr_core.judging.client import Question
 from arr_core.judging.prompts import letter_messages
 from arr_core.rubrics import Rubric
 from tools.miniature import models

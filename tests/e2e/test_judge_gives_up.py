@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from arr_core.judging import Judge, JudgeError, Opinion
+from arr_core.judging.client import GroupClient
 from arr_core.rubrics import BUILT_IN
 from arr_core.training.checkpoint import list_checkpoints
 from arr_core.training.events import read_events
 from arr_core.training.trainer import Trainer
 
 
-class Brightness:
+class Brightness(GroupClient):
     """A judge that prefers the brighter picture, and gives up for good when asked for the ``last`` time."""
 
     identity = "brightness"
@@ -23,7 +24,7 @@ class Brightness:
     def __init__(self, last: int | None = None):
         self.last, self.asked = last, 0
 
-    async def ask(self, questions):
+    async def answer_all(self, questions):
         self.asked += 1
         if self.asked == self.last:
             raise JudgeError("the judge refuses the key")

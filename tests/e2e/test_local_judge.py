@@ -9,6 +9,7 @@ import json
 import math
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 from doubles import vision_models
@@ -17,6 +18,7 @@ from doubles.vision_models import RUBRIC, photographs, veiled
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Pair
+from arr_core.judging.chat import RequestOptions
 from arr_core.judging.local import LocalChat
 from arr_core.judging.logits import LogitsClient
 from arr_core.judging.openai_client import OpenAIChat
@@ -72,7 +74,9 @@ def question(text: str, *images: Image.Image) -> list[dict]:
 
 def ask(chat, *questions, **settings):
     async def all_of_them():
-        return await asyncio.gather(*(chat.complete(each, **settings) for each in questions))
+        return await asyncio.gather(
+            *(chat.complete(each, RequestOptions(**settings)) for each in questions)
+        )
 
     return asyncio.run(all_of_them())
 
@@ -100,7 +104,7 @@ def test_a_taught_model_judges_photographs_that_it_never_saw(chat):
     assert [verdict.preferred for verdict in verdicts] == ["a", "b"] * 3
     assert [verdict.preferred for verdict in seen] == ["a"] * 8
     by_words = [
-        combine(tuple(o.saying(o.preferred, o.reason) for o in verdict.opinions))
+        combine(tuple(replace(o, log_odds=None) for o in verdict.opinions))
         for verdict in verdicts + seen
     ]
     assert sum(not verdict.decided for verdict in by_words) >= 1  # what the calibration is for
@@ -132,7 +136,10 @@ def test_the_same_model_behind_an_openai_compatible_server_says_the_same(chat):
         ]
         log_probs = bool(request.body.get("logprobs"))
         reply = asyncio.run(
-            model.complete(messages, log_probs=log_probs, max_tokens=request.body["max_tokens"])
+            model.complete(
+                messages,
+                RequestOptions(log_probs=log_probs, max_tokens=request.body["max_tokens"]),
+            )
         )
         best = dict(
             sorted(reply.log_probs.items(), key=lambda item: -item[1])[

@@ -11,6 +11,7 @@ from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Pair
 from arr_core.judging.budget import Budget, Limits
+from arr_core.judging.chat import RequestOptions
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.rubrics import BUILT_IN
 
@@ -47,12 +48,12 @@ def test_a_limit_stops_before_the_next_call_and_says_what_to_raise(limits, answe
             budget.identity == chat.identity
         )  # a limit changes no answer: what is remembered stays known
         for _ in range(9):
-            await budget.complete([], max_tokens=5)
+            await budget.complete([], RequestOptions(max_tokens=5))
 
     with pytest.raises(JudgeError, match="what was answered is remembered") as caught:
         asyncio.run(spend())
     assert said in str(caught.value) and len(chat.asked) == answered
-    assert chat.asked[0].settings["max_tokens"] == 5
+    assert chat.asked[0].options.max_tokens == 5
 
 
 def test_calls_at_the_same_time_are_counted_before_they_are_made():

@@ -1,4 +1,4 @@
-"""The pairwise judge with scripted clients: orders, abstention, memory, and errors that are planted."""
+"""The pairwise judge with scripted clients: orders, abstention, and what is asked once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from doubles.client import Scripted
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
+from arr_core.judging.client import Client
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import VerdictStore, thumbnail
 from arr_core.rubrics import Rubric
@@ -178,52 +179,40 @@ def test_an_honest_tie_is_remembered():
 
 
 def test_a_judge_that_cannot_answer_says_so_to_the_caller():
-    async def refuse(questions):
+    def refuse(question):
         raise JudgeError("the key is wrong")
 
-    with judge(brighter) as it:
-        it.client.ask = refuse
+    with judge(refuse) as it:
         with pytest.raises(JudgeError, match="the key is wrong"):
             it.compare("a cup", grey(1), grey(2))
 
 
 def test_what_was_answered_before_a_judge_gave_up_is_not_asked_again():
-    class OutOfMoney(Scripted):
-        async def ask(self, questions):
-            answers = await super().ask(questions)
-            if len(self.asked) == 8:
-                raise JudgeError("the budget is spent", answered=dict(enumerate(answers[:5])))
-            return answers
+    class OutOfMoney(Client):
+        identity, calls = "poor", 0
 
-    with Judge(OutOfMoney(brighter), RUBRIC) as it:
+        async def answer(self, question):
+            self.calls += 1
+            if self.calls in (6, 7, 8):
+                raise JudgeError("the budget is spent")
+            await asyncio.sleep(0.01)  # still in flight when the others are refused
+            return Opinion(brighter(question))
+
+    with Judge(OutOfMoney(), RUBRIC) as it:
         with pytest.raises(JudgeError, match="the budget is spent"):
             it.submit(pairs(4)).result()
-        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == [
-            "a",
-            "b",
-            "a",
-            "b",
-        ]
-        assert len(it.client.asked) == 8 + 3
-
-
-def test_a_client_that_loses_answers_ends_the_run():
-    async def lose(questions):
-        return [Opinion(0)]
-
-    with judge(brighter) as it:
-        it.client.ask = lose
-        with pytest.raises(JudgeError, match="scripted gave 1 answers to 2 questions"):
-            it.compare("a cup", grey(1), grey(2))
+        assert len(it.store) == 5
+        assert [one.preferred for one in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert it.client.calls == 8 + 3
 
 
 def test_the_caller_goes_on_while_the_judge_works():
     free = threading.Event()
 
     class Slow(Scripted):
-        async def ask(self, questions):
+        async def answer_all(self, questions):
             await asyncio.to_thread(free.wait)
-            return await super().ask(questions)
+            return await super().answer_all(questions)
 
     with Judge(Slow(brighter), RUBRIC) as it:
         futures = [it.submit([pair]) for pair in pairs(3)]
@@ -239,8 +228,8 @@ class Held(Scripted):
         super().__init__(choose)
         self.free = threading.Event()
 
-    async def ask(self, questions):
-        answers = await super().ask(questions)
+    async def answer_all(self, questions):
+        answers = await super().answer_all(questions)
         await asyncio.to_thread(self.free.wait)
         return answers
 
@@ -257,22 +246,24 @@ def test_a_question_that_is_in_flight_is_not_asked_again():
         assert [v.preferred for v in mirrored.result(timeout=10)] == ["b", "a", "b"]
 
 
-def test_who_waits_for_an_answer_that_never_comes_asks_for_himself():
-    """The first to ask gives up: once by an error of its own, once by being cancelled."""
-
+def test_an_error_in_flight_is_everybodys_error_and_the_next_one_asks_again():
     class Once(Held):
-        async def ask(self, questions):
-            if not self.asked:
-                await Held.ask(self, questions)
+        async def answer_all(self, questions):
+            answers = await super().answer_all(questions)
+            if len(self.asked) == 2:
                 raise JudgeError("the server went away")
-            return await Scripted.ask(self, questions)
+            return answers
 
     with Judge(Once(brighter), RUBRIC) as it:
-        first, second = it.submit(pairs(1)), it.submit(pairs(1))
+        futures = [it.submit(pairs(1)) for _ in range(2)]
         it.client.free.set()
-        with pytest.raises(JudgeError, match="the server went away"):
-            first.result(timeout=10)
-        assert second.result(timeout=10)[0].preferred == "a"
+        for future in futures:
+            with pytest.raises(JudgeError, match="the server went away"):
+                future.result(timeout=10)
+        assert it.compare("prompt 0", grey(200), grey(100)).preferred == "a"
+
+
+def test_a_caller_who_cancels_takes_the_answer_from_nobody():
     with Judge(Held(brighter), RUBRIC) as it:
         first = it.submit(pairs(1))
         while not it.client.asked:
@@ -358,7 +349,7 @@ def test_another_rubric_is_another_question():
 
 def test_closing_cancels_what_is_in_flight_and_may_be_done_twice():
     class Endless(Scripted):
-        async def ask(self, questions):
+        async def answer_all(self, questions):
             await asyncio.sleep(3600)
 
     it = Judge(Endless(brighter), RUBRIC)
@@ -378,60 +369,6 @@ def test_a_client_that_cannot_be_closed_keeps_nothing_else_open(tmp_path):
     before = threading.active_count()
     with pytest.raises(OSError, match="still in use"):
         it.close()
-    assert threading.active_count() < before and not it._thread.is_alive()
+    assert threading.active_count() < before
     with pytest.raises(JudgeError, match="closed database"):
         len(it.store)
-
-
-# --- planted errors -----------------------------------------------------------------------------------------------
-
-
-def share(verdicts, side: str) -> float:
-    return sum(verdict.preferred == side for verdict in verdicts) / len(verdicts)
-
-
-def bright_first(count: int) -> list[Pair]:
-    return [Pair(f"prompt {n}", grey(200), grey(100)) for n in range(count)]
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
-def test_flip_rate_turns_that_share_of_the_verdicts_around(rate):
-    with judge(brighter, flip_rate=rate) as it:
-        verdicts = it.submit(bright_first(2000)).result()
-    assert all(verdict.decided for verdict in verdicts)
-    assert share(verdicts, "b") == pytest.approx(rate, abs=0.03)
-
-
-@pytest.mark.parametrize("bias", [0.0, 0.3, 1.0])
-def test_position_bias_names_the_first_image_with_that_probability(bias):
-    """Both orders: the second one, where b is shown first, must agree. One order: a wrong image wins by bias alone."""
-    with judge(brighter, position_bias=bias) as it:
-        verdicts = it.submit(bright_first(2000)).result()
-    assert share(verdicts, "a") == pytest.approx(1 - bias, abs=0.04)
-    assert share(verdicts, "b") == 0
-    with judge(
-        lambda question: 1 - brighter(question), position_bias=bias, both_orders=False
-    ) as it:
-        assert share(it.submit(bright_first(2000)).result(), "a") == pytest.approx(bias, abs=0.04)
-
-
-def test_planted_errors_are_the_same_every_time_and_are_not_stored(tmp_path):
-    settings = dict(flip_rate=0.3, position_bias=0.3)
-    with judge(brighter, **settings) as it:
-        first = [verdict.preferred for verdict in it.submit(bright_first(200)).result()]
-        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
-    with judge(brighter, store=tmp_path / "store", **settings) as it:
-        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
-    with judge(brighter, store=tmp_path / "store") as it:
-        assert {verdict.preferred for verdict in it.submit(bright_first(200)).result()} == {"a"}
-        assert it.client.asked == []
-    assert {"a", "b", None} == set(first)
-
-
-def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
-    with judge(
-        lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0
-    ) as it:
-        assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())
-    with judge(lambda question: None, flip_rate=1.0) as it:
-        assert not any(verdict.decided for verdict in it.submit(pairs(20)).result())

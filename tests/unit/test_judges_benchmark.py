@@ -6,10 +6,12 @@ import asyncio
 import math
 
 import pytest
+from doubles.client import ask
 from PIL import Image
 
 from arr_core.judging import Judge
-from arr_core.judging.judge import Question
+from arr_core.judging.chat import RequestOptions
+from arr_core.judging.client import Question
 from arr_core.judging.logits import LogitsClient
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.prompts import messages, repair_messages
@@ -32,17 +34,17 @@ def question(first: Image.Image, second: Image.Image, rubric=RUBRICS["with"]) ->
 
 
 def log_odds(chat: PlantedChat, first: Image.Image, second: Image.Image) -> float:
-    return asyncio.run(LogitsClient(chat).ask([question(first, second)]))[0].log_odds
+    return ask(LogitsClient(chat), question(first, second))[0].log_odds
 
 
 def firsts(chat: PlantedChat, first: Image.Image, second: Image.Image, count: int = 4000) -> float:
     """The share of replies in words, each with a seed of its own, that name the first."""
 
-    async def ask():
+    async def draw():
         asked = messages(question(first, second))
-        return [await chat.complete(asked, seed=seed) for seed in range(count)]
+        return [await chat.complete(asked, RequestOptions(seed=seed)) for seed in range(count)]
 
-    return sum('"preferred": "first"' in reply.text for reply in asyncio.run(ask())) / count
+    return sum('"preferred": "first"' in reply.text for reply in asyncio.run(draw())) / count
 
 
 def test_equal_pictures_have_the_log_odds_that_were_planted():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
+from dataclasses import replace
 
 import pytest
+from doubles import client as clients
 from doubles.chat import ScriptedChat
 from PIL import Image
 
 from arr_core.judging import Judge, Opinion, Pair
-from arr_core.judging.chat import Reply
-from arr_core.judging.judge import Question
+from arr_core.judging.chat import Reply, RequestOptions
+from arr_core.judging.client import Question
 from arr_core.judging.logits import LogitsClient, letter_log_odds
 from arr_core.judging.verdict import combine
 from arr_core.rubrics import BUILT_IN
@@ -36,7 +37,8 @@ def letters(log_odds: float, **more: float) -> Reply:
 
 def ask(reply: Reply, threshold: float = 0.0) -> Opinion:
     question = Question("a cup", grey(200), grey(50), None, RUBRIC)
-    return asyncio.run(LogitsClient(ScriptedChat([reply]), threshold=threshold).ask([question]))[0]
+    client = LogitsClient(ScriptedChat([reply]), threshold=threshold)
+    return clients.ask(client, question)[0]
 
 
 def test_what_a_server_did_not_count_makes_no_judge_surer_than_one_in_a_billion():
@@ -107,11 +109,9 @@ def test_no_probability_is_a_failure(reply, failure):
 
 def test_the_question_asks_for_one_letter_with_its_probability():
     chat = ScriptedChat([letters(1.0)])
-    asyncio.run(
-        LogitsClient(chat).ask([Question("make it red", grey(1), grey(2), grey(3), RUBRIC)])
-    )
+    clients.ask(LogitsClient(chat), Question("make it red", grey(1), grey(2), grey(3), RUBRIC))
     (asked,) = chat.asked
-    assert asked.settings == {"log_probs": True}
+    assert asked.options == RequestOptions(log_probs=True)
     assert [picture.getpixel((0, 0))[0] for picture in asked.pictures] == [3, 1, 2]
     assert asked.text.index("BASE") < asked.text.index("A:") < asked.text.index("B:")
     assert "edit instruction" in asked.text and asked.text.endswith(
@@ -186,7 +186,7 @@ def test_a_biased_judge_decides_more_pairs_by_probabilities_than_by_words_and_is
     with Judge(LogitsClient(ScriptedChat(probability)), RUBRIC) as judge:
         calibrated = judge.submit(pairs).result()
     agreeing = [
-        combine(tuple(o.saying(o.preferred, o.reason) for o in verdict.opinions))
+        combine(tuple(replace(o, log_odds=None) for o in verdict.opinions))
         for verdict in calibrated
     ]
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections import Counter
 
 import pytest
+from doubles import client as clients
 from doubles.chat import ScriptedChat
 from doubles.openai_server import verdict
 from PIL import Image
 
-from arr_core.judging import Judge, JudgeError, Opinion, Pair
+from arr_core.judging import Judge, Opinion, Pair
 from arr_core.judging.chat import Reply
-from arr_core.judging.judge import Question
+from arr_core.judging.client import Question
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.rubrics import BUILT_IN
 
@@ -27,7 +27,7 @@ def question(prompt: str = "a cup", source: Image.Image | None = None) -> Questi
 
 
 def ask(client: PairwiseClient, *questions: Question) -> list[Opinion]:
-    return asyncio.run(client.ask(questions or [question()]))
+    return clients.ask(client, *(questions or [question()]))
 
 
 # --- a reply, and the one question after it ------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_findings_come_before_the_verdict_and_the_source_of_an_edit_is_base():
         (0, 0, 0),
     ]
     assert asked.text.index("BASE") < asked.text.index("FIRST:") < asked.text.index("SECOND:")
-    assert list(asked.settings["schema"]["properties"]) == ["findings", "reason", "preferred"]
+    assert list(asked.options.schema["properties"]) == ["findings", "reason", "preferred"]
     assert "a cup" in asked.text and RUBRIC.criteria[0] in asked.text
 
 
@@ -165,7 +165,7 @@ def test_the_majority_of_all_votes_is_the_opinion_and_its_share_the_confidence(
 def test_votes_are_drawn_each_with_its_own_seed():
     chat = ScriptedChat([F])
     ask(PairwiseClient(chat, votes=3, temperature=0.9))
-    assert [(asked.settings["temperature"], asked.settings["seed"]) for asked in chat.asked] == [
+    assert [(asked.options.temperature, asked.options.seed) for asked in chat.asked] == [
         (0.9, 0),
         (0.9, 1),
         (0.9, 2),
@@ -173,7 +173,7 @@ def test_votes_are_drawn_each_with_its_own_seed():
 
 
 def test_a_vote_can_be_repaired_and_everything_is_summed():
-    chat = ScriptedChat(lambda asked: F if asked.repair or asked.settings["seed"] else "no")
+    chat = ScriptedChat(lambda asked: F if asked.repair or asked.options.seed else "no")
     (opinion,) = ask(PairwiseClient(chat, votes=3))
     assert (opinion.preferred, opinion.calls, opinion.tokens, opinion.cost) == (0, 4, 40, 2.0)
     assert opinion.latency_s == 0.5  # votes run side by side: the repaired one took longest
@@ -195,38 +195,6 @@ def test_votes_name_the_client():
 
 
 # --- what ends the work ------------------------------------------------------------------------------------------------
-
-
-def test_a_judge_that_gives_up_hands_over_what_it_had_answered():
-    def answer(asked):
-        return JudgeError("no more") if "the last" in asked.text else F
-
-    with pytest.raises(JudgeError, match="no more") as caught:
-        ask(
-            PairwiseClient(ScriptedChat(answer)),
-            question("one"),
-            question("the last"),
-            question("three"),
-        )
-    assert {at: opinion.preferred for at, opinion in caught.value.answered.items()} == {0: 0, 2: 0}
-
-
-def test_one_error_raised_to_two_askers_mixes_up_nothing():
-    error = JudgeError("no more")
-
-    async def both():
-        clients = [
-            PairwiseClient(
-                ScriptedChat(lambda asked, said=said: error if "the last" in asked.text else said)
-            )
-            for said in (F, verdict("second"))
-        ]
-        asked = [question("one"), question("the last")]
-        return await asyncio.gather(
-            *(client.ask(asked) for client in clients), return_exceptions=True
-        )
-
-    assert [fault.answered[0].preferred for fault in asyncio.run(both())] == [0, 1]
 
 
 def test_an_error_of_the_program_is_not_taken_for_a_reply():
@@ -323,9 +291,7 @@ def test_ten_thousand_random_replies_credit_nobody_by_accident(votes):
 
     def answer(asked):
         pair = int(asked.text.split("pair number ")[1].split()[0])
-        return replies[
-            pair, int(asked.pictures[0] is DARK), asked.settings.get("seed", 0), asked.repair
-        ]
+        return replies[pair, int(asked.pictures[0] is DARK), asked.options.seed or 0, asked.repair]
 
     def vote_of(pair, order, vote):
         first = worth[pair, order, vote, False]

@@ -9,9 +9,11 @@ import time
 from dataclasses import asdict
 
 import pytest
+from doubles.client import ask
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
+from arr_core.judging.client import Client, Question
 from arr_core.judging.panel import Panel
 from arr_core.judging.verdict import combine
 from arr_core.rubrics import BUILT_IN
@@ -20,7 +22,7 @@ RUBRIC = BUILT_IN["t2i"]
 LIGHT, DARK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
 
 
-class Member:
+class Member(Client):
     """Says one thing in each order of a pair: ``sees`` of the image shown first, light or dark."""
 
     def __init__(
@@ -28,13 +30,16 @@ class Member:
     ):
         self.says, self.identity, self.calls = (light_first, dark_first), name, 0
 
-    async def ask(self, questions):
-        self.calls += len(questions)
-        said = [self.says[question.first is DARK] for question in questions]
-        for answer in said:
-            if isinstance(answer, Exception):
-                raise answer
+    async def answer(self, question):
+        self.calls += 1
+        said = self.says[question.first is DARK]
+        if isinstance(said, Exception):
+            raise said
         return said
+
+
+def question(first: Image.Image) -> Question:
+    return Question("a cup", first, LIGHT, None, RUBRIC)
 
 
 def prefers(place: int | None, **more) -> Opinion:
@@ -125,9 +130,7 @@ def test_the_store_gives_back_the_members_opinions(tmp_path):
 
 
 def test_an_opinion_with_members_survives_json():
-    (opinion,) = asyncio.run(
-        Panel([LIKES_LIGHT, LIKES_FIRST]).ask([type("Question", (), {"first": LIGHT})])
-    )
+    (opinion,) = ask(Panel([LIKES_LIGHT, LIKES_FIRST]), question(LIGHT))
     assert Opinion.load(json.loads(json.dumps(asdict(opinion)))) == opinion
 
 
@@ -150,10 +153,7 @@ def test_the_panel_is_named_by_its_members_and_its_rule():
 def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule):
     kinds = (LIKES_LIGHT, LIKES_DARK, LIKES_FIRST, TIED, FAILS)
     for members in itertools.product(kinds, repeat=3):
-        opinions = [
-            asyncio.run(Panel(members, rule).ask([type("Question", (), {"first": first})]))[0]
-            for first in (LIGHT, DARK)
-        ]
+        opinions = [ask(Panel(members, rule), question(first))[0] for first in (LIGHT, DARK)]
         for_a, for_b = members.count(LIKES_LIGHT), members.count(LIKES_DARK)
         needed = 3 if rule == "unanimous" else 2
         assert combine(tuple(opinions)).preferred == (
@@ -168,11 +168,10 @@ class Spent(Member):
         super().__init__(*member.says)
         self.answers = answers
 
-    async def ask(self, questions):
-        said = await super().ask(questions)
-        if len(said) <= self.answers:
-            return said
-        raise JudgeError("the budget is spent", dict(enumerate(said[: self.answers])))
+    async def answer(self, question):
+        if self.calls == self.answers:
+            raise JudgeError("the budget is spent")
+        return await super().answer(question)
 
 
 def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):

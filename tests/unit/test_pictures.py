@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from arr_core.judging import pictures
-from arr_core.judging.pictures import Pictures, data_uri
+from arr_core.judging.pictures import EncodedImages, data_uri
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_many_questions_about_a_picture_encode_it_once(made):
     a, b = noise(30, 30), noise(30, 30)
 
     async def ask():
-        held = Pictures(64)
+        held = EncodedImages(64)
         uris = await asyncio.gather(*(held.uri(image) for image in (a, b) * 20))
         return [*uris, await held.uri(a), await held.uri(a.copy())]  # a copy shows the same
 
@@ -75,7 +75,7 @@ def test_a_picture_that_was_drawn_into_is_another_picture(made):
     image = noise(30, 30)
 
     async def ask():
-        held = Pictures(64)
+        held = EncodedImages(64)
         before = await held.uri(image)
         image.paste("red", (0, 0, 5, 5))
         return before, await held.uri(image)
@@ -86,7 +86,7 @@ def test_a_picture_that_was_drawn_into_is_another_picture(made):
 
 def test_equal_bytes_of_another_shape_are_another_picture():
     async def ask():
-        held = Pictures(64)
+        held = EncodedImages(64)
         return [
             shown(await held.uri(Image.new("RGB", size, "red"))).size
             for size in ((8, 2), (2, 8), (4, 4))
@@ -99,7 +99,7 @@ def test_the_oldest_leave_when_the_memory_is_full(made):
     a, b, c = (noise(20, 20) for _ in range(3))
 
     async def ask():
-        held = Pictures(64, limit=int(2.5 * len(data_uri(a, 64))))
+        held = EncodedImages(64, limit=int(2.5 * len(data_uri(a, 64))))
         for image in (a, b, a, c, a, b):  # c drives out b, which was not asked for since
             await held.uri(image)
 
@@ -111,9 +111,9 @@ def test_a_question_that_is_cancelled_leaves_the_picture_to_the_others():
     image = noise(400, 400)
 
     async def ask():
-        held = Pictures(400)
+        held = EncodedImages(400)
         first, second = (asyncio.create_task(held.uri(image)) for _ in range(2))
-        while not held._making:
+        while not held._tasks:
             await asyncio.sleep(0)
         first.cancel()
         return shown(await second).size

@@ -422,12 +422,12 @@ def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
     class Slow(ScriptedChat):
         now = most = 0
 
-        async def complete(self, messages, **options):
+        async def complete(self, messages, options=None):
             self.now += 1
             self.most = max(self.most, self.now)
             await asyncio.sleep(0.002)
             self.now -= 1
-            return await super().complete(messages, **options)
+            return await super().complete(messages, options)
 
     chat = Slow()
     from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=2)

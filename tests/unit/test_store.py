@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError
+from arr_core.judging.client import GroupClient
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import Entry, VerdictStore, thumbnail
 from arr_core.judging.verdict import Opinion
@@ -205,13 +206,13 @@ def test_images_are_named_by_what_is_seen():
 # --- what a judge leaves in it ------------------------------------------------------------------------------------
 
 
-class Scripted:
+class Scripted(GroupClient):
     identity = "scripted"
 
     def __init__(self, *replies: Opinion):
         self.replies, self.asked = list(replies), 0
 
-    async def ask(self, questions):
+    async def answer_all(self, questions):
         self.asked += len(questions)
         return [self.replies.pop(0) if self.replies else Opinion(0) for _ in questions]
 

@@ -126,14 +126,6 @@ def test_calls_count_votes_and_repairs():
     assert combine((three, dataclasses.replace(SECOND, cached=True))).calls == 3
 
 
-def test_another_preference_drops_the_evidence_for_the_old_one():
-    sure = Opinion(1, "B 90%", confidence=0.9, log_odds=-2.2, tokens=9, members=(SECOND,))
-    said = sure.saying(0, "planted")
-    assert (said.preferred, said.reason, said.tokens) == (0, "planted", 9)
-    assert (said.confidence, said.log_odds, said.members) == (None, None, ())
-    assert combine((said, said)).preferred is None
-
-
 def test_orders_of_which_one_gives_probabilities_must_agree_in_words():
     assert combine((Opinion(0, log_odds=9.0), FIRST)).preferred is None
     assert combine((Opinion(0, log_odds=0.1), SECOND)).preferred == "a"

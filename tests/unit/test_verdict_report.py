@@ -13,6 +13,7 @@ from PIL import Image
 
 from arr_core.judge import main
 from arr_core.judging import Judge, Opinion
+from arr_core.judging.client import GroupClient
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import VerdictStore
 from arr_core.reports.verdicts import write_report
@@ -34,13 +35,13 @@ def grey(level: int) -> Image.Image:
     return Image.new("RGB", (8, 8), (level,) * 3)
 
 
-class Scripted:
+class Scripted(GroupClient):
     identity = f"scripted {HOSTILE}"
 
     def __init__(self, *opinions: Opinion):
         self.opinions = list(opinions)
 
-    async def ask(self, questions):
+    async def answer_all(self, questions):
         return [self.opinions.pop(0) for _ in questions]
 
 

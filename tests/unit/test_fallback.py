@@ -1,17 +1,18 @@
-"""The form of a request: what each refusal of a server leads to."""
+"""The fields of a request: what each refusal of a server leads to."""
 
 from __future__ import annotations
 
 import pytest
 
-from arr_core.judging.forms import Form, Wishes
+from arr_core.judging.chat import RequestOptions
+from arr_core.judging.fallback import RequestFields
 
 SCHEMA = {"type": "object", "properties": {}}
-WISHES = Wishes(temperature=0.7, max_tokens=99, schema=SCHEMA, seed=3)
+OPTIONS = RequestOptions(SCHEMA, temperature=0.7, seed=3, max_tokens=99)
 
 
 def test_the_best_form_first():
-    assert Form().fields(WISHES) == {
+    assert RequestFields().body(OPTIONS) == {
         "max_tokens": 99,
         "temperature": 0.7,
         "seed": 3,
@@ -20,7 +21,7 @@ def test_the_best_form_first():
             "json_schema": {"name": "reply", "strict": True, "schema": SCHEMA},
         },
     }
-    assert Form().fields(Wishes(0.0, 1, log_probs=True)) == {
+    assert RequestFields().body(RequestOptions(temperature=0.0, max_tokens=1, log_probs=True)) == {
         "max_tokens": 1,
         "temperature": 0.0,
         "logprobs": True,
@@ -48,33 +49,31 @@ def test_the_best_form_first():
     ],
 )
 def test_a_refusal_changes_what_it_names(refusal, changed):
-    assert Form().weaker(WISHES, refusal) == (Form(**changed), refusal != "bad request")
+    assert RequestFields().fallback(OPTIONS, refusal) == (
+        RequestFields(**changed),
+        refusal != "bad request",
+    )
 
 
 def test_every_way_down_ends():
     for refusal in ("", "max_tokens", "temperature", "response_format", "seed", "logprobs"):
-        form, seen = Form(), []
+        form, seen = RequestFields(), []
         while form is not None:
             seen.append(form)
-            form, _ = form.weaker(Wishes(0.7, 99, SCHEMA, 3, True), refusal)
+            form, _ = form.fallback(RequestOptions(SCHEMA, 0.7, 3, 99, True), refusal)
         assert len(seen) == len(set(seen)) <= 8
-        assert seen[-1] == Form(
+        assert seen[-1] == RequestFields(
             "none", "max_completion_tokens", temperature=False, seed=False, top=5
         )
 
 
 def test_what_was_not_asked_for_is_not_given_up():
-    assert (
-        Form(limit="max_completion_tokens", temperature=False).weaker(
-            Wishes(0.0, 9), "bad request"
-        )[0]
-        is None
-    )
+    fields = RequestFields(limit="max_completion_tokens", temperature=False)
+    assert fields.fallback(RequestOptions(max_tokens=9), "bad request") == (None, False)
 
 
 def test_kinds_differ_in_schema_and_log_probs_only():
-    assert Wishes(0.0, 9, SCHEMA).kind == Wishes(0.7, 99, dict(SCHEMA), 5).kind
-    assert (
-        len({Wishes(0.0, 9, SCHEMA).kind, Wishes(0.0, 9).kind, Wishes(0.0, 9, log_probs=True).kind})
-        == 3
-    )
+    one = RequestOptions(SCHEMA, 0.7, 5, 99)
+    assert one.kind == RequestOptions(dict(SCHEMA)).kind
+    others = RequestOptions(), RequestOptions(log_probs=True)
+    assert len({options.kind for options in (one, *others)}) == 3

@@ -1,0 +1,77 @@
+"""Errors planted for benchmarks: at the rate that was asked for, the same every time, and never stored."""
+
+from __future__ import annotations
+
+import pytest
+from doubles.client import Scripted
+from PIL import Image
+
+from arr_core.judging import Opinion, Pair
+from arr_core.rubrics import Rubric
+from benchmarks.planted import PlantedJudge
+
+RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (4, 4), (level, level, level))
+
+
+def brighter(question):
+    first, second = question.first.getpixel((0, 0)), question.second.getpixel((0, 0))
+    return None if first == second else int(second > first)
+
+
+def judge(choose, **settings) -> PlantedJudge:
+    return PlantedJudge(Scripted(choose), RUBRIC, **settings)
+
+
+def share(verdicts, side: str) -> float:
+    return sum(verdict.preferred == side for verdict in verdicts) / len(verdicts)
+
+
+def bright_first(count: int) -> list[Pair]:
+    return [Pair(f"prompt {n}", grey(200), grey(100)) for n in range(count)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+def test_flip_rate_turns_that_share_of_the_verdicts_around(rate):
+    with judge(brighter, flip_rate=rate) as it:
+        verdicts = it.submit(bright_first(2000)).result()
+    assert all(verdict.decided for verdict in verdicts)
+    assert share(verdicts, "b") == pytest.approx(rate, abs=0.03)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3, 1.0])
+def test_position_bias_names_the_first_image_with_that_probability(bias):
+    """Both orders: the second one, where b is shown first, must agree. One order: a wrong image wins by bias alone."""
+    with judge(brighter, position_bias=bias) as it:
+        verdicts = it.submit(bright_first(2000)).result()
+    assert share(verdicts, "a") == pytest.approx(1 - bias, abs=0.04)
+    assert share(verdicts, "b") == 0
+    with judge(
+        lambda question: 1 - brighter(question), position_bias=bias, both_orders=False
+    ) as it:
+        assert share(it.submit(bright_first(2000)).result(), "a") == pytest.approx(bias, abs=0.04)
+
+
+def test_planted_errors_are_the_same_every_time_and_are_not_stored(tmp_path):
+    settings = dict(flip_rate=0.3, position_bias=0.3)
+    with judge(brighter, **settings) as it:
+        first = [verdict.preferred for verdict in it.submit(bright_first(200)).result()]
+        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
+    with judge(brighter, store=tmp_path / "store", **settings) as it:
+        assert [verdict.preferred for verdict in it.submit(bright_first(200)).result()] == first
+    with judge(brighter, store=tmp_path / "store") as it:
+        assert {verdict.preferred for verdict in it.submit(bright_first(200)).result()} == {"a"}
+        assert it.client.asked == []
+    assert {"a", "b", None} == set(first)
+
+
+def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
+    with judge(
+        lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0
+    ) as it:
+        assert not any(verdict.decided for verdict in it.submit(bright_first(20)).result())
+    with judge(lambda question: None, flip_rate=1.0) as it:
+        assert not any(verdict.decided for verdict in it.submit(bright_first(20)).result())
