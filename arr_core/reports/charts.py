@@ -87,8 +87,9 @@ def line_chart(
     )
     paths = [Path("grid", scale.across(tick)) for tick in y_ticks]
     if band:
-        upper, lower = [(x, top) for x, _, top in band], [(x, bottom) for x, bottom, _ in band]
-        paths.append(Path("band", scale.path([*upper, *reversed(lower)]) + "Z"))
+        upper = [Point(x, top) for x, _, top in band]
+        lower = [Point(x, bottom) for x, bottom, _ in reversed(band)]
+        paths.append(Path("band", scale.path(upper + lower) + "Z"))
     if level is not None:
         paths.append(Path("level", scale.across(level)))
     for line in lines:
@@ -126,10 +127,10 @@ class _Scale:
     def across(self, y: float) -> str:
         return f"M0 {self.y(y):.1f}H{SIZE}"
 
-    def path(self, points: Sequence[tuple[float, float | None]]) -> str:
+    def path(self, points: Sequence[Point]) -> str:
         """Path data; a line of no length (h0) with round ends is drawn as a dot, however the SVG is stretched."""
         commands, pen = [], "M"
-        for x, y in points:
+        for x, y, _ in points:
             if y is not None:
                 commands.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
             pen = "M" if y is None else "L"
@@ -138,16 +139,12 @@ class _Scale:
 
 def _draw(line: Line, scale: _Scale) -> list[Path]:
     points = _thinned(line.points)
+    paths = [Path(f"line {line.role}", scale.path(_smoothed(points) if line.smooth else points))]
     if line.smooth:
-        paths = [
-            Path(f"line faint {line.role}", scale.path([point[:2] for point in points])),
-            Path(f"line {line.role}", scale.path(_smoothed(points))),
-        ]
-    else:
-        paths = [Path(f"line {line.role}", scale.path([point[:2] for point in points]))]
+        paths.insert(0, Path(f"line faint {line.role}", scale.path(points)))
     if line.dots:
         dots = [point for point in points if point.y is not None]
-        paths += [Path(f"dot {line.role}", scale.path([dot[:2]]), dot.note) for dot in dots]
+        paths += [Path(f"dot {line.role}", scale.path([dot]), dot.note) for dot in dots]
     return paths
 
 
@@ -160,11 +157,11 @@ def _thinned(points: Sequence[Point]) -> Sequence[Point]:
     return [Point(run[-1].x, _mean(run)) for run in runs]
 
 
-def _smoothed(points: Sequence[Point]) -> list[tuple[float, float | None]]:
+def _smoothed(points: Sequence[Point]) -> list[Point]:
     """Means over a window around each point, a tenth of the line wide."""
     reach = max(1, len(points) // 20)
     return [
-        (point.x, _mean(points[max(0, place - reach) : place + reach + 1]))
+        Point(point.x, _mean(points[max(0, place - reach) : place + reach + 1]))
         for place, point in enumerate(points)
     ]
 

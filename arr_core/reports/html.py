@@ -72,8 +72,15 @@ def to_minute(time: str) -> str:
     return time[:16].replace("T", " ")
 
 
+def task_name(task: str) -> str:
+    """A task in words."""
+    return {"t2i": "text to image", "edit": "image editing"}.get(task, task)
+
+
 def position(value: float, start: float, end: float) -> float:
-    """Where the value lies from ``start`` (0) to ``end`` (100), for a length in CSS."""
+    """Where the value lies from ``start`` (0) to ``end`` (100), for a length in CSS; the middle where they are equal."""
+    if start == end:
+        return 50.0
     return round(100 * min(1.0, max(0.0, (value - start) / (end - start))), 1)
 
 
@@ -86,9 +93,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: "" if value is None else value,
     )
-    formatters = [
-        percent, signed_percent, percent_range, figure, plural, in_unit, duration, to_minute, position
-    ]  # fmt: skip
+    formatters = (
+        percent,
+        signed_percent,
+        percent_range,
+        figure,
+        plural,
+        in_unit,
+        duration,
+        to_minute,
+        task_name,
+        position,
+    )
     environment.filters |= {formatter.__name__: formatter for formatter in formatters}
     return environment
 

@@ -14,7 +14,6 @@ from .images import EmbeddedImage, embed
 MOST_CARDS = 60  # pairs that are shown with their images
 THUMBNAIL = 320  # pixels
 MOST_REASONS = 20
-TASKS = {"t2i": "text to image", "edit": "image editing"}
 ENDINGS = {
     "kept": "kept at once",
     "refined": "kept after refinement",
@@ -32,15 +31,11 @@ def write_report(outcome: Outcome, path: str | Path, name: str) -> Path:
         key=lambda both: SHOWN_FIRST.index(both[1].ending),
     )
     left = len(pairs) - MOST_CARDS
-    tone, verdict = _verdict(outcome)
     page = render(
         "rubric.html.jinja",
         name=name,
         outcome=outcome,
-        task=TASKS[outcome.candidate.task] if outcome.candidate else "",
         provenance=outcome.candidate.provenance if outcome.candidate else {},
-        tone=tone,
-        verdict=verdict,
         labels=ENDINGS,
         tones=TONES,
         reasons=Counter(one.reason for one in outcome.outcomes if one.reason).most_common(
@@ -53,23 +48,6 @@ def write_report(outcome: Outcome, path: str | Path, name: str) -> Path:
     )
     write_text(path, page)
     return Path(path)
-
-
-def _verdict(outcome: Outcome) -> tuple[str, str]:
-    """(tone, sentence): whether the rubric was kept, and how sure that is."""
-    comparison = outcome.comparison
-    if outcome.candidate is None:
-        return "bad", "No rubric came of these pairs."
-    if outcome.rubric is None or comparison is None:
-        return "bad", "Not kept: nothing shows that the rubric makes the judge better."
-    if comparison.sure:
-        return "good", "Kept: the rubric makes the judge better."
-    if comparison.gained <= comparison.lost:
-        return "warn", (
-            "Kept: right less wrong verdicts are more with the rubric, but no more pairs changed for the better than for "
-            "the worse."
-        )
-    return "warn", "Kept: the judge did better with the rubric, on too few pairs to be sure."
 
 
 def _embed(path: Path) -> EmbeddedImage | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,10 @@ from ..training.events import (
     CheckpointEvent,
     Event,
     FinishedEvent,
-    History,
     MeasureEvent,
     StoppedEvent,
     UpdateEvent,
     ValidationEvent,
-    ValidationImage,
     history,
     read_events,
 )
@@ -27,7 +26,6 @@ from .charts import Chart, Line, Point, line_chart
 from .html import figure, percent, percent_range, render, signed_percent
 from .images import embed_file
 
-TASKS = {"t2i": "text to image", "edit": "image editing"}
 STATISTICS = {
     "contrast": "Contrast",
     "edge_energy": "Edge energy",
@@ -61,25 +59,22 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     best = next((event for event in reversed(run.validations) if event.best), last)
     with_images = [event for event in run.validations if event.images]
     settings = folder / "config.yaml"
-    tone, verdict = _verdict(last)
+    changes = _changes(last)
     page = render(
         "run.html.jinja",
         name=run.started.run if run.started else folder.resolve().name,
-        task=TASKS.get(run.started.task, run.started.task) if run.started else "",
         run=run,
         last=last,
         kept=best if best is not last else None,
-        tone=tone,
-        verdict=verdict,
-        moved=_far_changes(last),
+        moved={STATISTICS[name]: change for name, change in changes.items() if abs(change) > FAR},
         far=FAR,
-        times=_times(run),
         win_rate=_win_rate_chart(run.validations),
-        measure_axis=_measure_axis,
         shown=with_images[-1] if with_images else None,
         embed=partial(embed_file, folder),
         frames_of=partial(_frames, _spread(with_images)),
-        statistics=[_statistic_chart(run.validations, name) for name in STATISTICS],
+        statistics=[
+            _statistic_chart(run.validations, name, changes.get(name)) for name in STATISTICS
+        ],
         training=_training_charts(run.updates),
         rubric=_rubric(folder / "rubric.json"),
         warnings=Counter(event.message for event in run.warnings),
@@ -89,47 +84,6 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     return folder / "report.html"
 
 
-def _verdict(last: ValidationEvent | None) -> tuple[str, str]:
-    """(tone, sentence): whether the policy is better than its base, as far as the last validation can say."""
-    if last is None:
-        return "open", "Nothing to judge yet."
-    if last.win_rate is None:
-        return "open", "Nothing to tell policy and base apart yet."
-    if last.low > 0.5:
-        return "good", "Better than its base, in the judge's eyes."
-    if last.high < 0.5:
-        return "bad", "Worse than its base, in the judge's eyes."
-    return "warn", "No difference shown: the interval holds one half."
-
-
-def _times(run: History) -> dict[str, float]:
-    """Seconds by what they were spent on."""
-
-    def total(events: Sequence[Event], name: str) -> float:
-        return sum(getattr(event, name) for event in events)
-
-    sampling, waiting, training = (
-        total(run.updates, f"{name}_s") for name in ("sampling", "waiting", "training")
-    )
-    rest = total(run.updates, "seconds") - sampling - waiting - training
-    return {
-        "sampling": sampling,
-        "waiting for the judge": waiting,
-        "training": training,
-        "rest of the updates": max(0.0, rest),
-        "validation": total(run.validations, "seconds"),
-        "encoding prompts": total(run.encoded, "seconds"),
-    }
-
-
-def _measure_axis(event: MeasureEvent) -> tuple[float, float]:
-    """The ends of the line on which the measure's intervals are drawn."""
-    if event.unit == "share":
-        return 0.0, 1.0
-    low, high = min(event.base.low, event.policy.low), max(event.base.high, event.policy.high)
-    return low, high if high > low else low + 1
-
-
 def _rubric(path: Path) -> Rubric | None:
     try:
         return load_rubric(path)
@@ -137,18 +91,13 @@ def _rubric(path: Path) -> Rubric | None:
         return None
 
 
-def _frames(
-    validations: Sequence[ValidationEvent], sample: ValidationImage
-) -> list[tuple[int, str]]:
-    """(update, file) of the policy's images of the sample's prompt."""
-    return [
-        (
-            event.update,
-            next(image.policy for image in event.images if image.prompt == sample.prompt),
-        )
+def _frames(validations: Sequence[ValidationEvent], prompt: str) -> list[tuple[int, str]]:
+    """(update, file) of the policy's images of the prompt."""
+    files = [
+        (event.update, {image.prompt: image.policy for image in event.images})
         for event in validations
-        if any(image.prompt == sample.prompt for image in event.images)
     ]
+    return [(update, by_prompt[prompt]) for update, by_prompt in files if prompt in by_prompt]
 
 
 def _spread(validations: Sequence[ValidationEvent]) -> Sequence[ValidationEvent]:
@@ -180,32 +129,26 @@ def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
     )
 
 
-def _statistic(event: ValidationEvent, side: str, name: str) -> float | None:
-    return None if event.statistics is None else getattr(getattr(event.statistics, side), name)
+def _changes(event: ValidationEvent | None) -> dict[str, float]:
+    """By name, how much larger each image statistic is under the policy than under the base, as a share."""
+    if event is None or event.statistics is None:
+        return {}
+    base, policy = asdict(event.statistics.base), asdict(event.statistics.policy)
+    return {name: policy[name] / base[name] - 1 for name in STATISTICS if base[name]}
 
 
-def _change(event: ValidationEvent, name: str) -> float | None:
-    """How much larger the statistic is under the policy than under the base, as a share."""
-    base, policy = (_statistic(event, side, name) for side in ("base", "policy"))
-    return policy / base - 1 if base and policy is not None else None
-
-
-def _far_changes(event: ValidationEvent | None) -> dict[str, float]:
-    """By label, the image statistics that changed by more than FAR."""
-    changes = {label: event and _change(event, name) for name, label in STATISTICS.items()}
-    return {label: change for label, change in changes.items() if change and abs(change) > FAR}
-
-
-def _statistic_chart(validations: Sequence[ValidationEvent], name: str) -> Chart:
+def _statistic_chart(
+    validations: Sequence[ValidationEvent], name: str, change: float | None
+) -> Chart:
     lines = []
     for side in ("base", "policy"):
-        values = [(event.update, _statistic(event, side, name)) for event in validations]
-        points = [
-            Point(update, value, f"update {update}, {side}: {figure(value)}")
-            for update, value in values
-        ]
+        points = []
+        for event in validations:
+            if event.statistics is not None:
+                value = getattr(getattr(event.statistics, side), name)
+                note = f"update {event.update}, {side}: {figure(value)}"
+                points.append(Point(event.update, value, note))
         lines.append(Line(points, side, label=side, dots=True))
-    change = _change(validations[-1], name) if validations else None
     return line_chart(
         STATISTICS[name],
         lines,

@@ -17,7 +17,7 @@ from ..common.files import write_text
 from ..common.proportions import Proportion
 from ..judging.store import Entry, VerdictStore
 from ..judging.verdict import Opinion
-from .html import figure, render
+from .html import render
 from .images import CRISP_BELOW, EmbeddedImage, data_uri
 
 OUTCOMES = {
@@ -90,7 +90,7 @@ def write_report(
         name=name,
         labels=OUTCOMES,
         totals=totals,
-        lead=_lead(len(shown), totals, only),
+        only=only,
         shown=shown,
         kinds={outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
         thumbnail=lambda key: _thumbnail(thumbnails.get(key, b"")),
@@ -108,13 +108,6 @@ def write_report(
 
 def _plus(proportion: Proportion, count: int, total: int) -> Proportion:
     return Proportion(proportion.count + count, proportion.total + total)
-
-
-def _lead(shown: int, totals: Totals, only: str | None) -> str:
-    total = totals.outcomes[only] if only else totals.outcomes.total()
-    which = f"The newest {figure(shown)} of {figure(total)}" if shown < total else f"All {total}"
-    kind = f" ({OUTCOMES[only]})" if only else ""
-    return f"{which}{kind}, the newest first. What the judge preferred is framed."
 
 
 def _thumbnail(webp: bytes) -> EmbeddedImage | None:

@@ -84,18 +84,6 @@ def test_keys_give_the_verdicts_that_the_person_saw(tab):
         until(tab, "document.getElementById('word').textContent.startsWith('Waiting for pairs')")
 
 
-def test_sides_are_drawn_anew_and_hide_which_is_a(tab):
-    sides = []
-    with human() as judge:
-        judge.submit([Pair(f"prompt {n}", BRIGHT, DARK) for n in range(24)])
-        tab.goto(judge.client.url)
-        for number in range(24):
-            shown(tab, f"prompt {number}")
-            sides.append(bright_side(tab))
-            tab.keyboard.press("1")
-    assert set(sides) == {"1", "2"}
-
-
 def test_a_reload_loses_nothing_and_shows_the_same_sides(tab):
     with human() as judge:
         future = judge.submit(pairs(3))
@@ -104,10 +92,9 @@ def test_a_reload_loses_nothing_and_shows_the_same_sides(tab):
         tab.keyboard.press(bright_side(tab))
         shown(tab, "prompt 1")
         before = bright_side(tab)
-        for _ in range(4):
-            tab.reload()
-            shown(tab, "prompt 1")
-            assert bright_side(tab) == before
+        tab.reload()
+        shown(tab, "prompt 1")
+        assert bright_side(tab) == before
         assert tab.text_content("#count") == "1 answered, 2 waiting"
         for number in (1, 2):
             shown(tab, f"prompt {number}")
@@ -137,19 +124,6 @@ def test_undo_takes_answers_back_until_they_are_handed_on(tab):
         assert [verdict.preferred for verdict in future.result(timeout=1)] == ["a", "b"]
 
 
-def test_an_edit_shows_its_base_and_buttons_do_as_keys_do(tab):
-    with human() as judge:
-        future = judge.submit(pairs(2, SOURCE))
-        tab.goto(judge.client.url)
-        shown(tab, "prompt 0")
-        assert tab.text_content("#question") == "Which image carries out the instruction better?"
-        assert tab.evaluate("document.querySelector('#source img').naturalWidth") == 64
-        tab.click(f"#choose-{bright_side(tab)}")
-        shown(tab, "prompt 1")
-        tab.click("#choose-0")
-        assert [verdict.preferred for verdict in future.result(timeout=20)] == ["a", None]
-
-
 def test_text_is_text(tab):
     hostile = "<img src=x onerror=alert(1)>\n</script><script>alert(2)</script>"
     with human() as judge:
@@ -175,21 +149,6 @@ def test_a_key_pressed_twice_judges_one_pair(tab):
         assert tab.text_content("#count") == "1 answered, 2 waiting"
 
 
-def test_several_groups_wait_side_by_side_and_each_comes_back_by_itself(tab):
-    with human() as judge:
-        first = judge.submit(pairs(1))
-        tab.goto(judge.client.url)
-        shown(tab, "prompt 0")
-        second = judge.submit([Pair("another", BRIGHT, DARK)])
-        until(tab, "document.getElementById('count').textContent === '0 answered, 2 waiting'")
-        tab.keyboard.press(bright_side(tab))
-        assert first.result(timeout=20)[0].preferred == "a"
-        assert not second.done()
-        shown(tab, "another")
-        tab.keyboard.press(bright_side(tab))
-        assert second.result(timeout=20)[0].preferred == "a"
-
-
 def test_closing_the_judge_ends_the_page_and_the_server(tab):
     with human() as judge:
         future, url = judge.submit(pairs(1)), judge.client.url
@@ -201,15 +160,17 @@ def test_closing_the_judge_ends_the_page_and_the_server(tab):
         urllib.request.urlopen(url, timeout=5)
 
 
-def test_on_a_phone_everything_fits(chromium):
+def test_on_a_phone_everything_of_an_edit_fits_and_buttons_do_as_keys_do(chromium):
     context = chromium.new_context(
         viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True
     )
     tab = context.new_page()
     with human() as judge:
-        future = judge.submit(pairs(1, SOURCE))
+        future = judge.submit(pairs(2, SOURCE))
         tab.goto(judge.client.url)
         shown(tab, "prompt 0")
+        assert tab.text_content("#question") == "Which image carries out the instruction better?"
+        assert tab.evaluate("document.querySelector('#source img').naturalWidth") == 64
         assert tab.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
         ) == [390, 760]
@@ -217,7 +178,9 @@ def test_on_a_phone_everything_fits(chromium):
             box = tab.locator(name).bounding_box()
             assert box["y"] + box["height"] <= 760 and box["height"] >= 44, name
         tab.tap(f"#choose-{bright_side(tab)}")
-        assert future.result(timeout=20)[0].preferred == "a"
+        shown(tab, "prompt 1")
+        tab.tap("#choose-0")
+        assert [verdict.preferred for verdict in future.result(timeout=20)] == ["a", None]
     context.close()
 
 
@@ -406,6 +369,7 @@ def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(
     until(tab, "document.getElementById('count').textContent === '2 of 4' && ready")
     assert lines(output.with_suffix(".ties.jsonl")) == []
     tab.keyboard.press("0")
+    until(tab, "document.getElementById('count').textContent === '3 of 4'")
     # A second command, as after a kill: what is in the files is not asked again.
     again = Label(capsys, images, "--output", output)
     tab.goto(again.url)
@@ -420,37 +384,6 @@ def test_a_folder_of_images_is_labelled_line_by_line_and_can_be_gone_on_with(
     assert [record["label_rank"] for record in lines(output)] == [[1, 2]] * 3
     assert main(["label", str(images), "--output", str(output)]) == 0
     assert "all 4 pairs are labelled" in capsys.readouterr().out
-
-
-def test_a_file_of_pairs_is_labelled_with_its_tags_and_sources(tab, images, tmp_path, capsys):
-    SOURCE.save(tmp_path / "source.png")
-    (tmp_path / "pairs.jsonl").write_text(
-        json.dumps(
-            {
-                "instruction": "make it red",
-                "base_image": "source.png",
-                "kind": "colour",
-                "output_images": ["images/a red mug/1.png", "images/a red mug/0.png"],
-            }
-        ),
-        encoding="utf-8",
-    )
-    command = Label(capsys, tmp_path / "pairs.jsonl", "--output", tmp_path / "labels.jsonl")
-    tab.goto(command.url)
-    shown(tab, "make it red")
-    tab.keyboard.press(bright_side(tab))
-    tab.wait_for_selector("#finish:visible")
-    tab.keyboard.press("Enter")
-    assert command.end() == 0
-    assert lines(tmp_path / "labels.jsonl") == [
-        {
-            "query": "make it red",
-            "source_image": "source.png",
-            "label_rank": [2, 1],
-            "kind": "colour",
-            "edited_images": ["images/a red mug/1.png", "images/a red mug/0.png"],
-        }
-    ]
 
 
 def test_labels_that_cannot_be_written_are_not_taken(tab, images, tmp_path, capsys):

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -150,16 +151,19 @@ def pair(tmp_path):
     return PreferencePair("two cups, 两个杯子", files, None, tags={"kind": "count"})
 
 
-def test_labels_are_read_back_as_preference_pairs(pair, tmp_path):
+@pytest.mark.parametrize("edit", [False, True])
+def test_labels_are_read_back_as_preference_pairs(pair, tmp_path, edit):
     (tmp_path / "deep").mkdir()
     labels = Labels(tmp_path / "deep" / "labels.jsonl")
+    pair = replace(pair, source=pair.images[0] if edit else None)
     labels.add(pair, 1)
     (read,) = load_pairs(labels.path)
     assert (read.prompt, read.preferred, read.tags) == (pair.prompt, 1, {"kind": "count"})
-    assert [path.resolve() for path in read.images] == [path.resolve() for path in pair.images]
+    files = [read.source, *read.images]
+    assert [file and file.resolve() for file in files] == [pair.source, *pair.images]
     again = Labels(labels.path)
-    assert pair in again and PreferencePair(pair.prompt, pair.images[::-1], None) in again
-    assert PreferencePair("another", pair.images, None) not in again
+    assert pair in again and replace(pair, images=pair.images[::-1]) in again
+    assert replace(pair, prompt="another") not in again
 
 
 def test_what_stood_in_the_file_stays_and_a_missing_line_end_is_made_up(pair, tmp_path):
