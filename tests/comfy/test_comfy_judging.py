@@ -201,12 +201,12 @@ def test_a_person_who_is_to_judge_is_told_where_and_is_heard(server, pictures):
         prompt = server.queue(comparison(server, "black", "white", "human", check=True))
         url = heard(rb"you are the judge: open (http://127\.0\.0\.1:\d+/[\w-]+/)")[1].decode()
 
-    def card() -> dict | None:
+    def task() -> dict | None:
         with urllib.request.urlopen(f"{url}state") as reply:
-            return json.load(reply)["card"]
+            return json.load(reply)["task"]
 
-    until(card)
-    answer = json.dumps({"number": card()["number"], "choice": "0"}).encode()
+    until(task)
+    answer = json.dumps({"number": task()["number"], "choice": "0"}).encode()
     origin = re.match(r"http://[^/]+", url)[0]
     urllib.request.urlopen(
         urllib.request.Request(f"{url}answer", answer, {"Origin": origin})
