@@ -60,6 +60,11 @@ class PreferencePair:
     source: Path | None = None
     tags: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Both images, and the source of an edit."""
+        return (*self.images, self.source) if self.source else self.images
+
 
 @dataclass(frozen=True)
 class Exemplar:

@@ -7,18 +7,17 @@ Exit status: 0 done; 1 a rubric was made, but nothing shows that it helps, so it
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common.command import Parser, run
+from .common.command import Parser, number_from, run
 
 if TYPE_CHECKING:
-    from .judging.chat import Chat
-    from .rubrics import Outcome, Rubric, Step
+    from .rubrics import Rubric
+    from .rubrics.pipeline import Outcome
 
 DESCRIPTION = "Write down what images are judged by: from pairs that people have labelled, or from a description."
 PAIRS = """\
@@ -30,91 +29,95 @@ pairs are a good number."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
-    action = {"pairs": _pairs, "describe": _describe, "show": _show}[options.action]
     return run(
-        lambda: action(options), stopped="stopped; the same command goes on from here", status=3
+        lambda: options.action(options),
+        stopped="stopped; the same command goes on from here",
+        status=3,
     )
 
 
 def _pairs(options: argparse.Namespace) -> int:
-    from .data import load_pairs
+    from .common.progress import ProgressBars
+    from .data import load_exemplars, load_pairs, task_of
+    from .judging import JudgeError
+    from .judging.profiles import load_profile, make_chat
     from .reports.rubric import write_report
-    from .rubrics import from_pairs, load_exemplars
     from .rubrics.estimate import estimate
-    from .rubrics.splitting import check, split, without
+    from .rubrics.pipeline import from_pairs, open_judge_and_writer
+    from .rubrics.splitting import split
 
-    _new_json(options.output)
+    _check_new(options.output)
     pairs = load_pairs(options.pairs)
+    task_of(pairs, options.pairs, options.task)
     examples = load_exemplars(options.examples) if options.examples else []
-    check(pairs, options.task)
-    if options.held_out_file:
-        others = load_pairs(options.held_out_file)
-        check(others, options.task)
-        seeds, held_out = without(pairs, others), others
-    else:
-        others = options.held_out
-        seeds, held_out = split(pairs, options.held_out)
-    chat, profile = _chat(options)
-    text = sum(
-        len(f"{example.prompt}{example.rationale}{example.criteria}") for example in examples
-    )
+    held_out = load_pairs(options.held_out_file) if options.held_out_file else options.held_out
+    seeds, held = split(pairs, held_out)
+    task_of(held, options.held_out_file, options.task)
+    writer = options.writer or options.judge
+    make_chat(writer)  # a profile without a key, or that writes no text, is refused before all else
     expected = estimate(
         seeds,
-        held_out,
-        price=profile.price_per_million_tokens,
-        side=profile.max_side,
-        reply_price=profile.price_per_million_reply_tokens,
-        example_characters=text,
+        held,
+        load_profile(writer),
+        load_profile(options.judge),
+        example_characters=sum(
+            len(f"{one.prompt}{one.rationale}{one.criteria}") for one in examples
+        ),
     )
     print(
-        f"{len(seeds)} pairs to write from, {len(held_out)} held out. To be expected: {expected.text}.",
+        f"{len(seeds)} pairs to write from, {len(held)} held out. To be expected: {expected.text}.",
         flush=True,
     )
-    if len(seeds) < 20 or len(held_out) < 10:
+    if len(seeds) < 20 or len(held) < 10:
         print("note: so few pairs say little; 50 to 100 are a good number", file=sys.stderr)
     if options.dry_run:
         return 0
-    with _Bar() as bar, _goes_on(options.output):
-        outcome = from_pairs(
-            pairs,
-            chat,
-            task=options.task,
-            folder=_work(options.output),
-            observer=bar,
-            language=options.language,
-            examples=examples,
-            held_out=others,
-            at_once=options.concurrency,
-            most_criteria=options.most_criteria,
-            name=options.name or options.output.stem,
-        )
-    report = write_report(
-        outcome, options.output.with_suffix(".html"), options.name or options.output.stem
-    )
-    return _told(outcome, options.output, report)
-
-
-@contextlib.contextmanager
-def _goes_on(output: Path) -> Iterator[None]:
-    """What was paid for lies in the work folder: a judge that gives up says so too."""
-    from .judging import JudgeError
-
+    folder, name = _work(options.output), options.name or options.output.stem
     try:
-        yield
+        with (
+            open_judge_and_writer(
+                options.judge,
+                folder,
+                task=options.task,
+                writer=writer,
+                concurrency=options.concurrency,
+            ) as (judge, chat),
+            ProgressBars("pair") as bars,
+        ):
+            outcome = judge.runner.run(
+                from_pairs(
+                    pairs,
+                    judge,
+                    chat,
+                    task=options.task,
+                    folder=folder,
+                    language=options.language,
+                    examples=examples,
+                    held_out=held_out,
+                    at_once=options.concurrency,
+                    most_criteria=options.most_criteria,
+                    name=name,
+                    report_progress=bars,
+                    notes=bars.notes,
+                )
+            )
     except JudgeError as error:
-        if not _work(output).exists():
+        if not folder.exists():
             raise
         raise JudgeError(f"{error}; the same command goes on from here") from error
+    return _finish(
+        outcome, options.output, write_report(outcome, options.output.with_suffix(".html"), name)
+    )
 
 
-def _told(outcome: Outcome, output: Path, report: Path) -> int:
+def _finish(outcome: Outcome, output: Path, report: Path) -> int:
     """Writes the rubric where it may lie, and says what came out."""
     counts = outcome.endings
     cost = f", cost {outcome.cost:.2f}" if outcome.cost else ""
-    remembered = f"; {outcome.remembered} replies were there already" if outcome.remembered else ""
+    cached = f"; {outcome.cached} replies were there already" if outcome.cached else ""
     print(
         f"{counts['kept']} pairs gave criteria at once, {counts['refined']} after refinement; {counts['discarded']} "
-        f"discarded, {counts['failed']} failed. {outcome.calls} calls, {outcome.tokens:,} tokens{cost}{remembered}."
+        f"discarded, {counts['failed']} failed. {outcome.calls} calls, {outcome.tokens:,} tokens{cost}{cached}."
     )
     print(outcome.sentence)
     if outcome.rubric:
@@ -129,10 +132,14 @@ def _told(outcome: Outcome, output: Path, report: Path) -> int:
 
 
 def _describe(options: argparse.Namespace) -> int:
-    from .rubrics import RubricError, from_description, load_exemplars
+    from .common.async_runner import AsyncRunner
+    from .data import load_exemplars
+    from .judging.profiles import make_chat
+    from .rubrics import RubricError
+    from .rubrics.writer import from_description
 
     if options.output:
-        _new_json(options.output)
+        _check_new(options.output)
     text = options.text
     file = Path(text)
     if len(text) < 200 and file.suffix.lower() in (".txt", ".md"):
@@ -140,13 +147,17 @@ def _describe(options: argparse.Namespace) -> int:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise RubricError(f"{file}: expected a text file in UTF-8; {error}") from error
-    if not text.strip():
-        raise RubricError("expected a task description or a prompt, came nothing")
     examples = load_exemplars(options.examples) if options.examples else []
-    chat, _ = _chat(options)
-    rubric = from_description(
-        text, chat, task=options.task, language=options.language, examples=examples
-    )
+    chat = make_chat(options.judge, concurrency=options.concurrency)
+    runner = AsyncRunner("rubric")
+    try:
+        rubric = runner.run(
+            from_description(
+                text, chat, task=options.task, language=options.language, examples=examples
+            )
+        )
+    finally:
+        runner.close(chat.close())
     if options.name:
         rubric = rubric.model_copy(update={"name": options.name})
     print(rubric.text)
@@ -173,7 +184,7 @@ def _show(options: argparse.Namespace) -> int:
         ) from error
     print(*shown(rubric), sep="\n")
     if options.output:
-        _new_json(options.output)
+        _check_new(options.output)
         rubric.save(options.output)
         print(f"\nrubric  {options.output}")
     return 0
@@ -203,59 +214,19 @@ def shown(rubric: Rubric) -> list[str]:
     return lines
 
 
-class _Bar:
-    """A progress bar for each stage, with what became of its pairs; plain lines where there is no terminal."""
-
-    def __init__(self):
-        self.bar, self.stage, self.counts = None, "", {}
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, step: Step) -> None:
-        from tqdm import tqdm
-
-        if step.stage != self.stage:
-            self.__exit__()
-            self.stage, self.counts = step.stage, {}
-            self.bar = tqdm(
-                total=step.total,
-                desc=step.stage,
-                unit="pair" if step.total > 1 else "call",
-                dynamic_ncols=True,
-                disable=None,
-            )
-            if self.bar.disable:
-                print(f"{step.stage}: {step.total} to do", file=sys.stderr, flush=True)
-        if step.note:
-            self.counts[step.note] = self.counts.get(step.note, 0) + 1
-        self.bar.set_postfix(self.counts, refresh=False)
-        self.bar.update(step.done - self.bar.n)
-
-
-def _chat(options: argparse.Namespace) -> tuple[Chat, object]:
-    from .judging.profiles import load_profile, make_chat
-
-    return make_chat(options.judge, concurrency=options.concurrency), load_profile(options.judge)
-
-
 def _work(output: Path) -> Path:
     """The folder beside the output in which a job can be gone on with."""
     return output.with_suffix(".work")
 
 
-def _new_json(output: Path) -> None:
+def _check_new(output: Path) -> None:
     from .rubrics import RubricError
 
     if output.suffix.lower() != ".json":
         raise RubricError(f"{output}: expected an output that ends in .json; change --output")
     if output.exists():
         raise RubricError(
-            f"{output}: expected a new file, found one that is there already; give another --output"
+            f"{output}: expected a new file, got one that is there already; give another --output"
         )
     if not output.parent.is_dir():
         raise RubricError(
@@ -265,7 +236,7 @@ def _new_json(output: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m arr_core.rubric", description=DESCRIPTION)
-    actions = parser.add_subparsers(dest="action", required=True)
+    actions = parser.add_subparsers(required=True, metavar="pairs|describe|show")
     pairs = actions.add_parser(
         "pairs", description=PAIRS, help="write a rubric from labelled pairs; keep it if it helps"
     )
@@ -291,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
             "--judge",
             required=True,
             metavar="PROFILE",
-            help="profile of the model that writes and judges",
+            help="profile of the model that writes, and that judges pairs",
         )
         action.add_argument(
             "--output",
@@ -319,15 +290,23 @@ def _parser() -> argparse.ArgumentParser:
         )
         action.add_argument(
             "--concurrency",
-            type=_count,
+            type=number_from(1),
             default=16,
             metavar="N",
             help="requests at once (default: 16)",
         )
+    pairs.set_defaults(action=_pairs)
+    describe.set_defaults(action=_describe)
+    pairs.add_argument(
+        "--writer",
+        default="",
+        metavar="PROFILE",
+        help="profile of the model that writes, where the judge writes no text (a panel) or another should",
+    )
     held_out = pairs.add_mutually_exclusive_group()
     held_out.add_argument(
         "--held-out",
-        type=_fraction,
+        type=number_from(0.01, float, 0.99),
         default=0.3,
         metavar="SHARE",
         help="share of the pairs that the rubric is checked with (default: 0.3)",
@@ -337,13 +316,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     pairs.add_argument(
         "--most-criteria",
-        type=_count,
+        type=number_from(1),
         default=60,
         metavar="N",
         help="verified criteria that are put in order; of more, those that speak for all (default: 60)",
     )
     pairs.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
     show = actions.add_parser("show", help="print a rubric and where it comes from")
+    show.set_defaults(action=_show)
     show.add_argument(
         "file", metavar="FILE", help="a rubric, .json or .txt, or the name of a built-in one"
     )
@@ -354,20 +334,6 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE", help="write it as JSON too, to edit it by hand"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, came {number}")
-    return number
-
-
-def _fraction(text: str) -> float:
-    share = float(text)
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, came {text}")
-    return share
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .judge import JudgeChoice, free_models_for
-from .live import Live, run_async
+from .live import Live, wait
 from .rubric import OUTPUTS, TASKS, result
 from .rubric_from_prompt import LANGUAGES, save
 from .schema import JudgeSocket, Node, schema
@@ -36,30 +36,32 @@ class ARRRubricFromPairs(Node):
         cls, pairs_file: str, judge: JudgeChoice, task: str, language: str, save_as: str, keep: str
     ) -> io.NodeOutput:
         with Live(cls) as live:
-            from ..arr_core.judging.profiles import make_chat
-            from ..arr_core.rubrics import from_pairs_async
+            from ..arr_core.rubrics.pipeline import from_pairs, open_judge_and_writer
 
             name = save_as.strip()
             path = folders.rubric_file(name)
             pairs = _pairs(pairs_file)
             free_models_for(judge.profile)
-            steps, chat = [], make_chat(judge.profile)
+            folder, reports = path.with_suffix(".work"), []
 
             def report() -> None:
-                if steps:
-                    live.show_text(f"{steps[-1].stage}: {steps[-1].done} of {steps[-1].total}")
-                    live.show_progress(steps[-1].done, steps[-1].total)
+                if reports:
+                    stage, done, total = reports[-1]
+                    live.show_text(f"{stage}: {done} of {total}")
+                    live.show_progress(done, total)
 
-            work = from_pairs_async(
-                pairs,
-                chat,
-                task=TASKS[task],
-                language=LANGUAGES[language],
-                folder=path.with_suffix(".work"),
-                observer=steps.append,
-                name=path.stem,
-            )
-            outcome = run_async(work, chat.close, report)
+            with open_judge_and_writer(judge.profile, folder, task=TASKS[task]) as (asked, writer):
+                work = from_pairs(
+                    pairs,
+                    asked,
+                    writer,
+                    task=TASKS[task],
+                    language=LANGUAGES[language],
+                    folder=folder,
+                    name=path.stem,
+                    report_progress=lambda *progress: reports.append(progress),
+                )
+                outcome = wait(asked.runner.submit(work), report)
             rubric = outcome.rubric or (outcome.candidate if keep == ANYWAY else None)
             if rubric is None:
                 raise ValueError(

@@ -40,7 +40,7 @@ class ARRRubricFromPrompt(Node):
     ) -> io.NodeOutput:
         with Live(cls) as live:
             from ..arr_core.judging.profiles import make_chat
-            from ..arr_core.rubrics import from_description_async
+            from ..arr_core.rubrics.writer import from_description
 
             name = save_as.strip()
             if name:
@@ -48,7 +48,7 @@ class ARRRubricFromPrompt(Node):
             live.show_text(f"{judge.profile} writes ...")
             free_models_for(judge.profile)
             chat = make_chat(judge.profile)
-            work = from_description_async(
+            work = from_description(
                 description, chat, task=TASKS[task], language=LANGUAGES[language]
             )
             rubric = run_async(work, chat.close)

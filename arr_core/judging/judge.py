@@ -52,7 +52,7 @@ class Judge:
         self._in_flight: dict[str, asyncio.Task[Opinion]] = {}
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-work")
         self._thumbnail_pool = ThreadPoolExecutor(1, thread_name_prefix="judge-thumbnails")
-        self._runner = AsyncRunner("judge")
+        self.runner = AsyncRunner("judge")
 
     def __enter__(self) -> Judge:
         return self
@@ -63,7 +63,7 @@ class Judge:
     def close(self) -> None:
         """Cancel what is in flight, close the client, end the threads, close the store."""
         try:
-            self._runner.close(self.client.close())
+            self.runner.close(self.client.close())
         finally:
             self._workers.shutdown()
             self._thumbnail_pool.shutdown()
@@ -86,7 +86,7 @@ class Judge:
 
         rubric: used in place of the judge's own.
         """
-        return self._runner.submit(self._compare(list(pairs), rubric or self.rubric))
+        return self.runner.submit(self._compare(list(pairs), rubric or self.rubric))
 
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
         if not pairs:
@@ -156,7 +156,7 @@ class Judge:
 
     def _work(self, function, *arguments) -> asyncio.Future:
         """Run what takes time on a thread beside the loop."""
-        return self._runner.loop.run_in_executor(self._workers, function, *arguments)
+        return self.runner.loop.run_in_executor(self._workers, function, *arguments)
 
     def _keep_thumbnails(self, pairs: Sequence[Pair], hashes: Mapping[int, bytes]) -> None:
         images = {hashes[id(image)]: image for image in _images(pairs)}

@@ -25,6 +25,7 @@ from ..rubrics.built_in import BUILT_IN as RUBRICS
 from ..rubrics.rubric import Rubric, Task
 from .budget import Budget, Limits
 from .chat import Chat
+from .client import Client
 from .verdict import JudgeError
 
 VOTE_TEMPERATURE = (
@@ -243,8 +244,18 @@ def make_chat(
     return chat if limits == Limits() else Budget(chat, limits, name, concurrency)
 
 
-def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16):
-    """The client of the profile called ``name``. Raises JudgeError for an unknown profile or a missing key."""
+def make_client(
+    name: str,
+    *,
+    timeout_s: float = 60.0,
+    retries: int = 3,
+    concurrency: int = 16,
+    chat: Chat | None = None,
+) -> Client:
+    """The client of the profile called ``name``. Raises JudgeError for an unknown profile or a missing key.
+
+    chat: the profile's own, where the caller uses it too, so that both share its limits.
+    """
     profile = load_profile(name)
     settings = {"timeout_s": timeout_s, "retries": retries, "concurrency": concurrency}
     if profile.kind == "miniature":
@@ -271,11 +282,11 @@ def make_client(name: str, *, timeout_s: float = 60.0, retries: int = 3, concurr
     if profile.mode == "logits":
         from .logits import LogitsClient
 
-        return LogitsClient(make_chat(name, **settings), threshold=profile.threshold)
+        return LogitsClient(chat or make_chat(name, **settings), threshold=profile.threshold)
     from .pairwise import PairwiseClient
 
     return PairwiseClient(
-        make_chat(name, **settings),
+        chat or make_chat(name, **settings),
         votes=profile.votes,
         threshold=profile.threshold,
         temperature=profile.temperature or VOTE_TEMPERATURE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..common.files import write_text
 from ..data import open_image
-from ..rubrics.making import Outcome
+from ..rubrics.pipeline import Outcome
 from .html import plural, render
 from .images import EmbeddedImage, embed
 

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..data import PreferencePair
-from .writing import REFINEMENTS
+from ..judging.profiles import Profile, load_profile
+from .writer import REFINEMENTS
 
 # Of the published run 87 of 100 pairs passed at once and 4 were discarded (arXiv 2605.08354). With one and a half
 # refinements for each of those between, a pair is refined so often on average:
 REFINED = 0.04 * REFINEMENTS + 0.09 * 1.5
 PATCH = 28  # pixels a side of what Qwen2.5-VL counts as one token; others count alike or less
-ASKED, ANSWERED = (
-    700,
-    350,
-)  # tokens of a question's text and of a reply, as seen with our own questions
+# Tokens of a question's text and of a reply, as seen with our own questions.
+ASKED, ANSWERED = 700, 350
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Estimate:
     most: int
     prompt_tokens: int
     reply_tokens: int
-    cost: float | None  # None where the profile has no price
+    cost: float | None  # None where no profile has a price
 
     @property
     def text(self) -> str:
@@ -47,39 +46,59 @@ class Estimate:
 def estimate(
     seeds: Sequence[PreferencePair],
     held_out: Sequence[PreferencePair],
+    writer: Profile,
+    judge: Profile,
     *,
-    price: float = 0.0,
-    reply_price: float | None = None,
-    side: int = 1024,
     example_characters: int = 0,
 ) -> Estimate:
-    """The estimate for seed and held-out pairs; prices are per million tokens. Sizes are read from the files' headers.
+    """The estimate for seed and held-out pairs. The sizes of images are read from the files' headers.
 
     Every pair is written for once and verified in two orders, as often again as it is refined; the rubric is structured
-    in one call; held-out pairs are judged in two orders with the rubric and without.
+    in one call; held-out pairs are judged in two orders with the rubric and without. Members of a panel and votes each
+    make their own calls.
     """
-    images = _image_tokens(seeds, side) * 3 * (1 + REFINED) + _image_tokens(held_out, side) * 4
-    expected = math.ceil(3 * len(seeds) * (1 + REFINED)) + 1 + 4 * len(held_out)
-    prompt = round(images + ASKED * expected + example_characters / 4 * len(seeds))
-    replies = ANSWERED * expected
-    cost = (prompt * price + replies * (price if reply_price is None else reply_price)) / 1e6
+    written = len(seeds) * (1 + REFINED)
+    checked = 4 * len(held_out)
+    images = _image_tokens(seeds, writer.max_side) * (1 + REFINED)
+    text = ASKED * (written + 1) + example_characters / 4 * len(seeds)
+    prompts, replies = images + text, ANSWERED * (written + 1)
+    cost = _cost(writer, prompts, replies)
+    per_question = 0
+    for member in [load_profile(name) for name in judge.members] or [judge]:
+        calls = member.votes if member.kind in ("openai", "local") else 0
+        shown = _image_tokens(seeds, member.max_side) * 2 * (1 + REFINED)
+        shown += _image_tokens(held_out, member.max_side) * 4
+        answered = 1 if member.mode == "logits" else ANSWERED
+        asked = calls * (shown + ASKED * (2 * written + checked))
+        said = calls * answered * (2 * written + checked)
+        per_question, prompts, replies = per_question + calls, prompts + asked, replies + said
+        cost += _cost(member, asked, said)
+
+    def calls_for(rounds: float) -> int:
+        return math.ceil(rounds * (1 + 2 * per_question)) + 1 + checked * per_question
+
     return Estimate(
-        3 * len(seeds) + 1 + 4 * len(held_out),
-        expected,
-        3 * len(seeds) * (1 + REFINEMENTS) + 1 + 4 * len(held_out),
-        prompt,
-        replies,
-        cost if price or reply_price else None,
+        calls_for(len(seeds)),
+        calls_for(written),
+        calls_for(len(seeds) * (1 + REFINEMENTS)),
+        round(prompts),
+        round(replies),
+        cost or None,
     )
 
 
-def _image_tokens(pairs: Sequence[PreferencePair], side: int) -> int:
+def _cost(profile: Profile, prompts: float, replies: float) -> float:
+    price, reply_price = profile.price_per_million_tokens, profile.price_per_million_reply_tokens
+    return (prompts * price + replies * (price if reply_price is None else reply_price)) / 1e6
+
+
+def _image_tokens(pairs: Sequence[PreferencePair], max_side: int) -> int:
     """Tokens of all images of all pairs, each shown once."""
     count = 0
     for pair in pairs:
-        for path in (*pair.images, *([pair.source] if pair.source else [])):
+        for path in pair.files:
             with Image.open(path) as image:
-                scale = min(1.0, side / max(image.size))
+                scale = min(1.0, max_side / max(image.size))
                 count += math.prod(math.ceil(length * scale / PATCH) for length in image.size)
     return count
 

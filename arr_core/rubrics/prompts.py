@@ -7,42 +7,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..judging.parsing import after_thoughts, repaired
-from .rubric import Rubric, Task, Theme
+from .rubric import Task, Theme
 
 CRITERIA = 5  # per labelled pair
 MOST_THEMES = 5
 MOST_TIPS = 8  # of a theme: what a judge can still check one by one
 LANGUAGES = {"en": "English", "zh": "Simplified Chinese"}
 
-CRITERIA_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["reason", "criteria"],
-    "properties": {
-        "reason": {"type": "string"},
-        "criteria": {"type": "array", "items": {"type": "string"}},
-    },
-}
+
+def _object_schema(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+_THEMES = {"type": "array", "items": _object_schema(theme=_TEXT, tips=_TEXTS)}
+CRITERIA_SCHEMA = _object_schema(reason=_TEXT, criteria=_TEXTS)
+THEMES_SCHEMA = _object_schema(themes=_THEMES)
 CRITERIA_FORM = '{"reason": "what decides between the two images", "criteria": ["...", "...", "...", "...", "..."]}'
-THEMES_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["themes"],
-    "properties": {
-        "themes": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["theme", "tips"],
-                "properties": {
-                    "theme": {"type": "string"},
-                    "tips": {"type": "array", "items": {"type": "string"}},
-                },
-            },
-        }
-    },
-}
 THEMES_FORM = '{"themes": [{"theme": "one thing to look at", "tips": ["one sentence", ...]}, ...]}'
 
 SYSTEM = """\
@@ -163,13 +151,7 @@ def describe_messages(
 
 def read_criteria(reply: str) -> tuple[str, ...]:
     """The criteria of a reply. Raises ValueError where there are not as many as were asked for."""
-    found = _object(reply, "criteria").get("criteria")
-    lines = (
-        [" ".join(line.split()) for line in found if isinstance(line, str)]
-        if isinstance(found, list)
-        else []
-    )
-    lines = list(dict.fromkeys(filter(None, lines)))
+    lines = _lines(_object(reply, "criteria")["criteria"])
     if len(lines) < CRITERIA:
         raise ValueError(f"{len(lines)} criteria in the reply, {CRITERIA} were asked for")
     return tuple(lines[:CRITERIA])
@@ -177,32 +159,31 @@ def read_criteria(reply: str) -> tuple[str, ...]:
 
 def read_themes(reply: str) -> tuple[Theme, ...]:
     """The themes of a reply, without tips that compare. Raises ValueError where there are none, or too many."""
-    found, themes = _object(reply, "themes").get("themes"), []
-    for entry in found if isinstance(found, list) else ():
-        name, tips = (
-            (entry.get("theme"), entry.get("tips")) if isinstance(entry, dict) else (None, None)
-        )
-        if isinstance(name, str) and name.strip():
-            lines = (
-                [line for line in tips if isinstance(line, str) and line.strip()]
-                if isinstance(tips, list)
-                else []
-            )
-            lines = [line for line in dict.fromkeys(lines) if not comparison(line)]
-            if lines or not comparison(name):
-                themes.append(Theme(theme=name, tips=tuple(lines[:MOST_TIPS])))
+    entries, themes = _object(reply, "themes")["themes"], []
+    for entry in entries if isinstance(entries, list) else ():
+        entry = entry if isinstance(entry, dict) else {}
+        tips = [line for line in _lines(entry.get("tips")) if not comparison(line)]
+        for name in _lines([entry.get("theme")]):
+            if tips or not comparison(name):
+                themes.append(Theme(theme=name, tips=tuple(tips[:MOST_TIPS])))
     if not 1 <= len(themes) <= MOST_THEMES:
         raise ValueError(f"{len(themes)} themes in the reply, 1 to {MOST_THEMES} were asked for")
     return tuple(themes)
 
 
+def _lines(value: Any) -> list[str]:
+    """The texts of a list, each on one line and once."""
+    texts = value if isinstance(value, list) else []
+    lines = [" ".join(text.split()) for text in texts if isinstance(text, str)]
+    return list(dict.fromkeys(filter(None, lines)))
+
+
 def _object(reply: str, name: str) -> dict[str, Any]:
     """The JSON object in a reply that holds ``name``: fenced, after a preamble or thoughts, with a comma too many."""
-    answer = after_thoughts(reply)
-    start = -1 if answer is None else answer.find("{")
-    if start < 0:
+    _, brace, rest = (after_thoughts(reply) or "").partition("{")
+    if not brace:
         raise ValueError("no JSON in the reply")
-    value = repaired(answer[start:])
+    value = repaired(brace + rest)
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict) and name in item:
             return item
@@ -234,10 +215,3 @@ def _system(task: Task, language: str) -> dict[str, Any]:
 
 def _asked(task: Task) -> str:
     return "edit instruction" if task == "edit" else "prompt"
-
-
-def as_rubric(criteria: Sequence[str], task: Task, language: str) -> Rubric:
-    """The criteria of one pair as a rubric, for their verification."""
-    return Rubric(
-        name="criteria of one pair", task=task, language=language, criteria=tuple(criteria)
-    )

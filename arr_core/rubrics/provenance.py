@@ -2,92 +2,45 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from .. import __version__
 from ..data import PreferencePair
-from .held_out import Comparison
 from .rubric import Rubric
-from .splitting import data_hash
-from .writing import PairOutcome
 
 
-def sentence(comparison: Comparison) -> str:
-    """What the check on held-out pairs came to."""
-    with_rubric, plain = comparison.with_rubric, comparison.without
-    if not with_rubric.pairs:
-        return f"All {comparison.failed} held-out pairs failed, so nothing shows that the rubric helps; run the command again."
-    result = "beats" if comparison.better else "does not beat"
-    failed = f" {comparison.failed} more failed." if comparison.failed else ""
-    return (
-        f"On {with_rubric.pairs} held-out pairs the rubric {result} the same judge without one: {with_rubric.right} right "
-        f"and {with_rubric.wrong} wrong against {plain.right} right and {plain.wrong} wrong, the others undecided."
-        f"{failed}"
-    )
-
-
-def of_pairs(
-    rubric: Rubric,
-    model: str,
-    seeds: Sequence[PreferencePair],
-    outcomes: Sequence[PairOutcome],
-    structured: int,
-    comparison: Comparison,
-    examples: int,
-) -> dict[str, Any]:
-    """Where a rubric from labelled pairs comes from, and how the judge did with it on held-out pairs."""
-    endings = Counter(outcome.ending for outcome in outcomes)
-    figures = {}
-    for suffix, side in (("", comparison.with_rubric), ("_without_rubric", comparison.without)):
-        figures |= {
-            f"held_out_accuracy{suffix}": _rounded(side.accuracy.value),
-            f"held_out_coverage{suffix}": _rounded(side.coverage.value),
-            f"flip_rate{suffix}": _rounded(side.flip_rate.value),
-        }
-    return {
-        "made_from": "labelled pairs",
-        **_common(rubric, model, examples),
-        "seed_pairs": len(seeds),
-        "seed_data_hash": data_hash(seeds),
-        **{
-            f"pairs_{ending}": endings[ending]
-            for ending in ("kept", "refined", "discarded", "failed")
-        },
-        "criteria_structured": structured,
-        "held_out_pairs": comparison.with_rubric.pairs,
-        **figures,
-        "beats_judge_without_rubric": comparison.better,
-        "p_value": _rounded(comparison.p_value),
+def with_provenance(
+    rubric: Rubric, made_from: str, *, model: str, examples: int, **facts: object
+) -> Rubric:
+    """The rubric with its provenance: the model that wrote it, when, and further facts. Numbers keep four digits."""
+    rounded = {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in facts.items()
     }
-
-
-def of_description(rubric: Rubric, model: str, text: str, examples: int) -> dict[str, Any]:
-    """Where a rubric from a description comes from."""
-    return {
-        "made_from": "a description",
-        "description": text[:2000],
-        **_common(rubric, model, examples),
-    }
-
-
-def edited(rubric: Rubric) -> bool:
-    """Whether the rubric is another than the one that its provenance is about: somebody has improved it by hand."""
-    return rubric.provenance.get("rubric_hash") not in (None, rubric.content_hash)
-
-
-def _common(rubric: Rubric, model: str, examples: int) -> dict[str, Any]:
-    today = datetime.now(timezone.utc).date().isoformat()
-    return {
+    provenance = {
+        "made_from": made_from,
         "model": model,
-        "date": today,
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "version": __version__,
         "rubric_hash": rubric.content_hash,
         "examples": examples,
+        **rounded,
     }
+    return rubric.model_copy(update={"provenance": provenance})
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+def edited(rubric: Rubric) -> bool:
+    """Whether the rubric was edited by hand since its provenance was written."""
+    return rubric.provenance.get("rubric_hash") not in (None, rubric.content_hash)
+
+
+def data_hash(pairs: Sequence[PreferencePair]) -> str:
+    """Sixteen hex digits that name prompts, labels and the images' files by content."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr((pair.prompt, pair.preferred)).encode("utf-8", "backslashreplace"))
+        for path in pair.files:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

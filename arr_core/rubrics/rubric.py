@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..common.errors import ArrError, describe_validation_error
+from ..common.files import write_json
 
 Task = Literal["t2i", "edit"]
 
@@ -44,7 +44,7 @@ class Theme(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     theme: Line = Field(description="What is looked at")
-    tips: tuple[Line, ...] = Field((), description="How to see whether a picture meets it")
+    tips: tuple[Line, ...] = Field(default=(), description="How to see whether a picture meets it")
 
 
 class Rubric(BaseModel):
@@ -54,12 +54,12 @@ class Rubric(BaseModel):
 
     name: str = Field(description="Short name")
     task: Task = Field(description="Text to image, or editing")
-    language: str = Field("en", description="Language of the criteria: en, zh, ...")
+    language: str = Field(default="en", description="Language of the criteria: en, zh, ...")
     criteria: tuple[Line, ...] = Field(
-        (), description="Criteria, decided jointly; none weighs more by its place"
+        default=(), description="Criteria, decided jointly; none weighs more by its place"
     )
     themes: tuple[Theme, ...] = Field(
-        (), description="Themes with tips, in place of plain criteria"
+        default=(), description="Themes with tips, in place of plain criteria"
     )
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="Model, seed data, date, held-out accuracy, ..."
@@ -96,18 +96,13 @@ class Rubric(BaseModel):
         return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON file in one step, the content hash beside the rest."""
+        """Write the JSON file atomically, the content hash beside the rest."""
         content = {
             name: value
             for name, value in self.model_dump(mode="json").items()
             if value or name == "provenance"
         }
-        text = (
-            json.dumps({**content, "hash": self.content_hash}, indent=2, ensure_ascii=False) + "\n"
-        )
-        beside = Path(path).with_name(f".{Path(path).name}.new")
-        beside.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(beside, path)
+        write_json(path, {**content, "hash": self.content_hash})
 
 
 def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
@@ -148,7 +143,7 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
 def _of_task(rubric: Rubric, path: Path, task: Task | None) -> Rubric:
     if task not in (None, rubric.task):
         raise RubricError(
-            f"{path}: expected a rubric for the task {task!r}, came one for {rubric.task!r}"
+            f"{path}: expected a rubric for the task {task!r}, got one for {rubric.task!r}"
         )
     return rubric
 
@@ -178,14 +173,14 @@ def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
     if headed and any(tips for _, tips in entries):
         entries = [(theme, tips) for theme, tips in entries if tips]  # a title has none
     if not entries:
-        raise RubricError(f"{path}: expected one criterion a line, came an empty file")
-    common = {
-        "name": path.stem,
-        "task": task,
-        "language": "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en",
-    }
-    if any(tips for _, tips in entries):
-        return Rubric(
-            **common, themes=tuple(Theme(theme=theme, tips=tuple(tips)) for theme, tips in entries)
-        )
-    return Rubric(**common, criteria=tuple(words for words, _ in entries))
+        raise RubricError(f"{path}: expected one criterion a line, got an empty file")
+    themed = any(tips for _, tips in entries)
+    return Rubric(
+        name=path.stem,
+        task=task,
+        language="zh" if re.search(r"[\u4e00-\u9fff]", text) else "en",
+        criteria=() if themed else tuple(words for words, _ in entries),
+        themes=tuple(Theme(theme=theme, tips=tuple(tips)) for theme, tips in entries)
+        if themed
+        else (),
+    )

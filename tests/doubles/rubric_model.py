@@ -14,7 +14,11 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
+from arr_core.judging import Judge
 from arr_core.judging.chat import Chat, Reply
+from arr_core.judging.pairwise import PairwiseClient
+from arr_core.rubrics import NO_RUBRIC
+from arr_core.rubrics.pipeline import from_pairs
 
 FILLERS = (
     "The thing that the prompt names is there.",
@@ -118,3 +122,12 @@ class ScriptedChat(Chat):
 
     async def close(self) -> None:
         self.closed = True
+
+
+def make_rubric(pairs, chat: Chat, *, folder, task="t2i", **options):
+    """What comes of labelled pairs where one chat writes and judges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    client = PairwiseClient(chat)
+    with Judge(client, NO_RUBRIC[task], store=folder / "verdicts.sqlite") as judge:
+        work = from_pairs(pairs, judge, chat, task=task, folder=folder, **options)
+        return judge.runner.run(work)

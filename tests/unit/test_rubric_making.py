@@ -10,17 +10,18 @@ import re
 from pathlib import Path
 
 import pytest
-from doubles.rubric_model import ScriptedChat, answer, light
+from doubles.rubric_model import ScriptedChat, answer, light, make_rubric
 from PIL import Image
 
-from arr_core.data import PreferencePair
+from arr_core.data import DataError, PreferencePair
 from arr_core.judging.chat import Reply
 from arr_core.judging.verdict import JudgeError, Opinion, combine
-from arr_core.rubrics import RubricError, from_description, from_pairs, load_rubric
-from arr_core.rubrics.held_out import compare_judges
-from arr_core.rubrics.making import Step, from_pairs_async
+from arr_core.rubrics import RubricError, load_rubric
+from arr_core.rubrics.comparison import compare_judges
+from arr_core.rubrics.provenance import data_hash
 from arr_core.rubrics.selection import _greedy, _similarities, select
-from arr_core.rubrics.splitting import data_hash, split, without
+from arr_core.rubrics.splitting import split
+from arr_core.rubrics.writer import from_description
 
 
 @pytest.fixture
@@ -91,9 +92,9 @@ def test_one_prompt_cannot_be_split(make_pairs):
 
 def test_what_is_held_out_elsewhere_is_left_out(make_pairs):
     pairs = make_pairs(["a", "b", "c"])
-    assert [pair.prompt for pair in without(pairs, pairs[1:2])] == ["a", "c"]
-    with pytest.raises(RubricError, match="came none"):
-        without(pairs, pairs)
+    assert [pair.prompt for pair in split(pairs, pairs[1:2])[0]] == ["a", "c"]
+    with pytest.raises(RubricError, match="got none"):
+        split(pairs, pairs)
 
 
 def test_the_seed_data_has_a_name_by_content(make_pairs, tmp_path):
@@ -271,8 +272,13 @@ PROMPTS = [
 
 def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path):
     pairs, held, chat, steps = make_pairs(PROMPTS)[:8], make_pairs(PROMPTS)[8:], ScriptedChat(), []
-    outcome = from_pairs(
-        pairs, chat, task="t2i", folder=tmp_path / "work", held_out=held, observer=steps.append
+    outcome = make_rubric(
+        pairs,
+        chat,
+        task="t2i",
+        folder=tmp_path / "work",
+        held_out=held,
+        report_progress=lambda *step: steps.append(step),
     )
     assert dict(outcome.endings) == {"kept": 5, "refined": 2, "discarded": 1}
     assert [one.ending for one in outcome.outcomes[:4]] == [
@@ -299,10 +305,8 @@ def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path)
     )
     assert told["seed_data_hash"] == data_hash(pairs) and told["beats_judge_without_rubric"] is True
     assert chat.closed and outcome.calls == len(chat.asked) == 3 * (5 + 2 + 6 + 6) + 1 + 4 * 4
-    assert steps[0] == Step("writing", 0, 8) and steps[-1] == Step("checking", 4, 4)
-    assert [(step.done, step.total) for step in steps if step.stage == "writing"] == [
-        (done, 8) for done in range(9)
-    ]
+    assert steps[0] == ("writing", 0, 8) and steps[-1] == ("checking", 4, 4)
+    assert [step[1:] for step in steps if step[0] == "writing"] == [(done, 8) for done in range(9)]
     lines = [json.loads(line) for line in (tmp_path / "work/pairs.jsonl").read_text().splitlines()]
     assert sorted(line["ending"] for line in lines) == [
         "discarded",
@@ -316,7 +320,7 @@ def test_a_rubric_that_beats_the_judge_without_one_is_kept(make_pairs, tmp_path)
 
 def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
     """Here the judge alone likes what people like, so there is nothing to gain."""
-    outcome = from_pairs(
+    outcome = make_rubric(
         make_pairs(PROMPTS, darker=False), ScriptedChat(), task="t2i", folder=tmp_path / "work"
     )
     assert outcome.rubric is None and outcome.candidate is not None
@@ -331,7 +335,7 @@ def test_a_rubric_that_is_no_better_than_none_is_not_kept(make_pairs, tmp_path):
 
 def test_nothing_verified_is_no_rubric_and_no_further_call(make_pairs, tmp_path):
     chat = ScriptedChat()
-    outcome = from_pairs(
+    outcome = make_rubric(
         make_pairs([f"hopeless cup {number}" for number in range(4)]),
         chat,
         task="t2i",
@@ -345,9 +349,9 @@ def test_a_structure_that_cannot_be_read_says_what_to_do(make_pairs, tmp_path):
     broken = ScriptedChat(
         lambda text, pictures: answer(text, pictures) if pictures else "no themes today"
     )
-    outcome = from_pairs(make_pairs(PROMPTS), broken, task="t2i", folder=tmp_path)
+    outcome = make_rubric(make_pairs(PROMPTS), broken, task="t2i", folder=tmp_path)
     assert outcome.rubric is None and "Run the command again" in outcome.sentence
-    again = from_pairs(make_pairs(PROMPTS), ScriptedChat(), task="t2i", folder=tmp_path)
+    again = make_rubric(make_pairs(PROMPTS), ScriptedChat(), task="t2i", folder=tmp_path)
     assert again.rubric and again.calls == 1 + 4 * len(
         again.held_out
     )  # what was verified is not asked again
@@ -363,12 +367,12 @@ def test_a_job_that_a_dead_server_ended_goes_on_where_it_was(make_pairs, tmp_pat
 
     chat.said = dies
     with pytest.raises(JudgeError, match="no server answers"):
-        from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=3)
+        make_rubric(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=3)
     resumed, whole = ScriptedChat(), ScriptedChat()
-    outcome = from_pairs(make_pairs(PROMPTS), resumed, task="t2i", folder=tmp_path)
-    fresh = from_pairs(make_pairs(PROMPTS), whole, task="t2i", folder=tmp_path / "fresh")
+    outcome = make_rubric(make_pairs(PROMPTS), resumed, task="t2i", folder=tmp_path)
+    fresh = make_rubric(make_pairs(PROMPTS), whole, task="t2i", folder=tmp_path / "fresh")
     assert outcome.rubric == fresh.rubric and outcome.outcomes == fresh.outcomes
-    assert len(resumed.asked) == len(whole.asked) - 20 and outcome.remembered == 20
+    assert len(resumed.asked) == len(whole.asked) - 20 and outcome.cached == 20
 
 
 def test_failures_of_single_calls_cost_their_pairs_only_and_are_asked_again_later(
@@ -382,10 +386,10 @@ def test_failures_of_single_calls_cost_their_pairs_only_and_are_asked_again_late
         )
     )
     pairs = make_pairs(PROMPTS)
-    outcome = from_pairs(pairs, flaky, task="t2i", folder=tmp_path, held_out=pairs[-4:])
+    outcome = make_rubric(pairs, flaky, task="t2i", folder=tmp_path, held_out=pairs[-4:])
     assert (outcome.endings["failed"], outcome.endings["kept"]) == (3, 4) and outcome.rubric
     chat = ScriptedChat()
-    again = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-4:])
+    again = make_rubric(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-4:])
     assert again.endings["failed"] == 0
     assert all(
         "hard" in text or "plain cup 3" in text
@@ -401,7 +405,7 @@ def test_failures_on_held_out_pairs_are_counted_and_prove_nothing(make_pairs, tm
             Reply(failure="no reply") if "plain cup 7" in text else answer(text, pictures)
         )
     )
-    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
+    outcome = make_rubric(pairs, chat, task="t2i", folder=tmp_path, held_out=pairs[-2:])
     assert (outcome.comparison.failed, outcome.comparison.with_rubric.right) == (1, 1)
     assert outcome.sentence.endswith("1 more failed.")
 
@@ -414,7 +418,7 @@ def test_a_check_that_failed_altogether_proves_nothing(make_pairs, tmp_path):
             else answer(text, pictures)
         )
 
-    outcome = from_pairs(make_pairs(PROMPTS), ScriptedChat(fails), task="t2i", folder=tmp_path)
+    outcome = make_rubric(make_pairs(PROMPTS), ScriptedChat(fails), task="t2i", folder=tmp_path)
     assert outcome.rubric is None and "held-out pairs failed" in outcome.sentence
 
 
@@ -430,7 +434,7 @@ def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
             return await super().complete(messages, options)
 
     chat = Slow()
-    from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=2)
+    make_rubric(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, at_once=2)
     assert (
         2 <= chat.most <= 8
     )  # two pairs; in the check each asks both orders, with the rubric and without
@@ -438,7 +442,7 @@ def test_no_more_pairs_are_in_work_than_allowed(make_pairs, tmp_path):
 
 def test_many_criteria_are_selected_from_before_they_are_structured(make_pairs, tmp_path):
     chat = ScriptedChat()
-    outcome = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, most_criteria=3)
+    outcome = make_rubric(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path, most_criteria=3)
     structuring = next(text for text, labels in chat.asked if not labels)
     assert (
         len(outcome.selected)
@@ -455,14 +459,14 @@ def test_pairs_of_the_other_task_are_refused_before_any_call(
     make_pairs, tmp_path, task, source, said
 ):
     chat = ScriptedChat()
-    with pytest.raises(RubricError, match=said):
-        from_pairs(make_pairs(["a", "b"], source=source), chat, task=task, folder=tmp_path)
+    with pytest.raises(DataError, match=said):
+        make_rubric(make_pairs(["a", "b"], source=source), chat, task=task, folder=tmp_path)
     assert not chat.asked and chat.closed
 
 
 def test_edits_are_written_and_checked_with_their_source(make_pairs, tmp_path):
     chat = ScriptedChat()
-    outcome = from_pairs(make_pairs(PROMPTS, source=True), chat, task="edit", folder=tmp_path)
+    outcome = make_rubric(make_pairs(PROMPTS, source=True), chat, task="edit", folder=tmp_path)
     assert outcome.rubric.task == "edit"
     assert all(labels[0] == "BASE" for _, labels in chat.asked if labels)
 
@@ -471,7 +475,7 @@ def test_an_image_that_went_missing_is_one_line(make_pairs, tmp_path):
     pairs = make_pairs(PROMPTS)
     pairs[0].images[0].unlink()
     with pytest.raises(RubricError, match="expected its images where they were"):
-        from_pairs(pairs, ScriptedChat(), task="t2i", folder=tmp_path / "work")
+        make_rubric(pairs, ScriptedChat(), task="t2i", folder=tmp_path / "work")
 
 
 def test_large_images_are_made_smaller_once(make_pairs, tmp_path):
@@ -484,32 +488,8 @@ def test_large_images_are_made_smaller_once(make_pairs, tmp_path):
             sizes.update(it.size for it in pictures.values()) or answer(text, pictures)
         )
     )
-    from_pairs(pairs, chat, task="t2i", folder=tmp_path / "work")
+    make_rubric(pairs, chat, task="t2i", folder=tmp_path / "work")
     assert sizes == {(1024, 256)}
-
-
-def test_callers_with_a_loop_of_their_own(make_pairs, tmp_path):
-    """ComfyUI calls blocking nodes inside of a running loop; others await."""
-
-    async def inside():
-        chat, kept = ScriptedChat(), ScriptedChat()
-        blocked = from_pairs(make_pairs(PROMPTS), chat, task="t2i", folder=tmp_path / "a")
-        awaited = await from_pairs_async(
-            make_pairs(PROMPTS), kept, task="t2i", folder=tmp_path / "b"
-        )
-        assert chat.closed and not kept.closed
-        return blocked, awaited
-
-    blocked, awaited = asyncio.run(inside())
-    assert blocked.rubric == awaited.rubric is not None
-
-
-def test_an_error_crosses_the_thread():
-    async def inside():
-        with pytest.raises(RubricError, match="came nothing"):
-            from_description(" ", ScriptedChat(), task="t2i")
-
-    asyncio.run(inside())
 
 
 # --- zero-shot ------------------------------------------------------------------------------------------------------
@@ -519,7 +499,7 @@ THEMES = json.dumps({"themes": [{"theme": "Cups", "tips": ["Two cups stand there
 
 def test_a_description_alone_makes_a_rubric():
     chat = ScriptedChat(lambda text, pictures: THEMES)
-    rubric = from_description("two matte\nblue cups", chat, task="t2i", language="zh")
+    rubric = asyncio.run(from_description("two matte\nblue cups", chat, task="t2i", language="zh"))
     assert rubric.text == "1. Cups\n   - Two cups stand there."
     assert (rubric.name, rubric.language, rubric.task) == ("two matte blue cups", "zh", "t2i")
     assert (
@@ -527,18 +507,13 @@ def test_a_description_alone_makes_a_rubric():
         and rubric.provenance["model"] == "scripted"
     )
     [(text, labels)] = chat.asked
-    assert (
-        "two matte\nblue cups" in text
-        and "Simplified Chinese" in text
-        and labels == ()
-        and chat.closed
-    )
+    assert "two matte\nblue cups" in text and "Simplified Chinese" in text and labels == ()
 
 
 def test_a_description_that_gives_no_rubric_is_one_line():
-    with pytest.raises(RubricError, match="no rubric came from scripted: HTTP 500"):
-        from_description(
-            "cups", ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500")), task="t2i"
+    with pytest.raises(RubricError, match="expected a rubric from scripted, got none: HTTP 500"):
+        asyncio.run(
+            from_description("cups", ScriptedChat(lambda *_: Reply(failure="HTTP 500")), task="t2i")
         )
 
 

@@ -7,15 +7,19 @@ from dataclasses import replace
 
 import pytest
 from doubles.html_page import Page
-from doubles.rubric_model import ScriptedChat
+from doubles.rubric_model import ScriptedChat, make_rubric
 from PIL import Image
 
 from arr_core.data import PreferencePair
+from arr_core.judging.profiles import Profile
 from arr_core.reports.rubric import MOST_CARDS, write_report
-from arr_core.rubrics import from_pairs
 from arr_core.rubrics.estimate import estimate
-from arr_core.rubrics.writing import Attempt, PairOutcome
+from arr_core.rubrics.writer import Attempt, PairOutcome
 
+FREE = Profile(url="http://x/v1", model="eye")
+PRICED = FREE.model_copy(
+    update={"price_per_million_tokens": 10.0, "price_per_million_reply_tokens": 40.0}
+)
 HOSTILE = "<script>alert('a')</script> & \"b\" \ud800"
 
 
@@ -35,7 +39,7 @@ def pairs(tmp_path):
 
 @pytest.fixture
 def outcome(pairs, tmp_path):
-    return from_pairs(
+    return make_rubric(
         pairs[:7], ScriptedChat(), task="t2i", folder=tmp_path / "work", held_out=pairs[7:]
     )
 
@@ -48,20 +52,22 @@ def page(outcome, tmp_path, name: str = "cups") -> str:
 
 
 def test_calls_tokens_and_money(pairs):
-    said = estimate(pairs[:7], pairs[7:], price=10.0, reply_price=40.0)
+    said = estimate(pairs[:7], pairs[7:], PRICED, PRICED)
     assert (said.least, said.most) == (3 * 7 + 1 + 4 * 3, 18 * 7 + 1 + 4 * 3)
     assert said.expected == 29 + 1 + 12  # 7 pairs, 3 calls each, a third of a refinement more
     images = 7 * 12 * 3 * 1.335 + 3 * 12 * 4  # 2 x 3 patches an image, two images a pair
-    assert said.prompt_tokens == round(images + 700 * 42) and said.reply_tokens == 350 * 42
+    calls = 7 * 3 * 1.335 + 1 + 12
+    assert said.prompt_tokens == round(images + 700 * calls)
+    assert said.reply_tokens == round(350 * calls)
     assert said.cost == pytest.approx((said.prompt_tokens * 10 + said.reply_tokens * 40) / 1e6)
     assert said.text == (
-        "about 42 calls (34 to 139), 30,000 prompt tokens and 15,000 reply tokens; about 0.89 at the "
+        "about 42 calls (34 to 139), 29,000 prompt tokens and 14,000 reply tokens; about 0.87 at the "
         "profile's price"
     )
 
 
 def test_an_estimate_without_a_price_names_none(pairs):
-    said = estimate(pairs[:7], pairs[7:])
+    said = estimate(pairs[:7], pairs[7:], FREE, FREE)
     assert said.cost is None and said.text.endswith("the profile has no price")
 
 
@@ -69,15 +75,15 @@ def test_large_images_are_counted_as_they_are_sent(pairs):
     for file in pairs[0].images:
         with Image.open(file) as image:
             image.resize((2240, 1120)).save(file)
-    small = estimate(pairs[1:2], [])
-    large = estimate(pairs[:1], [], side=560)
+    small = estimate(pairs[1:2], [], FREE, FREE)
+    large = estimate(pairs[:1], [], *[FREE.model_copy(update={"max_side": 560})] * 2)
     assert large.prompt_tokens - small.prompt_tokens == pytest.approx(
         (20 * 10 - 6) * 2 * 3 * 1.335, abs=1
     )
 
 
 def test_an_estimate_holds_for_a_job(pairs, outcome):
-    said = estimate(pairs[:7], pairs[7:])
+    said = estimate(pairs[:7], pairs[7:], FREE, FREE)
     assert said.least <= outcome.calls <= said.most
 
 
@@ -146,6 +152,6 @@ def test_only_a_rubric_under_which_more_pairs_gained_is_praised(
 
 def test_a_job_without_a_rubric_has_a_page_too(pairs, tmp_path):
     chat = ScriptedChat(lambda text, pictures: "no")
-    outcome = from_pairs(pairs, chat, task="t2i", folder=tmp_path / "other")
+    outcome = make_rubric(pairs, chat, task="t2i", folder=tmp_path / "other")
     text = Page(page(outcome, tmp_path)).text
     assert "No rubric came of these pairs." in text and "no JSON in the reply (7 times)" in text

@@ -10,12 +10,14 @@ from doubles.rubric_model import COMPARING, FILLERS, VAGUE, ScriptedChat, answer
 from PIL import Image
 
 from arr_core.data import Exemplar, load_exemplars
+from arr_core.judging import Judge, Pair
 from arr_core.judging.chat import Reply
-from arr_core.judging.judge import Pair
+from arr_core.judging.pairwise import PairwiseClient
+from arr_core.judging.store import VerdictStore
 from arr_core.judging.verdict import JudgeError
-from arr_core.rubrics.asking import Asker, NoAnswer, append_line, question_key
+from arr_core.rubrics import NO_RUBRIC
 from arr_core.rubrics.prompts import comparison, read_criteria, read_themes
-from arr_core.rubrics.writing import REFINEMENTS, write_criteria
+from arr_core.rubrics.writer import REFINEMENTS, CachedChat, ChatError, Writer, question_key
 
 DARK, LIGHT = Image.new("RGB", (16, 16), (40, 40, 40)), Image.new("RGB", (16, 16), (200, 200, 200))
 
@@ -25,12 +27,14 @@ def write(
 ):
     """The outcome of a pair whose darker picture was preferred."""
     images = (DARK, LIGHT) if preferred == 0 else (LIGHT, DARK)
-    options = {"task": "edit" if source else "t2i", "language": "en", **options}
-    return asyncio.run(
-        write_criteria(
-            Asker(chat or ScriptedChat()), Pair(prompt, *images, source), preferred, **options
-        )
-    )
+    chat, task = chat or ScriptedChat(), "edit" if source else "t2i"
+    with Judge(PairwiseClient(chat), NO_RUBRIC[task]) as judge:
+
+        async def compare(pair, rubric):
+            return (await asyncio.wrap_future(judge.submit([pair], rubric=rubric)))[0]
+
+        writer = Writer(CachedChat(chat, judge.store), compare, task, **options)
+        return judge.runner.run(writer.criteria_of(Pair(prompt, *images, source), preferred))
 
 
 def kinds(chat: ScriptedChat) -> list[str]:
@@ -162,7 +166,7 @@ def test_a_writer_that_fails_costs_its_pair():
     assert (outcome.ending, outcome.criteria, outcome.reason) == (
         "failed",
         (),
-        "no criteria came: HTTP 500",
+        "no criteria: HTTP 500",
     )
     assert len(chat.asked) == 1  # the chat has tried often enough by itself
 
@@ -175,7 +179,7 @@ def test_a_verifier_that_fails_is_no_verification():
     )
     outcome = write("a cup", chat)
     assert (outcome.ending, outcome.criteria) == ("failed", ())
-    assert outcome.reason == "they could not be verified: no reply"
+    assert outcome.reason == "not verified: no reply"
 
 
 def test_an_unreadable_reply_is_asked_for_once_more():
@@ -185,8 +189,7 @@ def test_an_unreadable_reply_is_asked_for_once_more():
     assert chat.seeds[:2] == [0, 1000]
     mute = ScriptedChat(lambda text, pictures: "")
     assert (
-        write("a cup", mute).reason == "no criteria came: no JSON in the reply"
-        and len(mute.asked) == 2
+        write("a cup", mute).reason == "no criteria: no JSON in the reply" and len(mute.asked) == 2
     )
 
 
@@ -301,44 +304,30 @@ def test_a_comparison_of_candidates_is_recognised(criterion, compares):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def ask(asker: Asker, text: str, seed: int = 0):
-    return asyncio.run(asker.ask([{"role": "user", "content": text}], {}, json.loads, seed=seed))
+def ask(chat: CachedChat, text: str, seed: int = 0):
+    return asyncio.run(chat.ask([{"role": "user", "content": text}], {}, json.loads, seed=seed))
 
 
 def test_a_question_that_was_answered_is_not_asked_again(tmp_path):
-    file = tmp_path / "replies.jsonl"
-    chat = ScriptedChat(lambda text, pictures: json.dumps(f"said to {text.strip()}"))
-    asker = Asker(chat, file)
-    assert ask(asker, "a") == ask(asker, "a") == "said to a"
-    assert (asker.calls, asker.remembered, asker.tokens, asker.cost) == (1, 1, 10, 0.001)
-    again = Asker(chat, file)
-    assert (ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")) == (
+    model = ScriptedChat(lambda text, pictures: json.dumps(f"said to {text.strip()}"))
+    chat = CachedChat(model, VerdictStore(tmp_path / "store.sqlite"))
+    assert ask(chat, "a") == ask(chat, "a") == "said to a"
+    assert (chat.calls, chat.cached, chat.tokens, chat.cost) == (1, 1, 10, 0.001)
+    again = CachedChat(model, VerdictStore(tmp_path / "store.sqlite"))
+    assert [ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")] == [
         "said to a",
         "said to a",
         "said to b",
-    )
-    assert (again.calls, again.remembered, len(chat.asked)) == (2, 1, 3)
+    ]
+    assert (again.calls, again.cached, len(model.asked)) == (2, 1, 3)
 
 
-@pytest.mark.parametrize(
-    "torn", ['{"key": "', '{"key": "a"}\n', "\n\n", "null\n", "[1]\n", "\xff\xfe"]
-)
-def test_half_a_line_at_the_end_spoils_no_other(tmp_path, torn):
-    file, chat = tmp_path / "replies.jsonl", ScriptedChat(lambda text, pictures: '"é"')
-    ask(Asker(chat, file), "a")
-    with file.open("ab") as stream:
-        stream.write(torn.encode("latin-1"))
-    ask(Asker(chat, file), "b")
-    again = Asker(chat, file)
-    assert (ask(again, "a"), ask(again, "b"), again.calls) == ("é", "é", 0)
-
-
-def test_failed_and_unreadable_replies_are_not_remembered(tmp_path):
-    file = tmp_path / "replies.jsonl"
+def test_failed_and_unreadable_replies_are_not_kept():
+    store = VerdictStore(":memory:")
     for bad in ("no JSON", Reply(failure="HTTP 500")):
-        with pytest.raises(NoAnswer):
-            ask(Asker(ScriptedChat(lambda text, pictures, bad=bad: bad), file), "a")
-    assert not file.exists()
+        with pytest.raises(ChatError):
+            ask(CachedChat(ScriptedChat(lambda text, pictures, bad=bad: bad), store), "a")
+    assert ask(CachedChat(ScriptedChat(lambda text, pictures: '"é"'), store), "a") == "é"
 
 
 def test_model_seed_texts_roles_and_pixels_name_a_question():
@@ -364,15 +353,6 @@ def test_model_seed_texts_roles_and_pixels_name_a_question():
         key(image=DARK.resize((8, 32))),
     }
     assert len(keys) == 7 and key() == key(image=DARK.copy())
-
-
-def test_lines_are_appended_whole(tmp_path):
-    append_line(tmp_path / "f", {"a": "\u2028\n"})
-    append_line(tmp_path / "f", {"b": 1})
-    assert [json.loads(line) for line in (tmp_path / "f").read_bytes().split(b"\n")[:-1]] == [
-        {"a": "\u2028\n"},
-        {"b": 1},
-    ]
 
 
 # --- examples -------------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_a_text_file_needs_its_task_said(write):
         ('{"name": "n", "task": "t2i", "criteria": ["a"], "weight": 2}', "weight"),
         (
             '{"name": "n", "task": "edit", "criteria": ["a"]}',
-            "for the task 't2i', came one for 'edit'",
+            "for the task 't2i', got one for 'edit'",
         ),
         (b"\xff\xfe", "UTF-8"),
     ],

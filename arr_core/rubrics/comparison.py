@@ -23,7 +23,7 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """More right less wrong verdicts with the rubric than without: what a policy would be paid by them."""
+        """Whether right less wrong verdicts are more with the rubric than without. Then the rubric is kept."""
         one, other = self.with_rubric, self.without
         return one.right - one.wrong > other.right - other.wrong
 
@@ -39,24 +39,37 @@ class Comparison:
         tail = sum(math.comb(changed, k) for k in range(min(self.gained, self.lost) + 1))
         return min(1.0, 2 * tail / 2**changed)
 
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        one, other = self.with_rubric, self.without
+        if not one.pairs:
+            return f"All {self.failed} held-out pairs failed, so nothing shows that the rubric helps; run the command again."
+        failed = f" {self.failed} more failed." if self.failed else ""
+        return (
+            f"On {one.pairs} held-out pairs the rubric {'beats' if self.better else 'does not beat'} the same judge "
+            f"without one: {one.right} right and {one.wrong} wrong against {other.right} right and {other.wrong} wrong, "
+            f"the others undecided.{failed}"
+        )
+
 
 def compare_judges(
     pairs: Sequence[PreferencePair], with_rubric: Sequence[Verdict], without: Sequence[Verdict]
 ) -> Comparison:
     """What two sets of verdicts on the same pairs are worth. A pair that failed in either counts in neither."""
-    sound = [
+    judged = [
         (pair, one, other)
         for pair, one, other in zip(pairs, with_rubric, without, strict=True)
         if not (one.failed or other.failed)
     ]
-    kept, ones, others = ([entry[at] for entry in sound] for at in range(3))
-    scores = [(_score(pair, one), _score(pair, other)) for pair, one, other in sound]
+    changes = [_score(pair, one) - _score(pair, other) for pair, one, other in judged]
+    kept = [pair for pair, _, _ in judged]
     return Comparison(
-        measure(kept, ones),
-        measure(kept, others),
-        sum(one > other for one, other in scores),
-        sum(one < other for one, other in scores),
-        len(pairs) - len(sound),
+        measure(kept, [one for _, one, _ in judged]),
+        measure(kept, [other for _, _, other in judged]),
+        gained=sum(change > 0 for change in changes),
+        lost=sum(change < 0 for change in changes),
+        failed=len(pairs) - len(judged),
     )
 
 

@@ -1,0 +1,280 @@
+"""A rubric from labelled pairs: write, verify, refine, select, structure, and keep it if it beats the judge without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..common.files import JsonLines
+from ..common.progress import ReportProgress, no_progress
+from ..data import Exemplar, PreferencePair, open_image, task_of
+from ..judging.chat import Chat
+from ..judging.judge import Judge, Pair
+from ..judging.profiles import make_chat, make_client
+from ..judging.verdict import Verdict
+from .built_in import NO_RUBRIC
+from .comparison import Comparison, compare_judges
+from .provenance import data_hash, with_provenance
+from .rubric import Rubric, RubricError, Task
+from .selection import select
+from .splitting import HELD_OUT, split
+from .writer import CachedChat, ChatError, PairOutcome, Writer
+
+MOST_CRITERIA = 60  # that are structured; of more, a selection
+AT_ONCE = 16  # pairs in work; the chat has its own limit of requests
+MAX_SIDE = 1024  # pixels; larger images are made smaller once, when they are read
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job. ``rubric`` is None where there is none to be trusted; ``candidate`` is what was checked."""
+
+    rubric: Rubric | None
+    candidate: Rubric | None
+    sentence: str
+    pairs: tuple[PreferencePair, ...]
+    held_out: tuple[PreferencePair, ...]
+    outcomes: tuple[PairOutcome, ...]  # of the pairs, in order
+    selected: tuple[str, ...]
+    comparison: Comparison | None
+    calls: int
+    cached: int  # replies that an earlier start had paid for
+    tokens: int
+    cost: float
+
+    @property
+    def endings(self) -> Counter[str]:
+        """How many pairs were kept, refined, discarded, failed."""
+        return Counter(outcome.ending for outcome in self.outcomes)
+
+
+@contextmanager
+def open_judge_and_writer(
+    profile: str, folder: str | Path, *, task: Task, writer: str = "", concurrency: int = 16
+) -> Iterator[tuple[Judge, Chat]]:
+    """The judge of a profile, and the chat that writes: that of ``writer``, or of the same profile.
+
+    With one profile they share one chat, and so its limits. What is answered is kept in the folder, which is made.
+    The chat may only be used on the judge's loop, ``judge.runner``. Raises JudgeError, RubricError.
+    """
+    chat = make_chat(writer or profile, concurrency=concurrency)
+    shared = writer in ("", profile)
+    client = make_client(profile, concurrency=concurrency, chat=chat if shared else None)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RubricError(
+            f"{folder}: expected a folder that can be written; {error.strerror}"
+        ) from error
+    with Judge(client, NO_RUBRIC[task], store=Path(folder) / "verdicts.sqlite") as judge:
+        try:
+            yield judge, chat
+        finally:
+            if not shared:
+                judge.runner.run(chat.close())
+
+
+async def from_pairs(
+    pairs: Sequence[PreferencePair],
+    judge: Judge,
+    writer: Chat,
+    *,
+    task: Task,
+    folder: str | Path,
+    language: str = "en",
+    examples: Sequence[Exemplar] = (),
+    held_out: float | Sequence[PreferencePair] = HELD_OUT,
+    most_criteria: int = MOST_CRITERIA,
+    at_once: int = AT_ONCE,
+    name: str = "rubric from pairs",
+    report_progress: ReportProgress = no_progress,
+    notes: Counter[str] | None = None,
+) -> Outcome:
+    """What comes of labelled pairs. Run it on the judge's loop: ``judge.runner.run(from_pairs(...))``.
+
+    The judge verifies criteria and compares on held-out pairs; it should be the one that will train. The writer's replies
+    are kept in the judge's store: a job that ended early goes on when it is called again, and asks no answered question
+    twice.
+    folder: where ``pairs.jsonl`` is written, what became of each pair, for people to read.
+    held_out: a share of the pairs, or other pairs, on which the rubric must beat the judge without one.
+    report_progress: its stages are "writing", "structuring" and "checking".
+    notes: counts what becomes of pairs, beside the progress.
+    Raises RubricError for pairs that cannot be used or an image that is missing, DataError for pairs of another task, and
+    JudgeError where no call can succeed. A single call that fails costs its pair and nothing else.
+    """
+    seeds, held = split(pairs, held_out)
+    for part in (seeds, held):
+        task_of(part, "the labelled pairs", task)
+    chat = CachedChat(writer, judge.store)
+    job = _Job(judge, at_once, report_progress, Counter() if notes is None else notes)
+    author = Writer(chat, job.compare, task, language, examples)
+    outcomes = await job.write(author, seeds, Path(folder) / "pairs.jsonl")
+    selected = select([line for one in outcomes for line in one.criteria], most_criteria)
+    candidate, comparison = None, None
+    if not selected:
+        sentence = f"None of the {len(seeds)} pairs gave criteria that a verifier could choose by; there is no rubric."
+    else:
+        try:
+            report_progress("structuring", 0, 1)
+            themes = await author.structure(selected)
+            report_progress("structuring", 1, 1)
+        except ChatError as error:
+            sentence = f"The {len(selected)} verified criteria could not be put in order: {error}. Run the command again."
+        else:
+            candidate = Rubric(name=name, task=task, language=language, themes=themes)
+            comparison = await job.check(held, candidate)
+            sentence = comparison.sentence
+            candidate = with_provenance(
+                candidate,
+                "labelled pairs",
+                model=writer.identity,
+                examples=len(examples),
+                judge=judge.client.identity,
+                **_facts(seeds, outcomes, len(selected), comparison),
+            )
+    return Outcome(
+        candidate if comparison is not None and comparison.better else None,
+        candidate,
+        sentence,
+        tuple(seeds),
+        tuple(held),
+        tuple(outcomes),
+        tuple(selected),
+        comparison,
+        calls=chat.calls + sum(verdict.calls for verdict in job.verdicts),
+        cached=chat.cached
+        + sum(one.cached for verdict in job.verdicts for one in verdict.opinions),
+        tokens=chat.tokens + sum(verdict.tokens for verdict in job.verdicts),
+        cost=chat.cost + sum(verdict.cost for verdict in job.verdicts),
+    )
+
+
+def _facts(
+    seeds: Sequence[PreferencePair],
+    outcomes: Sequence[PairOutcome],
+    structured: int,
+    comparison: Comparison,
+) -> dict[str, Any]:
+    """What the provenance says about the pairs, and how the judge did with the rubric on held-out pairs."""
+    endings = Counter(outcome.ending for outcome in outcomes)
+    facts: dict[str, Any] = {"seed_pairs": len(seeds), "seed_data_hash": data_hash(seeds)}
+    for ending in ("kept", "refined", "discarded", "failed"):
+        facts[f"pairs_{ending}"] = endings[ending]
+    facts |= {"criteria_structured": structured, "held_out_pairs": comparison.with_rubric.pairs}
+    sides = {"": comparison.with_rubric, "_without_rubric": comparison.without}
+    for suffix, side in sides.items():
+        facts[f"held_out_accuracy{suffix}"] = side.accuracy.value
+        facts[f"held_out_coverage{suffix}"] = side.coverage.value
+        facts[f"flip_rate{suffix}"] = side.flip_rate.value
+    return facts | {
+        "beats_judge_without_rubric": comparison.better,
+        "p_value": comparison.p_value,
+    }
+
+
+@dataclass
+class _Job:
+    """The stages, each over all of its pairs."""
+
+    judge: Judge
+    at_once: int
+    report_progress: ReportProgress
+    notes: Counter[str]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    async def compare(self, pair: Pair, rubric: Rubric) -> Verdict:
+        """The judge's verdict on a pair under a rubric."""
+        [verdict] = await asyncio.wrap_future(self.judge.submit([pair], rubric=rubric))
+        self.verdicts.append(verdict)
+        return verdict
+
+    async def write(
+        self, writer: Writer, pairs: Sequence[PreferencePair], record: Path
+    ) -> list[PairOutcome]:
+        """The outcome of each pair; finished ones are written down as they come."""
+        # What was finished before comes again from the store, at once.
+        record.unlink(missing_ok=True)
+        with closing(JsonLines(record)) as lines:
+
+            async def one(pair: PreferencePair) -> PairOutcome:
+                if pair.preferred is None:
+                    raise RubricError(f"pair {pair.prompt[:60]!r}: expected a label, got none")
+                outcome = await writer.criteria_of(await _opened(pair), pair.preferred)
+                self.notes[outcome.ending] += 1
+                shown = {
+                    "prompt": pair.prompt,
+                    "images": list(map(str, pair.images)),
+                    "preferred": pair.preferred,
+                }
+                lines.append(shown | asdict(outcome))
+                return outcome
+
+            return await self._each("writing", pairs, one)
+
+    async def check(self, pairs: Sequence[PreferencePair], rubric: Rubric) -> Comparison:
+        """The judge with the rubric against the judge without one."""
+
+        async def one(pair: PreferencePair) -> tuple[Verdict, Verdict]:
+            images = await _opened(pair)
+            both = await asyncio.gather(
+                self.compare(images, rubric), self.compare(images, NO_RUBRIC[rubric.task])
+            )
+            if any(verdict.failed for verdict in both):
+                self.notes["failed"] += 1
+            return both
+
+        verdicts = await self._each("checking", pairs, one)
+        return compare_judges(pairs, [one for one, _ in verdicts], [other for _, other in verdicts])
+
+    async def _each(
+        self,
+        stage: str,
+        pairs: Sequence[PreferencePair],
+        work: Callable[[PreferencePair], Awaitable[Value]],
+    ) -> list[Value]:
+        """The work's results in order. An error cancels the rest."""
+        free, done = asyncio.Semaphore(self.at_once), 0
+
+        async def one(pair: PreferencePair) -> Value:
+            nonlocal done
+            async with free:
+                value = await work(pair)
+            done += 1
+            self.report_progress(stage, done, len(pairs))
+            return value
+
+        self.report_progress(stage, 0, len(pairs))
+        tasks = [asyncio.ensure_future(one(pair)) for pair in pairs]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _opened(pair: PreferencePair) -> Pair:
+    """The pair with its images in memory, read on a thread."""
+
+    def read(path: Path):
+        image = open_image(path)
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        return image
+
+    def read_all() -> Pair:
+        first, second = map(read, pair.images)
+        return Pair(pair.prompt, first, second, read(pair.source) if pair.source else None)
+
+    try:
+        return await asyncio.to_thread(read_all)
+    except OSError as error:
+        raise RubricError(
+            f"pair {pair.prompt[:60]!r}: expected its images where they were; {error}"
+        ) from error
