@@ -36,11 +36,6 @@ OWN_GROUP: dict[str, Any] = (
 )
 
 
-def python() -> str:
-    """The interpreter of children: ComfyUI's own, or what the user's environment names; never what a workflow says."""
-    return os.environ.get("ARR_PYTHON") or sys.executable
-
-
 def free_models() -> None:
     """Free the memory that ComfyUI's models hold, for what is loaded beside them."""
     comfy.model_management.unload_all_models()
@@ -48,17 +43,20 @@ def free_models() -> None:
 
 
 class Child:
-    """A running command and its log. A context manager: on leaving, the child has ended."""
+    """A running command and its log."""
 
     def __init__(self, command: str, arguments: Sequence[str], folder: Path):
-        """Start ``python -m arr_core.COMMAND`` with its output in the folder's ``trainer.log``."""
+        """Start ``python -m arr_core.COMMAND`` with its output in the folder's ``trainer.log``.
+
+        The interpreter is ComfyUI's own, or what the user's environment names; never what a workflow says.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.pid_file, self.log = folder / PID, folder / "trainer.log"
-        self.human_judge = ""
+        python = os.environ.get("ARR_PYTHON") or sys.executable
         with self.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [python(), "-c", START, str(ROOT), f"arr_core.{command}", UNTIL_EOF, *arguments],
+                [python, "-c", START, str(ROOT), f"arr_core.{command}", UNTIL_EOF, *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -67,40 +65,36 @@ class Child:
             )
         self.pid_file.write_text(str(self.process.pid))
 
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.ask_to_stop()
-        try:
-            self.process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.pid_file.unlink(missing_ok=True)
-
-    def ask_to_stop(self) -> None:
-        """Let the child finish its update, save, and end."""
-        if self.process.stdin:
-            self.process.stdin.close()
-
     def wait(self, watch: Callable[[bool], None]) -> bool:
         """Whether the user cancelled, once the child has ended. ``watch(stopping)`` is called a few times a second.
 
-        The first Cancel asks the child to stop, a second one kills it.
+        The first Cancel, or any error of ``watch``, asks the child to finish its update and to save; a second Cancel
+        kills it.
         """
         deadline = None
-        while self.process.poll() is None:
+        try:
+            while self.process.poll() is None:
+                try:
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    watch(deadline is not None)
+                except INTERRUPTED:
+                    self._ask_to_stop()
+                    deadline = 0.0 if deadline is not None else time.monotonic() + GRACE_S
+                if deadline is not None and time.monotonic() > deadline:
+                    self.process.kill()
+                time.sleep(POLL_S)
+        finally:
+            self._ask_to_stop()
             try:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                watch(deadline is not None)
-            except INTERRUPTED:
-                self.ask_to_stop()
-                deadline = 0.0 if deadline is not None else time.monotonic() + GRACE_S
-            if deadline is not None and time.monotonic() > deadline:
+                self.process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
                 self.process.kill()
-            time.sleep(POLL_S)
+            self.pid_file.unlink(missing_ok=True)
         return deadline is not None
+
+    def _ask_to_stop(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
 
     @property
     def output(self) -> str:
@@ -109,17 +103,11 @@ class Child:
             file.seek(max(self.log_start, self.log.stat().st_size - 65536))
             return file.read().decode("utf-8", "replace")
 
-    def with_human_judge(self, text: str) -> str:
-        """``text``, and the page of a human judge if this child has one."""
-        self.human_judge = self.human_judge or "".join(
-            f" · {line}" for line in dict.fromkeys(HUMAN_JUDGE.findall(self.output))
-        )
-        return text + self.human_judge
-
     @property
     def out_of_memory(self) -> bool:
         """Whether it ended for want of memory: it says so, or the system killed it."""
-        return self.process.returncode in (-9, 137) or OUT_OF_MEMORY.search(self.output) is not None
+        status = self.process.returncode
+        return status in (-9, 137) or (status != 0 and bool(OUT_OF_MEMORY.search(self.output)))
 
     def error(self) -> str:
         """Why it ended, in one line where the child gave one, else the end of its output."""
@@ -127,12 +115,8 @@ class Child:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if self.process.returncode == 2 and errors:
             return errors[-1]
-        return "\n".join(
-            [
-                f"the process ended with status {self.process.returncode}; the end of {self.log}:",
-                *lines[-12:],
-            ]
-        )
+        head = f"the process ended with status {self.process.returncode}; the end of {self.log}:"
+        return "\n".join([head, *lines[-12:]])
 
 
 def still_running(folder: Path) -> bool:

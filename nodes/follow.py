@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import comfy.model_management
 
-from .child import Child, free_models
+from .child import HUMAN_JUDGE, Child, free_models
 from .live import INTERRUPTED, Live
 from .run import Run
 
@@ -35,23 +35,25 @@ def follow(
     free_models()
     begun = shown_at = time.monotonic()
     size_before = seen = _size(run)
+    human_judge = None  # its page, once the child has printed it
 
     def watch(stopping: bool) -> None:
-        nonlocal seen, shown_at
-        size = _size(run)
-        if size == seen and time.monotonic() < shown_at + REPEAT_S:
+        nonlocal seen, shown_at, human_judge
+        size, now = _size(run), time.monotonic()
+        if size == seen and now < shown_at + REPEAT_S:
             return
-        seen, shown_at = size, time.monotonic()
+        seen, shown_at = size, now
         if stopping:
             text = STOPPING
         elif size == size_before:
-            text = f"loading ... {time.monotonic() - begun:.0f} s"
+            text = f"loading ... {now - begun:.0f} s"
         else:
             text = show(run.history())
-        live.show_text(child.with_human_judge(text))
+        human_judge = human_judge or HUMAN_JUDGE.search(child.output)
+        live.show_text(f"{text} · {human_judge[0]}" if human_judge else text)
 
-    with Child(command, arguments, run.folder) as child:
-        cancelled = child.wait(watch)
+    child = Child(command, arguments, run.folder)
+    cancelled = child.wait(watch)
     if cancelled:
         comfy.model_management.interrupt_current_processing(False)
         raise INTERRUPTED()
@@ -59,7 +61,7 @@ def follow(
         raise RuntimeError(
             "The process was asked to stop from outside; it has saved. Run goes on from there."
         )
-    if child.process.returncode and child.out_of_memory:
+    if child.out_of_memory:
         raise RuntimeError(f"The process ran out of memory. {memory_advice()}\nLog: {child.log}")
     if child.process.returncode:
         raise ValueError(child.error())

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from ..arr_core.judging import Pair, Verdict
 
-SIDE, GAP = 384, 14  # pixels of an image within the picture of a verdict, and around everything
+GAP, LINE = 14, 20  # pixels around everything, and from line to line
+CARD_SIDE, CARD_TEXT, CARD_HEIGHT = 384, 400, 1400  # of the picture of a verdict
 PAPER, TEXT, DIM = "#1e1f24", "#f2f2f2", "#a0a4ad"
 GOOD, BAD, UNDECIDED = "#38b26b", "#d05a4e", "#d9a13b"
 MOST_FINDINGS = 12
@@ -45,8 +46,33 @@ class Sheet:
 
         return wrapped(text, self.font, width, lines)
 
-    def paste(self, picture: Image.Image, x: int, y: int, side: int, frame: str = "") -> None:
-        """Show a picture in the middle of a square. A small one is enlarged without blurring."""
+    def rows(
+        self,
+        x: int,
+        side: int,
+        titles: list[str],
+        rows: list[tuple[list[Image.Image | None], list[tuple[str, str]]]],
+        framed: str = "",
+    ) -> None:
+        """Rows of pictures in squares below titles, each with its lines of (text, colour) beside it.
+
+        The pictures below the title ``framed`` have a frame.
+        """
+        beside = x + len(titles) * (side + GAP)
+        for row, (pictures, lines) in enumerate(rows):
+            y = 2 * GAP + LINE + row * (side + GAP)
+            for column, (title, picture) in enumerate(zip(titles, pictures, strict=True)):
+                if picture is not None:
+                    frame = GOOD if title == framed else PAPER
+                    self._paste(picture, x + column * (side + GAP), y, side, frame)
+            for number, (text, colour) in enumerate(lines):
+                self.text(beside, y + number * LINE, text, colour)
+        for column, title in enumerate(titles):
+            colour = GOOD if title == framed else TEXT
+            self.text(x + column * (side + GAP), GAP, title[: side // 8], colour)
+
+    def _paste(self, picture: Image.Image, x: int, y: int, side: int, frame: str) -> None:
+        """A picture in the middle of a square. A small one is enlarged without blurring."""
         from PIL import Image
 
         factor = side / max(picture.size)
@@ -55,8 +81,7 @@ class Sheet:
         width, height = (max(1, round(edge * factor)) for edge in picture.size)
         method = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
         x, y = x + (side - width) // 2, y + (side - height) // 2
-        if frame:
-            self.draw.rectangle((x - 4, y - 4, x + width + 3, y + height + 3), frame)
+        self.draw.rectangle((x - 4, y - 4, x + width + 3, y + height + 3), frame)
         self.image.paste(picture.convert("RGB").resize((width, height), method), (x, y))
 
 
@@ -85,32 +110,23 @@ def preview(pictures: list[Image.Image], node: type[io.ComfyNode]) -> dict[str, 
 
 
 def verdict_picture(pair: Pair, verdict: Verdict, outcome: str) -> Image.Image:
-    """Source (if any), image A and image B side by side, the preferred one framed; below it what the judge said."""
+    """Source (if any), image A and image B side by side, the preferred one framed; beside them what the judge said."""
     images = {"source": pair.source, "A": pair.image_a, "B": pair.image_b}
     images = {name: image for name, image in images.items() if image is not None}
-    findings = [
-        f"{criterion}: {finding_with_letters(finding)}"
-        for criterion, finding in verdict.findings[:MOST_FINDINGS]
+    texts = [
+        (pair.prompt, TEXT),
+        (outcome, GOOD if verdict.decided else UNDECIDED),
+        (verdict.reason, TEXT),
     ]
-    width, line = len(images) * (SIDE + GAP) + GAP, 21
-    texts = [pair.prompt, outcome, verdict.reason, *findings]
-    colours = [TEXT, GOOD if verdict.decided else UNDECIDED, TEXT, *[DIM] * len(findings)]
-    sheet = Sheet(width, 1, *texts)
-    lines = [
-        (part, colour)
-        for text, colour in zip(texts, colours, strict=True)
-        for part in sheet.wrap(text, width - 2 * GAP)
-    ]
-    sheet = Sheet(width, SIDE + 4 * GAP + (1 + len(lines)) * line, *texts)
-    for column, (name, image) in enumerate(images.items()):
-        x, title, frame = GAP + column * (SIDE + GAP), name, ""
-        if name.lower() == verdict.preferred:
-            title, frame = f"{name} · preferred", GOOD
-        sheet.text(x, GAP, title, frame or TEXT)
-        sheet.paste(image, x, 2 * GAP + line, SIDE, frame)
-    for row, (text, colour) in enumerate(lines, 1):
-        sheet.text(GAP, SIDE + 3 * GAP + row * line, text, colour)
-    return sheet.image
+    for criterion, finding in verdict.findings[:MOST_FINDINGS]:
+        texts.append((f"{criterion}: {finding_with_letters(finding)}", DIM))
+    width = GAP + len(images) * (CARD_SIDE + GAP) + CARD_TEXT
+    sheet = Sheet(width, CARD_HEIGHT, *(text for text, _ in texts))
+    lines = [(line, colour) for text, colour in texts for line in sheet.wrap(text, CARD_TEXT - GAP)]
+    preferred = (verdict.preferred or "").upper()
+    sheet.rows(GAP, CARD_SIDE, [*images], [([*images.values()], lines)], preferred)
+    height = 3 * GAP + LINE + max(CARD_SIDE, len(lines) * LINE)
+    return sheet.image.crop((0, 0, width, height))
 
 
 def finding_with_letters(finding: str) -> str:

@@ -13,7 +13,6 @@ from .child import free_models
 from .live import Live, wait
 from .schema import ADVANCED, JudgeSocket, Node, schema
 
-BUILT_IN = ["miniature", "human"]
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -24,20 +23,12 @@ class JudgeChoice:
     profile: str
     both_orders: bool = True
 
-    @property
-    def kind(self) -> str:
-        """openai, local, panel, human or miniature. Raises JudgeError for a name that is not known."""
-        from ..arr_core.judging.profiles import load_profile
-
-        return load_profile(self.profile).kind
-
 
 class ARRJudge(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRJudge",
-            search_aliases=["vlm", "vision language model", "reward", "preference", "arr"],
             inputs=[
                 io.Combo.Input("profile", options=profile_names()),
                 io.Boolean.Input("both_orders", default=True),
@@ -59,7 +50,10 @@ class ARRJudge(Node):
             if check:
                 status = check_judge(choice, timeout)
             else:
-                status = f"{profile}: a judge of kind {choice.kind}, not checked"
+                from ..arr_core.judging.profiles import load_profile
+
+                kind = load_profile(profile).kind
+                status = f"{profile}: a judge of kind {kind}, not checked"
             live.show_text(status)
         return io.NodeOutput(choice, status, ui={"text": [status]})
 
@@ -127,4 +121,4 @@ def profile_names() -> list[str]:
     except (OSError, ValueError, yaml.YAMLError):
         content = None
     named = [str(name) for name in content] if isinstance(content, dict) else []
-    return list(dict.fromkeys([*BUILT_IN[:1], *named, *BUILT_IN[1:]]))
+    return list(dict.fromkeys(["miniature", *named, "human"]))

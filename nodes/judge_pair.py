@@ -24,7 +24,6 @@ class ARRJudgePair(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRJudgePair",
-            search_aliases=["judge", "preference", "which is better", "reward", "arr"],
             inputs=[
                 io.Image.Input("image_a"),
                 io.Image.Input("image_b"),

@@ -26,7 +26,6 @@ class ARRLoadAdapter(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRLoadAdapter",
-            search_aliases=["lora", "peft", "adapter", "arr", "rpo", "load lora"],
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input("adapter", options=[folders.NONE, *folders.adapter_names()]),

@@ -30,7 +30,6 @@ class ARRRubric(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubric",
-            search_aliases=["criteria", "preference", "arr", "judge"],
             inputs=[
                 io.Combo.Input("source", options=options()),
                 io.Combo.Input("task", options=list(TASKS)),

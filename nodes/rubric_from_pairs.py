@@ -19,7 +19,6 @@ class ARRRubricFromPairs(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubricFromPairs",
-            search_aliases=["auto rubric", "criteria", "preference pairs", "arr"],
             inputs=[
                 io.Combo.Input("pairs_file", options=[folders.NONE, *folders.data_names()]),
                 JudgeSocket.Input("judge"),

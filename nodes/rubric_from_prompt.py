@@ -23,7 +23,6 @@ class ARRRubricFromPrompt(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubricFromPrompt",
-            search_aliases=["criteria", "write rubric", "auto rubric", "arr"],
             inputs=[
                 io.String.Input("description", default="", multiline=True),
                 JudgeSocket.Input("judge"),

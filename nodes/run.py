@@ -77,10 +77,6 @@ class Run:
         """The adapter in one file, at full strength everywhere."""
         return self.folder / f"{self.folder.name}.safetensors"
 
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
     def history(self) -> History:
         """What has happened in the run so far."""
         from ..arr_core.training.events import history, read_events
@@ -181,16 +177,14 @@ def _write_edits(folder: Path, prompts: list[str], batches: Sequence[torch.Tenso
             f"prompts: expected one edit instruction for the images, or {len(sources)}, one for each, got {len(prompts)}"
         )
     (folder / "sources").mkdir(parents=True, exist_ok=True)
-    names = []
-    for source in sources:
+    edits = []
+    for number in range(count):
+        source = sources[number % len(sources)]
         digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
-        names.append(f"sources/{digest[:16]}.png")
-        if not (folder / names[-1]).exists():
-            source.save(folder / names[-1])
-    edits = [
-        {"source_image": names[at % len(names)], "instruction": prompts[at % len(prompts)]}
-        for at in range(count)
-    ]
+        name = f"sources/{digest[:16]}.png"
+        if not (folder / name).exists():
+            source.save(folder / name)
+        edits.append({"source_image": name, "instruction": prompts[number % len(prompts)]})
     return _write(folder, "edits", edits)
 
 

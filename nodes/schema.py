@@ -25,12 +25,9 @@ RunSocket = io.Custom("ARR_RUN")
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 
-_SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
-# Arguments of an input that is folded away, where this version of ComfyUI can fold.
-ADVANCED: dict[str, Any] = (
-    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
-)
-
+# Since 0.16 ComfyUI finds nodes by other names, and folds inputs away.
+NEWER = "search_aliases" in inspect.signature(io.Schema).parameters
+ADVANCED: dict[str, Any] = {"advanced": True} if NEWER else {}
 
 # What a widget that names a file stands for.
 FILES: dict[str, Callable[[str], Path | None]] = {
@@ -50,13 +47,13 @@ class Node(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        adapter: object = None,
-        against: object = None,
-        start_adapter: object = None,
-        pairs_file: object = None,
-        prompts_file: object = None,
-        source: object = None,
-        profile: object = None,
+        adapter=None,
+        against=None,
+        start_adapter=None,
+        pairs_file=None,
+        prompts_file=None,
+        source=None,
+        profile=None,
     ) -> bool:
         """Always True: an input that is named here may be missing in the page's list; it is checked when the node runs."""
         return True
@@ -76,13 +73,12 @@ def schema(
     *,
     inputs: Sequence[io.Input],
     outputs: dict[str, type[io.ComfyTypeIO]],
+    is_input_list: bool = False,
     is_output_list: bool = False,
-    **fields: Any,
 ) -> io.Schema:
     """The schema of a node that shows what it does, so that it can be run by itself. Its texts come from ``locales/en``.
 
-    ``is_output_list`` is about all outputs. Fields that this version of ComfyUI does not know are left out
-    (search_aliases came with 0.16).
+    outputs: name -> type. ``is_output_list`` is about all of them.
     """
     texts = TEXTS[node_id]
     for entry in inputs:
@@ -93,11 +89,12 @@ def schema(
         description=texts["description"],
         category=CATEGORY,
         is_output_node=True,
+        is_input_list=is_input_list,
         hidden=[io.Hidden.unique_id],
         inputs=inputs,
         outputs=[
             kind.Output(display_name=name, tooltip=text["tooltip"], is_output_list=is_output_list)
             for (name, kind), text in zip(outputs.items(), texts["outputs"].values(), strict=True)
         ],
-        **{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS},
+        **({"search_aliases": texts["search_aliases"]} if NEWER else {}),
     )

@@ -21,12 +21,13 @@ from .images import preview
 from .judge import JudgeChoice
 from .live import INTERRUPTED, Live
 from .load_adapter import lora_model
-from .plot import training_picture
+from .plot import win_rate_picture
 from .run import Run, data_file, device, read_settings, task_of
 from .schema import ADVANCED, JudgeSocket, LoraModel, LossMap, Node, RubricSocket, RunSocket, schema
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from ..arr_core.rubrics import Rubric
     from ..arr_core.training.events import History
@@ -67,14 +68,6 @@ class ARRTrainRPO(Node):
         return schema(
             "ARRTrainRPO",
             is_input_list=True,
-            search_aliases=[
-                "rpo",
-                "lora training",
-                "reinforcement learning",
-                "preference",
-                "fine-tune",
-                "arr",
-            ],
             inputs=[
                 io.Combo.Input("preset", options=list(PRESETS), default="miniature"),
                 io.String.Input("run_name", default="my run"),
@@ -132,7 +125,7 @@ class ARRTrainRPO(Node):
                 sentence = f"The run has {history.update} updates already, more than the {request.updates} asked for. {sentence}"
             live.show_text(sentence)
         _finished[request.run_name] = run.folder
-        summary = f"{sentence}\nLoRA: {_publish(run)}\nReport: {run.report}"
+        summary = f"{sentence}\nLoRA: {_publish(run)}\nReport: {run.folder / 'report.html'}"
         losses = [event.loss for event in history.updates if event.loss is not None]
         return io.NodeOutput(
             lora_model(adapter),
@@ -141,7 +134,7 @@ class ARRTrainRPO(Node):
             history.update,
             run,
             summary,
-            ui={**preview([training_picture(history, run.folder)], cls), "text": [summary]},
+            ui={**preview([_picture(history, run)], cls), "text": [summary]},
         )
 
 
@@ -183,16 +176,28 @@ class _Display:
     def __call__(self, history: History) -> str:
         content = len(history.validations), history.total
         if self.drawn != content:
-            self.drawn, self.picture = content, training_picture(history, self.run.folder)
+            self.drawn, self.picture = content, _picture(history, self.run)
         self.live.show_progress(history.update, history.total or 1, self.picture)
         return " · ".join(_text(history))
 
 
+def _picture(history: History, run: Run) -> Image.Image:
+    return win_rate_picture(
+        "win rate against the base, held-out prompts",
+        history.validations,
+        history.total or 1,
+        run.folder,
+        {"base": "before", "policy": "after"},
+    )
+
+
 def _text(history: History) -> list[str]:
+    from ..arr_core.training.progress import duration
+
     progress, total = history.progress, history.total or 0
     stage = [describe(progress)] if progress else []
     if not history.updates:
-        return ["first update" if history.encoded else "encoding prompts", *(stage or ["..."])]
+        return stage or ["first update ..." if history.encoded else "encoding prompts ..."]
     if history.update == total:
         return [f"{total} updates done", "measuring ...", *stage]
     recent = history.updates[-RECENT:]
@@ -207,7 +212,7 @@ def _text(history: History) -> list[str]:
         *parts,
         f"undecided {undecided:.0%}",
         f"{pace:.1f} s an update",
-        f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left",
+        f"{duration(left)} left",
         *stage,
     ]
 

@@ -33,7 +33,6 @@ class ARRWinRate(Node):
         adapters = folders.adapter_names()
         return schema(
             "ARRWinRate",
-            search_aliases=["evaluate", "compare adapters", "benchmark", "arr"],
             inputs=[
                 io.Combo.Input("preset", options=list(PRESETS), default="miniature"),
                 io.Combo.Input("adapter", options=[folders.NONE, *adapters]),
@@ -80,33 +79,36 @@ class ARRWinRate(Node):
             evaluation = Run(folders.new_folder("win rates"))
             task = task_of(preset) if run is None else run.config.task
             data, _ = data_file(evaluation.folder, task, [prompts], prompts_file)
-            if run is None and not (data := data or PRESETS[preset]["data"].get("validation")):
-                raise ValueError(
-                    "prompts: expected prompts, got none; type some, one a line, choose a prompts_file, or connect a run"
-                )
-            if run is None and adapter == folders.NONE:
+            if run is not None:
+                arguments = [str(run.folder)]
+            elif adapter == folders.NONE:
                 raise ValueError(
                     "adapter: expected an adapter to compare, got none; choose one, or connect a run"
                 )
-            base = folders.base_model(base.strip()) if base.strip() else preset
+            else:
+                source = folders.base_model(base.strip()) if base.strip() else preset
+                arguments = [source, f"--adapter={folders.adapter_path(adapter)}"]
+                data = data or PRESETS[preset]["data"].get("validation")
+                if data is None:
+                    raise ValueError(
+                        "prompts: expected prompts, got none; type some, one a line, choose a prompts_file, or connect a run"
+                    )
+            if judge is not None:
+                arguments.append("--both-orders" if judge.both_orders else "--no-both-orders")
+            if rubric is not None:
+                rubric.save(evaluation.folder / "rubric.json")
             options = {
-                "adapter": folders.adapter_path(adapter) if run is None else None,
                 "against": folders.adapter_path(against) if against != BASE else None,
                 "prompts": data,
                 "limit": limit,
                 "count": seeds,
                 "seed": first_seed,
                 "steps": steps or None,
+                "judge": judge and judge.profile,
+                "rubric": rubric and evaluation.folder / "rubric.json",
                 "device": device(),
                 "output": evaluation.folder,
             }
-            arguments = [base if run is None else str(run.folder)]
-            if judge is not None:
-                options["judge"] = judge.profile
-                arguments.append("--both-orders" if judge.both_orders else "--no-both-orders")
-            if rubric is not None:
-                options["rubric"] = evaluation.folder / "rubric.json"
-                rubric.save(options["rubric"])
             arguments += [
                 f"--{name}={value}" for name, value in options.items() if value is not None
             ]
@@ -121,13 +123,16 @@ class ARRWinRate(Node):
             result = json.loads((evaluation.folder / "result.json").read_text(encoding="utf-8"))
             live.show_text(result["sentence"])
         outcome = evaluation.history().validations[-1]
-        picture = win_rate_picture(outcome, evaluation.folder, result["name"], result["against"])
+        name, other = result["name"], result["against"]
+        columns = {"policy": name, "base": other}
+        title = f"{name} against {other}"
+        picture = win_rate_picture(title, [outcome], 0, evaluation.folder, columns)
         return io.NodeOutput(
             0.5 if outcome.win_rate is None else outcome.win_rate,
             outcome.low,
             outcome.high,
             to_tensor(picture),
             result["sentence"],
-            str(evaluation.report),
+            str(evaluation.folder / "report.html"),
             ui={**preview([picture], cls), "text": [result["sentence"]]},
         )
