@@ -33,19 +33,6 @@ def output_loras() -> Path:
     return Path(folder_paths.get_output_directory(), "loras", OWN)
 
 
-def new_folder(kind: str) -> Path:
-    """A new folder of ours for one result, made: ``win rates/00001``, ``00002``, ..."""
-    number = 1
-    while True:
-        folder = output(kind, f"{number:05d}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
 def rubric_file(name: str, what: str = "save_as") -> Path:
     """The file of the rubric called ``name``, whether or not it is there."""
     return output("rubrics", f"{file_name(name, what)}.json")

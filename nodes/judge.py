@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..arr_core.common.paths import profiles_file
 from .child import free_models
 from .live import Live, wait
-from .schema import ADVANCED, JudgeSocket, Node, schema
+from .schema import ADVANCED, JudgeSocket, Node, choice, number, schema
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -30,10 +30,10 @@ class ARRJudge(Node):
         return schema(
             "ARRJudge",
             inputs=[
-                io.Combo.Input("profile", options=profile_names()),
+                choice("profile", profile_names()),
                 io.Boolean.Input("both_orders", default=True),
                 io.Boolean.Input("check", default=True),
-                io.Float.Input("timeout", default=60.0, min=1.0, max=3600.0, step=1.0, **ADVANCED),
+                number("timeout", 60.0, 1.0, 3600.0, step=1.0, **ADVANCED),
             ],
             outputs={
                 "judge": JudgeSocket,
@@ -42,9 +42,7 @@ class ARRJudge(Node):
         )
 
     @classmethod
-    def execute(
-        cls, profile: str, both_orders: bool, check: bool, timeout: float = 60.0
-    ) -> io.NodeOutput:
+    def execute(cls, profile, both_orders, check, timeout=60.0) -> io.NodeOutput:
         choice = JudgeChoice(profile, both_orders)
         with Live(cls) as live:
             if check:

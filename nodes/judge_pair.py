@@ -10,7 +10,17 @@ from . import folders
 from .images import finding_with_letters, preview, to_pictures, to_tensor, verdict_picture
 from .judge import JudgeChoice, free_models_for
 from .live import Live, wait
-from .schema import ADVANCED, JudgeSocket, Node, RubricSocket, VerdictSocket, schema
+from .schema import (
+    ADVANCED,
+    JudgeSocket,
+    Node,
+    RubricSocket,
+    VerdictSocket,
+    choice,
+    line,
+    number,
+    schema,
+)
 
 if TYPE_CHECKING:
     from ..arr_core.judging import Pair, Verdict
@@ -27,13 +37,13 @@ class ARRJudgePair(Node):
             inputs=[
                 io.Image.Input("image_a"),
                 io.Image.Input("image_b"),
-                io.String.Input("prompt", multiline=True, default=""),
+                line("prompt", multiline=True),
                 JudgeSocket.Input("judge"),
-                io.Combo.Input("when_undecided", options=[BLOCK, PASS_A]),
+                choice("when_undecided", [BLOCK, PASS_A]),
                 RubricSocket.Input("rubric", optional=True),
                 io.Image.Input("source", optional=True),
-                _reward("reward_preferred", 1.0),
-                _reward("reward_dispreferred", -0.1),
+                number("reward_preferred", 1.0, -10.0, 10.0, step=0.1, **ADVANCED),
+                number("reward_dispreferred", -0.1, -10.0, 10.0, step=0.1, **ADVANCED),
             ],
             outputs={
                 "preferred": io.Image,
@@ -53,13 +63,13 @@ class ARRJudgePair(Node):
         cls,
         image_a,
         image_b,
-        prompt: str,
+        prompt,
         judge: JudgeChoice,
-        when_undecided: str,
+        when_undecided,
         rubric=None,
         source=None,
-        reward_preferred: float = 1.0,
-        reward_dispreferred: float = -0.1,
+        reward_preferred=1.0,
+        reward_dispreferred=-0.1,
     ) -> io.NodeOutput:
         from comfy_execution.graph import ExecutionBlocker
 
@@ -80,10 +90,6 @@ class ARRJudgePair(Node):
             cards.append(verdict_picture(pair, verdict, OUTCOMES[verdict.preferred]))
         columns = [list(column) for column in zip(*rows, strict=True)]
         return io.NodeOutput(*columns, ui={**preview(cards, cls), "text": columns[3]})
-
-
-def _reward(name: str, default: float) -> io.Input:
-    return io.Float.Input(name, default=default, min=-10.0, max=10.0, step=0.1, **ADVANCED)
 
 
 def make_pairs(prompt: str, image_a, image_b, source) -> list[Pair]:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .live import Live
-from .schema import ADVANCED, LoraModel, Node, RunSocket, schema
+from .schema import ADVANCED, LoraModel, Node, RunSocket, choice, number, schema
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,9 @@ class ARRLoadAdapter(Node):
             "ARRLoadAdapter",
             inputs=[
                 io.Model.Input("model"),
-                io.Combo.Input("adapter", options=[folders.NONE, *folders.adapter_names()]),
-                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05),
-                io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=1.0, **ADVANCED),
+                choice("adapter", [folders.NONE, *folders.adapter_names()]),
+                number("strength", 1.0, -10.0, 10.0, step=0.05),
+                number("alpha", 0.0, 0.0, 4096.0, step=1.0, **ADVANCED),
                 RunSocket.Input("run", optional=True),
             ],
             outputs={
@@ -44,9 +44,9 @@ class ARRLoadAdapter(Node):
     def execute(
         cls,
         model: ModelPatcher,
-        adapter: str,
-        strength: float,
-        alpha: float = 0.0,
+        adapter,
+        strength,
+        alpha=0.0,
         run: Run | None = None,
     ) -> io.NodeOutput:
         with Live(cls) as live:

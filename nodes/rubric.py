@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .live import Live
-from .schema import Node, RubricSocket, schema
+from .schema import Node, RubricSocket, choice, line, schema
 
 if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
@@ -31,15 +31,15 @@ class ARRRubric(Node):
         return schema(
             "ARRRubric",
             inputs=[
-                io.Combo.Input("source", options=options()),
-                io.Combo.Input("task", options=list(TASKS)),
-                io.String.Input("text", default="", multiline=True),
+                choice("source", options()),
+                choice("task", TASKS),
+                line("text", multiline=True),
             ],
             outputs=OUTPUTS,
         )
 
     @classmethod
-    def execute(cls, source: str, task: str, text: str) -> io.NodeOutput:
+    def execute(cls, source, task, text) -> io.NodeOutput:
         with Live(cls) as live:
             rubric = read(source, TASKS[task], text)
             live.show_text(rubric.text)

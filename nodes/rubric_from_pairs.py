@@ -9,7 +9,7 @@ from .judge import JudgeChoice, free_models_for
 from .live import Live, wait
 from .rubric import OUTPUTS, TASKS, result
 from .rubric_from_prompt import LANGUAGES, save
-from .schema import JudgeSocket, Node, schema
+from .schema import JudgeSocket, Node, choice, line, schema
 
 BETTER, ANYWAY = "only if it helps", "in any case"
 
@@ -20,19 +20,19 @@ class ARRRubricFromPairs(Node):
         return schema(
             "ARRRubricFromPairs",
             inputs=[
-                io.Combo.Input("pairs_file", options=[folders.NONE, *folders.data_names()]),
+                choice("pairs_file", [folders.NONE, *folders.data_names()]),
                 JudgeSocket.Input("judge"),
-                io.Combo.Input("task", options=list(TASKS)),
-                io.Combo.Input("language", options=list(LANGUAGES)),
-                io.String.Input("save_as", default="my rubric"),
-                io.Combo.Input("keep", options=[BETTER, ANYWAY]),
+                choice("task", TASKS),
+                choice("language", LANGUAGES),
+                line("save_as", "my rubric"),
+                choice("keep", [BETTER, ANYWAY]),
             ],
             outputs={**OUTPUTS, "verdict": io.String},
         )
 
     @classmethod
     def execute(
-        cls, pairs_file: str, judge: JudgeChoice, task: str, language: str, save_as: str, keep: str
+        cls, pairs_file, judge: JudgeChoice, task, language, save_as, keep
     ) -> io.NodeOutput:
         with Live(cls) as live:
             from ..arr_core.rubrics.pipeline import from_pairs, open_judge_and_writer

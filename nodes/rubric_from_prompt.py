@@ -10,7 +10,7 @@ from . import folders
 from .judge import JudgeChoice, free_models_for
 from .live import Live, run_async
 from .rubric import OUTPUTS, TASKS, result
-from .schema import JudgeSocket, Node, schema
+from .schema import JudgeSocket, Node, choice, line, schema
 
 if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
@@ -24,19 +24,17 @@ class ARRRubricFromPrompt(Node):
         return schema(
             "ARRRubricFromPrompt",
             inputs=[
-                io.String.Input("description", default="", multiline=True),
+                line("description", multiline=True),
                 JudgeSocket.Input("judge"),
-                io.Combo.Input("task", options=list(TASKS)),
-                io.Combo.Input("language", options=list(LANGUAGES)),
-                io.String.Input("save_as", default=""),
+                choice("task", TASKS),
+                choice("language", LANGUAGES),
+                line("save_as"),
             ],
             outputs=OUTPUTS,
         )
 
     @classmethod
-    def execute(
-        cls, description: str, judge: JudgeChoice, task: str, language: str, save_as: str
-    ) -> io.NodeOutput:
+    def execute(cls, description, judge: JudgeChoice, task, language, save_as) -> io.NodeOutput:
         with Live(cls) as live:
             from ..arr_core.judging.profiles import make_chat
             from ..arr_core.rubrics.writer import from_description

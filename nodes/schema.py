@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,22 @@ class Node(io.ComfyNode):
             for name, value in inputs.items()
             if name in FILES
         ]
+
+
+def choice(name: str, options: Iterable[str], **more: Any) -> io.Input:
+    """A list to choose from; the first is the default."""
+    return io.Combo.Input(name, options=[*options], **more)
+
+
+def line(name: str, default: str = "", **more: Any) -> io.Input:
+    """A line of text."""
+    return io.String.Input(name, default=default, **more)
+
+
+def number(name: str, default: float, low: float, high: float, **more: Any) -> io.Input:
+    """A number within limits: whole where the default is, or with a ``step``."""
+    kind = io.Int if isinstance(default, int) else io.Float
+    return kind.Input(name, default=default, min=low, max=high, **more)
 
 
 def schema(

@@ -23,7 +23,19 @@ from .live import INTERRUPTED, Live
 from .load_adapter import lora_model
 from .plot import win_rate_picture
 from .run import Run, data_file, device, read_settings, task_of
-from .schema import ADVANCED, JudgeSocket, LoraModel, LossMap, Node, RubricSocket, RunSocket, schema
+from .schema import (
+    ADVANCED,
+    JudgeSocket,
+    LoraModel,
+    LossMap,
+    Node,
+    RubricSocket,
+    RunSocket,
+    choice,
+    line,
+    number,
+    schema,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -69,20 +81,18 @@ class ARRTrainRPO(Node):
             "ARRTrainRPO",
             is_input_list=True,
             inputs=[
-                io.Combo.Input("preset", options=list(PRESETS), default="miniature"),
-                io.String.Input("run_name", default="my run"),
-                io.Int.Input("updates", default=100, min=1, max=100000),
-                io.String.Input("prompts", default="", multiline=True),
-                io.Combo.Input("prompts_file", options=[folders.NONE, *folders.data_names()]),
+                choice("preset", PRESETS, default="miniature"),
+                line("run_name", "my run"),
+                number("updates", 100, 1, 100000),
+                line("prompts", multiline=True),
+                choice("prompts_file", [folders.NONE, *folders.data_names()]),
                 JudgeSocket.Input("judge", optional=True),
                 RubricSocket.Input("rubric", optional=True),
                 io.Image.Input("images", optional=True),
-                io.Combo.Input(
-                    "start_adapter", options=[folders.NONE, *folders.adapter_names()], optional=True
-                ),
-                io.String.Input("base", default="", optional=True),
-                io.Int.Input("run_seed", default=0, min=0, max=2**32 - 1, optional=True),
-                io.String.Input("settings", default="", multiline=True, optional=True, **ADVANCED),
+                choice("start_adapter", [folders.NONE, *folders.adapter_names()], optional=True),
+                line("base", optional=True),
+                number("run_seed", 0, 0, 2**32 - 1, optional=True),
+                line("settings", multiline=True, optional=True, **ADVANCED),
             ],
             outputs={
                 "lora": LoraModel,

@@ -15,7 +15,17 @@ from .judge import JudgeChoice
 from .live import Live
 from .plot import win_rate_picture
 from .run import Run, data_file, device, task_of
-from .schema import ADVANCED, JudgeSocket, Node, RubricSocket, RunSocket, schema
+from .schema import (
+    ADVANCED,
+    JudgeSocket,
+    Node,
+    RubricSocket,
+    RunSocket,
+    choice,
+    line,
+    number,
+    schema,
+)
 
 if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
@@ -34,19 +44,19 @@ class ARRWinRate(Node):
         return schema(
             "ARRWinRate",
             inputs=[
-                io.Combo.Input("preset", options=list(PRESETS), default="miniature"),
-                io.Combo.Input("adapter", options=[folders.NONE, *adapters]),
-                io.Combo.Input("against", options=[BASE, *adapters]),
-                io.String.Input("prompts", default="", multiline=True),
-                io.Combo.Input("prompts_file", options=[folders.NONE, *folders.data_names()]),
-                io.Int.Input("limit", default=64, min=1, max=100000),
-                io.Int.Input("seeds", default=1, min=1, max=64),
+                choice("preset", PRESETS, default="miniature"),
+                choice("adapter", [folders.NONE, *adapters]),
+                choice("against", [BASE, *adapters]),
+                line("prompts", multiline=True),
+                choice("prompts_file", [folders.NONE, *folders.data_names()]),
+                number("limit", 64, 1, 100000),
+                number("seeds", 1, 1, 64),
                 RunSocket.Input("run", optional=True),
                 JudgeSocket.Input("judge", optional=True),
                 RubricSocket.Input("rubric", optional=True),
-                io.String.Input("base", default="", optional=True, **ADVANCED),
-                io.Int.Input("first_seed", default=0, min=0, max=2**62, optional=True, **ADVANCED),
-                io.Int.Input("steps", default=0, min=0, max=1000, optional=True, **ADVANCED),
+                line("base", optional=True, **ADVANCED),
+                number("first_seed", 0, 0, 2**62, optional=True, **ADVANCED),
+                number("steps", 0, 0, 1000, optional=True, **ADVANCED),
             ],
             outputs={
                 "win_rate": io.Float,
@@ -61,22 +71,25 @@ class ARRWinRate(Node):
     @classmethod
     def execute(
         cls,
-        preset: str,
-        adapter: str,
-        against: str,
-        prompts: str,
-        prompts_file: str,
-        limit: int,
-        seeds: int,
+        preset,
+        adapter,
+        against,
+        prompts,
+        prompts_file,
+        limit,
+        seeds,
         run: Run | None = None,
         judge: JudgeChoice | None = None,
         rubric: Rubric | None = None,
-        base: str = "",
-        first_seed: int = 0,
-        steps: int = 0,
+        base="",
+        first_seed=0,
+        steps=0,
     ) -> io.NodeOutput:
         with Live(cls) as live:
-            evaluation = Run(folders.new_folder("win rates"))
+            from ..arr_core.common.command import new_folder
+
+            evaluation = Run(new_folder(str(folders.output("win rates"))))
+            evaluation.folder.mkdir(parents=True)
             task = task_of(preset) if run is None else run.config.task
             data, _ = data_file(evaluation.folder, task, [prompts], prompts_file)
             if run is not None:
