@@ -18,7 +18,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .adapters import Adapter, base_id, inject
-from .common import collectives
 from .common.files import atomic_write
 from .common.progress import ReportProgress, no_progress
 from .config.schema import Policy as PolicySettings
@@ -68,7 +67,7 @@ class Sampler:
     ):
         """Encodes the prompts that are not yet encoded."""
         self.policy, self.examples, self.seeds, self.settings = policy, examples, seeds, settings
-        self.keys = policy.encode(examples, lambda done, total: report("prompts", done, total))
+        self.keys = policy.encode(examples, lambda _, done, total: report("prompts", done, total))
 
     def fill(
         self,
@@ -86,15 +85,18 @@ class Sampler:
         sigmas = self.policy.sigmas(settings.steps, settings.shift)
         groups = batches(self.policy, [self.keys[at] for at in missing], settings.micro_batch)
         done = len(there)
-        for group, own in collectives.in_step(groups, [0], needed=self.policy.sharded):
-            places = [missing[at] for at in group] if own else [0]
+
+        def sample(places: Sequence[int]) -> list[Image.Image]:
             batch = self.policy.batch([self.keys[place] for place in places])
             x0 = denoise(self.policy, batch, [self.seeds[place] for place in places], sigmas)
-            if own:
-                for place, image in zip(places, self.policy.decode(x0, batch), strict=True):
-                    images[place] = image
-                report(stage, done := done + len(places), total)
-                yield places
+            return self.policy.decode(x0, batch)
+
+        for group in self.policy.in_step(groups, dummy=lambda: sample([0])):
+            places = [missing[at] for at in group]
+            for place, image in zip(places, sample(places), strict=True):
+                images[place] = image
+            report(stage, done := done + len(places), total)
+            yield places
 
     def images(self) -> list[Image.Image]:
         """The images, in the order of the examples."""

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from arr_core.config import load_config
-from arr_core.judging import Judge, Opinion, Pair
+from arr_core.judging import Judge, Opinion
 from arr_core.judging.client import GroupClient
 from arr_core.rubrics import BUILT_IN
-from arr_core.training.objectives import Statistics
+from arr_core.training.rewards import pair_rewards
 from arr_core.training.rollout import sample_pairs
 from arr_core.training.trainer import Trainer
 from tools.miniature.models import flux_pipeline
@@ -72,7 +72,7 @@ def trainer_for(folder: Path, base: Path, args, seconds: float) -> Trainer:
     ]
     judge = Judge(SlowJudge(seconds), BUILT_IN["t2i"], both_orders=False)
     trainer = Trainer(load_config("miniature", words), judge=judge)
-    trainer._prepare()
+    trainer.prepare()
     return trainer
 
 
@@ -84,7 +84,7 @@ def record_calls(trainer: Trainer, update: int) -> list[tuple[dict, bool]]:
         calls.append((kwargs, torch.is_grad_enabled()))
 
     hook = trainer.policy.transformer.register_forward_pre_hook(keep, with_kwargs=True)
-    trainer._update(update)
+    trainer.update(update)
     hook.remove()
     return calls
 
@@ -103,25 +103,23 @@ def replay(trainer: Trainer, calls: list[tuple[dict, bool]]) -> float:
 def naive_update(trainer: Trainer, update: int) -> float:
     """Seconds of the same work, one image at a time, waiting for every verdict."""
     start = synchronize(trainer.policy.device)
-    config, statistics_ = trainer.config, Statistics()
+    config, learner = trainer.config, trainer.learner
     one = config.rollout.model_copy(update={"micro_batch": 1, "prompts_per_update": 1})
-    trainer.learner.optimizer.zero_grad()
-    decided = []
-    for index, place in zip(*trainer._draw_prompts(), strict=True):
-        for group in sample_pairs(
+    samples, verdicts = [], []
+    for prompt in trainer._take_prompts():
+        for batch in sample_pairs(
             OneByOne(trainer.policy),
-            [trainer.keys[place]],
-            [index],
+            [prompt],
             one,
             seed=0,
             update=update,
-            with_noise=config.objective.algorithm == "rpo",
+            stochastic=config.objective.algorithm == "rpo",
         ):
-            verdict = trainer.judge.submit([Pair("", group.images[0], group.images[1])]).result()[0]
-            decided += [[(candidate, verdict.winner)] for candidate in group.candidates]
-    for chunk in decided:
-        trainer.learner.accumulate(update, chunk, len(decided), statistics_)
-    trainer.learner.step(True)
+            samples += batch.samples
+            verdicts += trainer.judge.submit(batch.pairs).result()
+    learner.config = config.model_copy(update={"rollout": one})
+    learner.step(update, samples, pair_rewards(verdicts))
+    learner.config = config
     return synchronize(trainer.policy.device) - start
 
 
@@ -181,7 +179,7 @@ def main() -> None:
         replay(trainer, calls)
         for update in range(2, 2 + args.repeats):
             start = synchronize(trainer.policy.device)
-            trainer._update(update)
+            trainer.update(update)
             whole = synchronize(trainer.policy.device) - start
             floor = replay(trainer, calls)
             ratios.append(whole / floor)
@@ -191,7 +189,7 @@ def main() -> None:
             speedups[seconds] = []
             for update in range(10, 10 + args.repeats):
                 start = synchronize(trainer.policy.device)
-                trainer._update(update)
+                trainer.update(update)
                 ours = synchronize(trainer.policy.device) - start
                 speedups[seconds].append(naive_update(trainer, update) / ours)
     print(

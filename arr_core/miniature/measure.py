@@ -14,7 +14,6 @@ from PIL import Image
 from ..common.proportions import wilson
 from ..common.randomness import seed_of
 from ..data import Example, load_examples, open_image
-from ..reports.run import write_report
 from ..sampling import Sampler
 from ..training.events import MeasuredShare, MeasureEvent
 from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
@@ -101,7 +100,6 @@ def report_measure(trainer) -> None:
     name = "exact edits" if trainer.config.task == "edit" else "exact compositions"
     trainer.emit(MeasureEvent(name=name, unit="share", base=base.share(), policy=trained.share()))
     if trainer.rank == 0:
-        write_report(trainer.folder)
         (low, high), (low_base, high_base) = trained.interval, base.interval
         print(
             f"An independent exact measure, {count} images of held-out prompts: {name} {base.rate:.0%} "

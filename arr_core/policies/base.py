@@ -1,85 +1,52 @@
-"""The seam between the trainer and a model family: encode, noise, velocity, decode, and the adapter's switch.
+"""A policy: a base model with an adapter, and the hooks that a model family implements.
 
-``Policy`` is what the trainer knows. ``DiffusersPolicy`` is what two families share; each says only how its own
-transformer is fed. Encoding, packing and decoding are the pipelines' own functions.
+``Policy`` holds what all families share: encoding once, noise, velocity with guidance, decoding, the adapter's switch. A
+new family is one file that implements the abstract methods with the functions of its diffusers pipeline, and a line in
+``loading.FAMILIES``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
 
-from .cache import EncodingCache, content_key
+from ..common.collectives import pad_to_max_rank
+from ..common.errors import ArrError
+from ..common.progress import ReportProgress, no_progress
+from ..config.schema import Adapter as AdapterSettings
+from ..config.schema import Policy as PolicySettings
+from ..data import Example
+from .cache import Conditioning, EncodingCache, content_key
 from .sharding import shard
 
-Watch = Callable[[int, int], object]
+if TYPE_CHECKING:
+    from .loading import PipelineSource
+
+NEGATIVE = "negative_"  # before the names of the negative prompt's tensors
+Item = TypeVar("Item")
+Inputs = dict[str, torch.Tensor | None]
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the transformer is told about one example: tensors without a batch dimension, and the size in pixels."""
-
-    tensors: dict[str, torch.Tensor]
-    height: int
-    width: int
+class PolicyError(ArrError, ValueError):
+    """A base that cannot be used: one line that says what was expected, what it got and what to do."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Conditionings of one size, stacked: the transformer's keyword inputs, and those of the negative prompt."""
+    """Conditionings of one image size, stacked: the transformer's inputs for the prompts and the negative prompt."""
 
-    positive: dict[str, torch.Tensor | None]
-    negative: dict[str, torch.Tensor | None] | None
+    positive: Inputs
+    negative: Inputs | None
     height: int
     width: int
-
-
-class Policy(Protocol):
-    """A model family that can be trained. Latents are packed [B, L, C]; sigma is 1 at noise and 0 at the picture."""
-
-    family: str
-    transformer: torch.nn.Module
-    sharded: bool  # whether every call of the transformer must be one of all processes
-
-    def encode(self, examples: Sequence, watch: Watch = ...) -> list[str]:
-        """Keys of the examples' conditionings, each encoded once and cached on disk; encoders leave memory. ``watch`` hears
-        how many of how many are done."""
-
-    def source_picture(self, example) -> Image.Image | None:
-        """The picture that an edit starts from, at the size of what is made of it; None for what is made from text."""
-
-    def batch(self, keys: Sequence[str]) -> Batch:
-        """The conditionings behind ``keys``, stacked; raises ValueError where their sizes differ."""
-
-    def size(self, key: str) -> tuple[int, int]:
-        """Height and width in pixels of the picture that a key makes."""
-
-    def sigmas(self, steps: int, shift: float) -> torch.Tensor:
-        """The noise levels [steps + 1] from 1 to 0, with static shift."""
-
-    def initial_noise(self, batch: Batch, seeds: Sequence[int]) -> torch.Tensor:
-        """Packed noise [B, L, C], one seed a picture: the same seed gives the same noise in any batch."""
-
-    def velocity(
-        self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch
-    ) -> torch.Tensor:
-        """The predicted velocity (noise - picture) [B, L, C]."""
-
-    def decode(self, latents: torch.Tensor, batch: Batch) -> list[Image.Image]:
-        """Pictures of packed latents, without VAE tiling (a judge sees the seams)."""
-
-    def reference(self) -> contextlib.AbstractContextManager:
-        """A context in which the adapter is off."""
-
-    def unreachable(self, name: str) -> bool:
-        """Whether a parameter can have no gradient, because what it computes never reaches the picture."""
 
 
 def static_sigmas(steps: int, shift: float) -> torch.Tensor:
@@ -88,31 +55,69 @@ def static_sigmas(steps: int, shift: float) -> torch.Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def fit_to_area(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
-    """Width and height of about ``area`` pixels that keep the aspect ratio of ``size``, in multiples."""
-    ratio = size[0] / size[1]
-    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-    return tuple(max(multiple, round(side / multiple) * multiple) for side in (width, height))
+class Policy(ABC):
+    """A model family that can be trained. Latents are packed [B, L, C]; sigma is 1 at noise and 0 at the image."""
 
+    family: ClassVar[str]
+    encoder_parts: ClassVar[tuple[str, ...]]  # parts of the pipeline that only encoding needs
 
-class DiffusersPolicy:
-    """What FLUX and Qwen-Image-Edit share. Built by ``loading.load_policy``."""
-
-    family: str
-    encoder_parts: tuple[str, ...]
-
-    def __init__(self, settings, source, cache_folder: Path):
-        """``settings``: the configuration's policy section; ``source`` gives pipelines (``loading.PipelineSource``)."""
+    def __init__(self, settings: PolicySettings, source: PipelineSource, cache_folder: Path):
         self.settings, self.source = settings, source
         self.device, self.dtype, self.sharded = source.device, source.dtype, source.sharded
         self.cache = EncodingCache(cache_folder)
-        self._pipeline = None
+        self._pipeline: Any = None
         self._dropouts: list[torch.nn.Dropout] = []
 
-    # ------------------------------------------------------------------ loading
+    # ------------------------------------------------------------------ what a family implements
+
+    @abstractmethod
+    def encode_prompt(
+        self, pipeline: Any, prompt: str, example: Example
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a prompt by name, without a batch dimension. ``pipeline`` lacks the transformer."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Mapping[str, torch.Tensor]]) -> Inputs:
+        """The tensors of several examples, stacked to the inputs [B, ...] of ``predict``."""
+
+    @abstractmethod
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, height: int, width: int
+    ) -> torch.Tensor:
+        """The transformer's velocity [B, L, C] for latents [B, L, C] at timesteps [B] in [0, 1]."""
+
+    @abstractmethod
+    def guide(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        """The velocity [B, L, C] of true classifier-free guidance."""
+
+    @abstractmethod
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of one image's noise before packing, [..., C, H, W]."""
+
+    @abstractmethod
+    def decode_latents(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] of packed latents, without VAE tiling (a judge sees the seams)."""
+
+    def encode_source(self, pipeline: Any, example: Example) -> dict[str, torch.Tensor]:
+        """The tensors of the image that an edit starts from; none for text to image."""
+        return {}
+
+    def image_size(self, pipeline: Any, example: Example) -> tuple[int, int]:
+        """Height and width in pixels of the image that is made of an example."""
+        return self.settings.height, self.settings.width
+
+    def source_picture(self, example: Example) -> Image.Image | None:
+        """The image that an edit starts from, at the size of the result; None for text to image."""
+        return None
+
+    def unreachable(self, name: str) -> bool:
+        """Whether a parameter has no gradient because what it computes never reaches the image."""
+        return False
+
+    # ------------------------------------------------------------------ encoding
 
     @property
-    def pipeline(self):
+    def pipeline(self) -> Any:
         """The pipeline without its text encoders, on the device; loaded at first use."""
         if self._pipeline is None:
             self._pipeline = self.source.load(without=self.encoder_parts)
@@ -121,10 +126,13 @@ class DiffusersPolicy:
         return self._pipeline
 
     @property
-    def transformer(self) -> torch.nn.Module:
+    def transformer(self) -> Any:
         return self.pipeline.transformer
 
-    def encode(self, examples: Sequence, watch: Watch = lambda done, total: None) -> list[str]:
+    def encode(
+        self, examples: Sequence[Example], report_progress: ReportProgress = no_progress
+    ) -> list[str]:
+        """Keys of the examples' conditionings. Each is encoded once and cached on disk; then the encoders are freed."""
         keys = [content_key(self.source.identity, self.settings, example) for example in examples]
         missing = {
             key: example
@@ -136,34 +144,38 @@ class DiffusersPolicy:
             with torch.no_grad():
                 for done, (key, example) in enumerate(missing.items(), 1):
                     self.cache.put(key, self._encode(pipeline, example))
-                    watch(done, len(missing))
+                    report_progress("encoding", done, len(missing))
             del pipeline
             self.source.free()
         return keys
 
-    def source_picture(self, example) -> Image.Image | None:
-        return None
+    def _encode(self, pipeline: Any, example: Example) -> Conditioning:
+        tensors = self.encode_prompt(pipeline, example.prompt, example)
+        if self.settings.true_cfg_scale > 1:
+            negative = self.encode_prompt(pipeline, self.settings.negative_prompt, example)
+            tensors |= {NEGATIVE + name: tensor for name, tensor in negative.items()}
+        tensors |= self.encode_source(pipeline, example)
+        return Conditioning(tensors, *self.image_size(pipeline, example))
 
     # ------------------------------------------------------------------ sampling
 
     def size(self, key: str) -> tuple[int, int]:
+        """Height and width in pixels of the image that a key makes."""
         conditioning = self.cache.get(key)
         return conditioning.height, conditioning.width
 
     def batch(self, keys: Sequence[str]) -> Batch:
+        """The conditionings behind ``keys``, stacked. Raises ValueError where their sizes differ."""
         items = [self.cache.get(key) for key in keys]
         sizes = {(item.height, item.width) for item in items}
         if len(sizes) != 1:
-            raise ValueError(f"one batch holds pictures of one size; came {sorted(sizes)}")
-        tensors = [item.tensors for item in items]
-        negative = (
-            self._move(self._collate(tensors, "negative_"))
-            if self.settings.true_cfg_scale > 1
-            else None
-        )
-        return Batch(self._move(self._collate(tensors, "")), negative, *sizes.pop())
+            raise ValueError(f"expected a batch of images of one size, got {sorted(sizes)}")
+        tensors, negative = [item.tensors for item in items], None
+        if self.settings.true_cfg_scale > 1:
+            negative = self._move(self.collate([_negative(item) for item in tensors]))
+        return Batch(self._move(self.collate(tensors)), negative, *sizes.pop())
 
-    def _move(self, inputs: dict) -> dict:
+    def _move(self, inputs: Inputs) -> Inputs:
         return {
             name: tensor
             if tensor is None
@@ -172,10 +184,12 @@ class DiffusersPolicy:
         }
 
     def sigmas(self, steps: int, shift: float) -> torch.Tensor:
+        """The noise levels [steps + 1] from 1 to 0, with static shift."""
         return static_sigmas(steps, shift)
 
     def initial_noise(self, batch: Batch, seeds: Sequence[int]) -> torch.Tensor:
-        shape = self._noise_shape(batch.height, batch.width)
+        """Packed noise [B, L, C], one seed an image: the same seed gives the same noise in any batch."""
+        shape = self.noise_shape(batch.height, batch.width)
         noise = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
@@ -185,55 +199,59 @@ class DiffusersPolicy:
     def velocity(
         self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch
     ) -> torch.Tensor:
+        """The predicted velocity (noise - x0) [B, L, C] at one sigma, or at sigmas [B]."""
         for dropout in self._dropouts:
-            dropout.train(torch.is_grad_enabled())  # pictures depend on their seeds alone
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(
-            len(latents)
-        )
-        timestep = (levels * 1000).to(latents.dtype) / 1000  # the pipelines' own rounding
-        positive = self._predict(latents, timestep, batch.positive, batch.height, batch.width)
+            dropout.train(torch.is_grad_enabled())  # images depend on their seeds alone
+        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device)
+        timestep = sigmas.expand(len(latents)) * 1000
+        timestep = timestep.to(latents.dtype) / 1000  # the pipelines' own rounding
+        size = batch.height, batch.width
+        positive = self.predict(latents, timestep, batch.positive, *size)
         if batch.negative is None:
             return positive
-        return self._guide(
-            positive, self._predict(latents, timestep, batch.negative, batch.height, batch.width)
-        )
+        return self.guide(positive, self.predict(latents, timestep, batch.negative, *size))
+
+    def in_step(self, items: Sequence[Item], dummy: Callable[[], object]) -> Iterable[Item]:
+        """The items, the work on each of which calls the transformer. Of a sharded base ``dummy``, the same work without
+        effect, is called for as long as another process still has items."""
+        return pad_to_max_rank(items, dummy) if self.sharded else items
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, batch: Batch) -> list[Image.Image]:
-        pixels = self._images(self._unpack(latents, batch.height, batch.width))
+        """Images of packed latents."""
+        pixels = self.decode_latents(latents, batch.height, batch.width)
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
     # ------------------------------------------------------------------ the adapter
 
-    def add_adapter(self, settings) -> dict[str, torch.nn.Parameter]:
+    def add_adapter(self, settings: AdapterSettings) -> dict[str, torch.nn.Parameter]:
         """The new adapter's float32 parameters by PEFT name; ``lora_B`` is zero, so the policy is still the base."""
         from peft import LoraConfig
 
-        from .loading import PolicyError
-
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=list(settings.targets),
-            init_lora_weights=True,
-        )
         names = [name for name, _ in self.transformer.named_modules()]
-        if unknown := [
+        unknown = [
             target
             for target in settings.targets
             if not any(name == target or name.endswith(f".{target}") for name in names)
-        ]:
+        ]
+        if unknown:
             raise PolicyError(
-                f"adapter.targets: expected modules of the transformer, found none called "
-                f"{', '.join(unknown)}"
+                f"adapter.targets: expected modules of the transformer, got none called {', '.join(unknown)}"
             )
-        self.transformer.add_adapter(config)
+        self.transformer.add_adapter(
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType] (a float works)
+                lora_dropout=settings.dropout,
+                target_modules=list(settings.targets),
+                init_lora_weights=True,
+            )
+        )
         return self.adapter_parameters()
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The trainable parameters of the adapter that is in place, by name, each turned to float32 (the base may be
-        bfloat16). From here on activations are kept or computed again, as the settings say."""
+        """The trainable parameters of the adapter that is in place, by name, turned to float32 (the base may be
+        bfloat16). Prepares the transformer for training: gradient checkpointing, sharding, dropout."""
         if self.settings.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
         parameters = {name: p for name, p in self.transformer.named_parameters() if "lora_" in name}
@@ -249,14 +267,30 @@ class DiffusersPolicy:
         ]
         return parameters
 
-    def unreachable(self, name: str) -> bool:
-        """Whether a parameter can have no gradient, because what it computes never reaches the picture."""
-        return False
-
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
+        """A context in which the adapter is off."""
         self.transformer.disable_adapters()
         try:
             yield
         finally:
             self.transformer.enable_adapters()
+
+
+def fit_to_area(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
+    """Width and height of about ``area`` pixels that keep the aspect ratio of ``size``, in multiples."""
+    ratio = size[0] / size[1]
+    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+    return (
+        max(multiple, round(width / multiple) * multiple),
+        max(multiple, round(height / multiple) * multiple),
+    )
+
+
+def _negative(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors with those of the negative prompt in place of the prompt's."""
+    return {
+        name: tensors.get(NEGATIVE + name, tensor)
+        for name, tensor in tensors.items()
+        if not name.startswith(NEGATIVE)
+    }

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import save_file
+
+from ..common.files import atomic_write
+from ..config.schema import Policy as PolicySettings
+from ..data import Example
 
 MEMORY_LIMIT = 1 << 30  # bytes of encodings kept in memory beside the disk
 
 
-def content_key(identity: str, settings, example) -> str:
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer gets of one example: tensors without a batch dimension, and the image's size in pixels."""
+
+    tensors: dict[str, torch.Tensor]
+    height: int
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+def content_key(identity: str, settings: PolicySettings, example: Example) -> str:
     """The name of an example's encoding: base, prompt, source bytes and the settings that matter to encoders."""
     shaped_by = {
         name: getattr(settings, name)
@@ -40,7 +58,7 @@ class EncodingCache:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._memory: OrderedDict = OrderedDict()
+        self._memory: OrderedDict[str, Conditioning] = OrderedDict()
         self._bytes = 0
 
     def _path(self, key: str) -> Path:
@@ -54,43 +72,29 @@ class EncodingCache:
         except (OSError, safetensors.SafetensorError):
             return False
 
-    def put(self, key: str, conditioning) -> None:
+    def put(self, key: str, conditioning: Conditioning) -> None:
         """Write a conditioning under its key."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        try:
-            save_file(
-                {
-                    name: tensor.detach().cpu().contiguous()
-                    for name, tensor in conditioning.tensors.items()
-                },
-                partial,
-                metadata={"height": str(conditioning.height), "width": str(conditioning.width)},
-            )
-            partial.replace(self._path(key))
-        except safetensors.SafetensorError as error:  # what the library calls a full disk
-            raise OSError(f"{partial}: could not be written: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in conditioning.tensors.items()
+        }
+        size = {"height": str(conditioning.height), "width": str(conditioning.width)}
+        with atomic_write(self._path(key)) as part:
+            try:
+                save_file(tensors, part, metadata=size)
+            except safetensors.SafetensorError as error:  # what the library calls a full disk
+                raise OSError(f"{part}: could not be written: {error}") from error
 
-    def get(self, key: str):
+    def get(self, key: str) -> Conditioning:
         """The conditioning behind a key, on the CPU. Raises FileNotFoundError for one never encoded."""
-        from .base import Conditioning
-
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]
         with safetensors.safe_open(self._path(key), "pt") as file:
             size = {name: int(value) for name, value in file.metadata().items()}
-            conditioning = Conditioning(
-                {name: file.get_tensor(name) for name in file.keys()}, **size
-            )
-        self._memory[key] = conditioning
-        self._bytes += _size(conditioning)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        conditioning = self._memory[key] = Conditioning(tensors, size["height"], size["width"])
+        self._bytes += conditioning.bytes
         while self._bytes > MEMORY_LIMIT and len(self._memory) > 1:
-            self._bytes -= _size(self._memory.popitem(last=False)[1])
+            self._bytes -= self._memory.popitem(last=False)[1].bytes
         return conditioning
-
-
-def _size(conditioning) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in conditioning.tensors.values())

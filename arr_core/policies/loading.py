@@ -9,46 +9,49 @@ import inspect
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from ..common import collectives as distributed
-from ..common.errors import ArrError
+from ..common import collectives
 from ..common.paths import resource
 from ..common.progress import hide_loading_bars
-from .base import DiffusersPolicy
+from ..config.schema import Policy as PolicySettings
+from .base import Policy, PolicyError
 from .flux import FluxPolicy
 from .qwen_image_edit import QwenImageEditPolicy
 from .sharding import sharding_fault
 
-PIPELINES = {
-    "FluxPipeline": "flux",
-    "QwenImageEditPipeline": "qwen-image-edit",
-    "QwenImageEditPlusPipeline": "qwen-image-edit",
-}
-LARGE_PARTS = {
-    "FluxPipeline": ("transformer", "text_encoder_2"),
-    "QwenImageEditPipeline": ("transformer", "text_encoder"),
-    "QwenImageEditPlusPipeline": ("transformer", "text_encoder"),
-}
-POLICIES = {"flux": FluxPolicy, "qwen-image-edit": QwenImageEditPolicy}
+
+class Family(NamedTuple):
+    """A model family: its policy, the diffusers pipelines that are of it, and the parts that nf4 makes smaller."""
+
+    policy: type[Policy]
+    pipelines: tuple[str, ...]
+    large_parts: tuple[str, ...]
 
 
-class PolicyError(ArrError, ValueError):
-    """A base that cannot be used: one line that says what was expected, what came and what to do."""
+FAMILIES = {
+    "flux": Family(FluxPolicy, ("FluxPipeline",), ("transformer", "text_encoder_2")),
+    "qwen-image-edit": Family(
+        QwenImageEditPolicy,
+        ("QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        ("transformer", "text_encoder"),
+    ),
+}
 
 
 class PipelineSource:
     """A base on disk or on the Hugging Face hub: which pipeline it is, and pipelines with parts left out."""
 
-    def __init__(self, settings):
+    def __init__(self, settings: PolicySettings):
         self.embedded = resource(settings.base)
         self.base = str(self.embedded or settings.base)
         self.revision = settings.revision
         self.device = _device(settings.device)
         self.dtype = getattr(torch, settings.dtype)
         self.quantization = settings.quantization
-        self.sharded = settings.sharded and distributed.world_size() > 1
+        self.sharded = settings.sharded and collectives.world_size() > 1
         if self.sharded and (fault := sharding_fault()):
             raise PolicyError(f"policy.sharded: {fault}")
         if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
@@ -58,12 +61,11 @@ class PipelineSource:
             )
         index = self._index()
         self.class_name = index["_class_name"]
-        family = PIPELINES.get(self.class_name)
-        if family != settings.family:
+        self.family = FAMILIES[settings.family]
+        if self.class_name not in self.family.pipelines:
             raise PolicyError(
-                f"policy.base: expected a {settings.family} pipeline "
-                f"({', '.join(name for name, f in PIPELINES.items() if f == settings.family)}), "
-                f"came {settings.base}, a {self.class_name}"
+                f"policy.base: expected a {settings.family} pipeline ({', '.join(self.family.pipelines)}), "
+                f"got {settings.base}, a {self.class_name}"
             )
         self._check_whole(index)
         self._check_transformers()
@@ -80,7 +82,7 @@ class PipelineSource:
             path = folder / "model_index.json"
             if not path.is_file():
                 raise PolicyError(
-                    f"policy.base: expected a diffusers folder with model_index.json, came {folder}"
+                    f"policy.base: expected a diffusers folder with model_index.json, got {folder}"
                 )
         elif (
             folder.is_absolute()
@@ -90,7 +92,7 @@ class PipelineSource:
         ):  # a folder of runs: this name is a mistyped one
             raise PolicyError(
                 f"policy.base: expected a diffusers folder or a Hugging Face id like "
-                f"black-forest-labs/FLUX.1-dev, came {self.base!r}, which is no folder"
+                f"black-forest-labs/FLUX.1-dev, got {self.base!r}, which is no folder"
             )
         else:
             from huggingface_hub import hf_hub_download
@@ -126,7 +128,7 @@ class PipelineSource:
         missing += [name for name in parts if not (folder / name).is_dir()]
         if folder.is_dir() and missing:
             raise PolicyError(
-                f"policy.base: expected a whole diffusers pipeline in {folder}, found no {', '.join(missing)}; "
+                f"policy.base: expected a whole diffusers pipeline in {folder}, got one without {', '.join(missing)}; "
                 "download or save it again"
             )
 
@@ -156,7 +158,7 @@ class PipelineSource:
         )
         return f"{folder.resolve()}@{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
-    def load(self, without: tuple[str, ...] = ()):
+    def load(self, without: tuple[str, ...] = ()) -> Any:
         """The pipeline on the device, in the dtype, with the named parts None."""
         import diffusers
 
@@ -176,18 +178,17 @@ class PipelineSource:
         if not self.sharded:
             return pipeline.to(self.device)
         for name, part in pipeline.components.items():
-            if (
-                isinstance(part, torch.nn.Module) and name != "transformer"
-            ):  # which no device may hold whole
+            # The transformer is too large for one device; it is moved when it is sharded.
+            if isinstance(part, torch.nn.Module) and name != "transformer":
                 part.to(self.device)
         return pipeline
 
     def _in_four_bits(self, without: tuple[str, ...]) -> dict:
         """Arguments that load the large parts in NF4 (QLoRA, arXiv 2305.14314) where the settings ask for it."""
-        parts = [name for name in LARGE_PARTS[self.class_name] if name not in without]
+        parts = [name for name in self.family.large_parts if name not in without]
         if self.quantization is None or not parts:
             return {}
-        from diffusers import PipelineQuantizationConfig
+        from diffusers.quantizers import PipelineQuantizationConfig
 
         return {
             "quantization_config": PipelineQuantizationConfig(
@@ -219,15 +220,16 @@ def _device(name: str) -> torch.device:
         there = torch.get_device_module(kind)
         if not there.is_available() or int(number or 0) >= there.device_count():
             raise PolicyError(
-                f"policy.device: expected a device of this machine, came {name}; auto takes the best one"
+                f"policy.device: expected a device of this machine, got {name}; auto takes the best one"
             )
     if name != "auto":
         return torch.device(name)
     import accelerate
 
-    return accelerate.PartialState().device
+    return torch.device(accelerate.PartialState().device or "cpu")
 
 
-def load_policy(settings, cache_folder: Path) -> DiffusersPolicy:
+def load_policy(settings: PolicySettings, cache_folder: Path) -> Policy:
     """The policy that the configuration's policy section asks for. Loads no weights yet. Raises PolicyError."""
-    return POLICIES[settings.family](settings, PipelineSource(settings), cache_folder)
+    source = PipelineSource(settings)
+    return source.family.policy(settings, source, cache_folder)

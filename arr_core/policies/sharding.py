@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -16,17 +17,13 @@ def sharding_fault() -> str:
     """Why the installed torch cannot split a base and leave the adapter whole, or nothing."""
     from torch.distributed import fsdp
 
-    if (
-        "ignored_params"
-        in inspect.signature(getattr(fsdp, "fully_shard", sharding_fault)).parameters
-    ):
+    function = getattr(fsdp, "fully_shard", None)
+    if function and "ignored_params" in inspect.signature(function).parameters:
         return ""
-    return f"expected a torch whose fully_shard takes ignored_params, found torch {torch.__version__}; install a newer one"
+    return f"expected a torch whose fully_shard takes ignored_params, got torch {torch.__version__}; install a newer one"
 
 
-def shard(
-    transformer: torch.nn.Module, adapter: Iterable[torch.nn.Parameter], device: torch.device
-) -> None:
+def shard(transformer: Any, adapter: Iterable[torch.nn.Parameter], device: torch.device) -> None:
     """Split every parameter but the adapter's over all processes, block by block (FSDP2, ``fully_shard``).
 
     The transformer may lie on the CPU: one block at a time visits the device. From then on a call gathers each block from all

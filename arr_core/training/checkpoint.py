@@ -1,4 +1,4 @@
-"""Checkpoints: atomic folders that hold everything a resume needs, and are checked before they are believed.
+"""Checkpoints: atomic folders that hold everything a resume needs, verified before they are used.
 
 Noise needs no generator state (``randomness.py``); what is saved of torch's generators serves LoRA dropout.
 """
@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..common.errors import ArrError
+from ..common.files import sync
 
 DONE = "checksums.json"
 
 
-class CheckpointError(ArrError, ValueError):
-    """A checkpoint that cannot be resumed from: one line that says which, why and what to do."""
+class RunError(ArrError, ValueError):
+    """A run that cannot start, learn or be resumed: one line that says why and what to do."""
 
 
 @dataclass
@@ -55,10 +56,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
-    _sync(folder)
-    for left_over in folder.glob(
-        ".replaced-*"
-    ):  # this one's, and that of a process that was killed in between
+    sync(folder)
+    for left_over in folder.glob(".replaced-*"):  # of this save, and of one that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(folder / str(old))
@@ -66,7 +65,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def _write(partial: Path, checkpoint: Checkpoint) -> None:
-    """The files of a checkpoint; that of the sums comes last."""
+    """Write the files of a checkpoint, the checksums last."""
     flat = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, tensors in checkpoint.tensors.items()
@@ -82,9 +81,9 @@ def _write(partial: Path, checkpoint: Checkpoint) -> None:
     )
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
     for path in partial.iterdir():
-        _sync(path)
+        sync(path)
     (partial / DONE).write_text(json.dumps(sums, indent=1))
-    _sync(partial / DONE)
+    sync(partial / DONE)
 
 
 def list_checkpoints(folder: Path) -> list[int]:
@@ -97,11 +96,11 @@ def list_checkpoints(folder: Path) -> list[int]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint, verified. Raises CheckpointError; a damaged one names the newest sound one."""
+    """The newest checkpoint, verified. Raises RunError; a damaged one names the newest sound one."""
     updates = list_checkpoints(folder)
     if not updates:
-        raise CheckpointError(
-            f"{folder}: expected a checkpoint to resume from, found none; start the run anew"
+        raise RunError(
+            f"{folder}: expected a checkpoint to resume from, got none; start the run anew"
         )
     damage = _damage(folder / str(updates[-1]))
     if damage:
@@ -113,7 +112,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             if sound is not None
             else "there is no sound one; start the run anew"
         )
-        raise CheckpointError(
+        raise RunError(
             f"{folder / str(updates[-1])}: the checkpoint is damaged ({damage}); {advice}"
         )
     return _read(folder / str(updates[-1]))
@@ -154,16 +153,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Ask the system to put a file or folder on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(
-        path, os.O_RDWR if os.name == "nt" else os.O_RDONLY
-    )  # Windows syncs what may be written
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

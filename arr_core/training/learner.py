@@ -1,47 +1,33 @@
-"""What learns: the adapter's weights with those that live beside them, and the optimizer that moves them."""
+"""What learns: the adapter's weights, the auxiliary weights beside them, and the optimizer that moves them."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
 from ..adapters import Adapter, extract, inject
-from ..common import collectives as distributed
-from ..common.errors import ArrError
+from ..common import collectives
+from ..common.progress import ReportProgress, no_progress
 from ..config import TrainConfig
-from ..judging import Verdict
 from ..policies.base import Policy
 from ..sampling import batches
 from . import nft, rpo
-from .checkpoint import Checkpoint
-from .objectives import Statistics, accumulate_nft, accumulate_rpo
-from .rollout import Candidate, Group
-from .weights import average_into, copy_into, snapshot, swapped
-
-Decided = tuple[Candidate, int]  # a candidate and the side, 0 or 1, that won its pair
-
-BESIDE = ("average", "old", "start_weights")
-
-
-class LearningError(ArrError, ValueError):
-    """Gradients that teach nothing: none at all, or not finite. One line that says why and what to do."""
-
-
-def decided(group: Group, verdicts: Sequence[Verdict]) -> list[Decided]:
-    """The candidates of the decided pairs of a group; the others cost nothing from here on."""
-    return [
-        (candidate, winner)
-        for at, verdict in enumerate(verdicts)
-        if (winner := verdict.winner) is not None
-        for candidate in group.candidates[2 * at : 2 * at + 2]
-    ]
+from .checkpoint import Checkpoint, RunError
+from .rewards import PairRewards
+from .rollout import Sample
+from .weights import Tensors, average_into, copy_into, snapshot, swapped
 
 
 class Learner:
-    """The adapter in ``policy``, with its moving averages and its AdamW. Make it once, after the policy is loaded."""
+    """The adapter in ``policy`` with its auxiliary weights and its AdamW. Made once, after the policy is loaded.
+
+    Auxiliary weights by name: ``average`` is the moving average that is published, ``old`` the slow average that nft
+    samples with, ``start`` what the run began with where that is the KL term's reference.
+    """
 
     def __init__(self, config: TrainConfig, policy: Policy, start: Adapter | None):
         self.config, self.policy, objective = config, policy, config.objective
@@ -51,13 +37,12 @@ class Learner:
         else:
             inject(start, policy.transformer, dtype=torch.float32)
             self.parameters = policy.adapter_parameters()
-        self.start_weights = snapshot(self.parameters) if objective.reference == "start" else None
-        self.average = snapshot(self.parameters) if config.adapter.ema_decay else None
-        self.old = (
-            snapshot(self.parameters)
-            if objective.algorithm == "nft" and objective.nft_decay
-            else None
-        )
+        kept = {
+            "average": bool(config.adapter.ema_decay),
+            "old": objective.algorithm == "nft" and bool(objective.nft_decay),
+            "start": objective.reference == "start",
+        }
+        self.auxiliary = {name: snapshot(self.parameters) for name, keep in kept.items() if keep}
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
@@ -70,53 +55,88 @@ class Learner:
 
     # ------------------------------------------------------------------ the update
 
-    def learn(
+    def step(
         self,
         update: int,
-        candidates: Sequence[Decided],
-        *,
-        spare: Candidate | None = None,
-        watch: Callable[[int], object] = lambda done: None,
-    ) -> tuple[dict[str, float], float]:
-        """Means over what was trained, and the gradient norm of the last optimizer step. Raises LearningError.
+        samples: Sequence[Sample],
+        rewards: PairRewards,
+        report_progress: ReportProgress = no_progress,
+    ) -> dict[str, float]:
+        """Train on the decided pairs. Returns the means over what all processes trained, grad_norm and learning_rate.
 
-        The divisor is what the update asked for, not what the judge decided, so fewer verdicts make smaller steps. Of a
-        sharded policy ``spare`` is computed with, and counts nothing, where another process has more to train. ``watch``
-        hears how many candidates have been trained.
+        Samples 2i and 2i + 1 are pair i of ``rewards``. The divisor is the number of images that were sampled, not
+        decided, so fewer verdicts make smaller steps. Raises RunError for gradients that are missing or not finite.
         """
-        objective, statistics, norm, done = self.config.objective, Statistics(), 0.0, 0
+        objective, width = self.config.objective, self.config.rollout.micro_batch
         parts = objective.optimizer_steps
         divisor = 2 * self.config.rollout.prompts_per_update / parts
+        scores = self._scores(rewards.values).flatten()
+        decided = rewards.decided.repeat_interleave(2).nonzero().flatten().tolist()
+        statistics: list[dict[str, torch.Tensor]] = []
+        grad_norm, done, total = 0.0, 0, len(decided) * objective.epochs
         self._set_learning_rate(update)
         for _ in range(objective.epochs):
             for part in range(parts):
                 self.optimizer.zero_grad()
-                chosen = [item for item in candidates if item[0].pair % parts == part]
-                places = batches(
-                    self.policy,
-                    [candidate.key for candidate, _ in chosen],
-                    self.config.rollout.micro_batch,
-                )
-                chunks = [[chosen[at] for at in chunk] for chunk in places]
-                for chunk, own in distributed.in_step(
-                    chunks, [(spare, 0)], needed=self.policy.sharded
+                chosen = [at for at in decided if samples[at].pair % parts == part]
+                groups = batches(self.policy, [samples[at].key for at in chosen], width)
+                for places in self.policy.in_step(
+                    groups, dummy=lambda: self._accumulate(update, samples[:1], scores[:1])
                 ):
-                    if own:
-                        self.accumulate(update, chunk, divisor, statistics)
-                        watch(done := done + len(chunk))
-                    else:
-                        self.accumulate(update, chunk, math.inf, Statistics())
-                norm = self.step(bool(chosen))
-        if self.average is not None:
-            average_into(self.average, self.parameters, self.config.adapter.ema_decay)
-        if self.old is not None:
-            average_into(self.old, self.parameters, objective.nft_decay)
-        return statistics.means(), norm
+                    batch = [chosen[place] for place in places]
+                    statistics.append(
+                        self._accumulate(
+                            update, [samples[at] for at in batch], scores[batch], divisor
+                        )
+                    )
+                    report_progress("training", done := done + len(batch), total)
+                grad_norm = self._optimizer_step(any_decided=bool(chosen))
+        decays = {"average": self.config.adapter.ema_decay or 0.0, "old": objective.nft_decay}
+        for name in self.auxiliary.keys() & decays:
+            average_into(self.auxiliary[name], self.parameters, decays[name])
+        return {
+            **_means(statistics),
+            "grad_norm": grad_norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
 
-    @property
-    def learning_rate(self) -> float:
-        """The one of the last update."""
-        return self.optimizer.param_groups[0]["lr"]
+    def _scores(self, rewards: torch.Tensor) -> torch.Tensor:
+        """What an objective makes of rewards [P, 2]: advantages (rpo) or optimality (nft)."""
+        if self.config.objective.algorithm == "rpo":
+            return rpo.advantages(rewards, self.config.objective.advantage)
+        return nft.optimality(rewards)
+
+    def _accumulate(
+        self,
+        update: int,
+        samples: Sequence[Sample],
+        scores: torch.Tensor,
+        divisor: float = math.inf,
+    ) -> dict[str, torch.Tensor]:
+        """Add the gradient of one batch; none of a divisor that is infinite."""
+        rollout, objective = self.config.rollout, self.config.objective
+        if objective.algorithm == "rpo":
+            return rpo.accumulate(
+                self.policy,
+                samples,
+                scores,
+                divisor,
+                rollout=rollout,
+                objective=objective,
+                reference=self.reference,
+            )
+        return nft.accumulate(
+            self.policy,
+            samples,
+            scores,
+            divisor,
+            rollout=rollout,
+            objective=objective,
+            reference=self.reference,
+            old=self.sampling if "old" in self.auxiliary else None,
+            seed=self.config.run.seed,
+            update=update,
+        )
 
     def _set_learning_rate(self, update: int) -> None:
         settings = self.config.optimizer
@@ -124,53 +144,17 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
 
-    def accumulate(
-        self, update: int, chunk: Sequence[Decided], divisor: float, statistics: Statistics
-    ) -> None:
-        """Add the gradient of one chunk: its share of the batch whose images ``divisor`` counts."""
-        objective = self.config.objective
-        candidates, winners = [candidate for candidate, _ in chunk], [winner for _, winner in chunk]
-        sides = torch.tensor([candidate.side for candidate in candidates])
-        rows = torch.arange(len(chunk))
-        shared = dict(
-            settings=self.config.rollout,
-            objective=objective,
-            reference=self.reference,
-            statistics=statistics,
-        )
-        if objective.algorithm == "rpo":
-            advantages = rpo.advantages(
-                winners,
-                mode=objective.advantage,
-                reward_preferred=objective.reward_preferred,
-                reward_dispreferred=objective.reward_dispreferred,
-            )
-            accumulate_rpo(self.policy, candidates, advantages[rows, sides], divisor, **shared)
-        else:
-            swapped_rewards = objective.reward_preferred < objective.reward_dispreferred
-            optimality = nft.optimality([winner ^ swapped_rewards for winner in winners])
-            accumulate_nft(
-                self.policy,
-                candidates,
-                optimality[rows, sides],
-                divisor,
-                seed=self.config.run.seed,
-                update=update,
-                old=None if self.old is None else self._old,
-                **shared,
-            )
-
-    def step(self, decided: bool) -> float:
-        """The gradient norm before clipping. Without one decided pair anywhere nothing moves, not even Adam's moments."""
-        if not distributed.any_true(decided):
+    def _optimizer_step(self, *, any_decided: bool) -> float:
+        """The gradient norm before clipping. Without a decided pair in any process nothing moves, nor Adam's moments."""
+        if not collectives.any_rank(any_decided):
             return 0.0
-        distributed.sum_gradients(self.parameters.values())
+        collectives.sum_gradients(self.parameters.values())
         self._check_gradients()
         norm = torch.nn.utils.clip_grad_norm_(
             self.parameters.values(), self.config.optimizer.max_grad_norm
         )
         if not torch.isfinite(norm):
-            raise LearningError(
+            raise RunError(
                 "the gradient is not finite; start a new run with a lower optimizer.learning_rate or with "
                 "policy.dtype float32, from what was learned: --adapter.start "
                 f"{self.config.run.folder / 'adapter'}"
@@ -179,45 +163,41 @@ class Learner:
         return norm.item()
 
     def _check_gradients(self) -> None:
-        """At the first decided update every lora_B that can have a gradient must have one."""
+        """At the first update with a decided pair every lora_B that can have a gradient must have one."""
         if self.gradients_checked:
             return
         self.gradients_checked = True
-        still = [
+        missing = [
             name
-            for name, p in self.parameters.items()
+            for name, parameter in self.parameters.items()
             if "lora_B" in name
             and not self.policy.unreachable(name)
-            and (p.grad is None or not p.grad.any())
+            and (parameter.grad is None or not parameter.grad.any())
         ]
-        if still:
-            raise LearningError(
-                f"{len(still)} of the adapter's modules got no gradient at the first update, for example "
-                f"{still[0]}; adapter.targets may name modules that do not shape the image"
+        if missing:
+            raise RunError(
+                f"{len(missing)} of the adapter's modules got no gradient at the first update, for example "
+                f"{missing[0]}; adapter.targets may name modules that do not shape the image"
             )
 
     # ------------------------------------------------------------------ whose weights compute
 
-    def reference(self) -> contextlib.AbstractContextManager:
-        """What the KL term holds on to: the base, or the adapter that the run started from."""
-        if self.start_weights is not None:
-            return swapped(self.parameters, self.start_weights)
-        return self.policy.reference()
+    def reference(self) -> AbstractContextManager:
+        """The reference of the KL term: the base, or the adapter that the run started from."""
+        return self._using("start") if "start" in self.auxiliary else self.policy.reference()
 
-    def sampling(self) -> contextlib.AbstractContextManager:
-        """nft samples with the policy that it improves upon, the slow average; rpo with the adapter itself."""
-        return self._old() if self.old is not None else contextlib.nullcontext()
+    def sampling(self) -> AbstractContextManager:
+        """The weights that sample: of nft the policy that it improves upon, of rpo the adapter itself."""
+        return self._using("old")
 
-    def published(self) -> contextlib.AbstractContextManager:
+    def published(self) -> AbstractContextManager:
         """The weights that are validated and saved: the moving average where one is kept."""
-        return (
-            swapped(self.parameters, self.average)
-            if self.average is not None
-            else contextlib.nullcontext()
-        )
+        return self._using("average")
 
-    def _old(self) -> contextlib.AbstractContextManager:
-        return swapped(self.parameters, self.old)
+    def _using(self, name: str) -> AbstractContextManager:
+        if name in self.auxiliary:
+            return swapped(self.parameters, self.auxiliary[name])
+        return contextlib.nullcontext()
 
     def adapter(self) -> Adapter:
         """The published weights as an adapter that can be saved."""
@@ -228,8 +208,7 @@ class Learner:
 
     def checkpoint(self, update: int, values: dict) -> Checkpoint:
         """Everything here that a resume needs, with further plain values."""
-        tensors = {"adapter": snapshot(self.parameters)}
-        tensors |= {name: getattr(self, name) for name in BESIDE if getattr(self, name) is not None}
+        tensors: dict[str, Tensors] = {"adapter": snapshot(self.parameters), **self.auxiliary}
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
@@ -242,13 +221,24 @@ class Learner:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up what ``checkpoint`` saved."""
+        """Continue from what ``checkpoint`` saved."""
         copy_into(self.parameters, checkpoint.tensors["adapter"])
-        for name in BESIDE:
-            if getattr(self, name) is not None:
-                copy_into(getattr(self, name), checkpoint.tensors[name])
+        for name, weights in self.auxiliary.items():
+            copy_into(weights, checkpoint.tensors[name])
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.gradients_checked = checkpoint.values["gradients_checked"]
         torch.set_rng_state(checkpoint.generators["cpu"])
         if torch.cuda.is_available() and "cuda" in checkpoint.generators:
             torch.cuda.set_rng_state(checkpoint.generators["cuda"])
+
+
+def _means(statistics: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The means of values [B] over all batches of all processes; empty where nothing was trained."""
+    names = statistics[0] if statistics else ()
+    own = {name: torch.cat([values[name] for values in statistics]).double() for name in names}
+    sums = {name: (values.sum().item(), len(values)) for name, values in own.items()}
+    parts = [part for part in collectives.gather(sums) if part]
+    return {
+        name: sum(part[name][0] for part in parts) / sum(part[name][1] for part in parts)
+        for name in (parts[0] if parts else ())
+    }

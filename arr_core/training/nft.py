@@ -1,37 +1,40 @@
-"""The forward-process objective (DiffusionNFT, arXiv 2509.16117), driven by the same verdicts. Pure arithmetic.
+"""The forward-process objective (DiffusionNFT, arXiv 2509.16117), driven by the same verdicts.
 
 | letter | meaning |
 |---|---|
-| r | 1 for the preferred picture of a pair, 0 for the other, 1/2 where there is no verdict |
+| r | 1 for the preferred image of a pair, 0 for the other, 1/2 where there is no verdict |
 | b | how far the implicit positive and negative policies stand from the old one |
-| u | the velocity that was true: noise - picture |
+| u | the velocity that was true: noise - x0 |
 | v, v_old, v_ref | predicted velocity: current adapter, its slow average, adapter off |
 
-It needs no SDE, no stored trajectory and no ratio: pictures come from ordinary ODE sampling.
+It needs no SDE, no stored trajectory and no ratio: images come from ordinary ODE sampling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 
+from ..common.randomness import normal, seed_of
+from ..config.schema import Objective, Rollout
+from ..policies.base import Policy
+from .rollout import Sample
+
 
 class NFTLoss(NamedTuple):
-    """The loss [B] of each noised picture; ``kl`` is the mean squared velocity change against the reference."""
+    """The loss [B] of each noised image; ``kl`` is the mean squared velocity change against the reference."""
 
     loss: torch.Tensor
     kl: torch.Tensor
     shift: torch.Tensor
 
 
-def optimality(preferred: list[int | None]) -> torch.Tensor:
-    """r [P, 2] of P pairs: 1 and 0 by the verdict, 1/2 and 1/2 without one."""
-    result = torch.full((len(preferred), 2), 0.5)
-    for pair, winner in zip(result, preferred, strict=True):
-        if winner is not None:
-            pair[winner], pair[1 - winner] = 1.0, 0.0
-    return result
+def optimality(rewards: torch.Tensor) -> torch.Tensor:
+    """r [P, 2] of the rewards of P pairs: 1 for the higher, 0 for the lower, 1/2 where they are equal."""
+    return 0.5 + 0.5 * (rewards - rewards.flip(1)).sign()
 
 
 def noised(x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -50,7 +53,7 @@ def loss(
     kl_coefficient: float,
     v_ref: torch.Tensor | None,
 ) -> NFTLoss:
-    """r |v+ - u|^2 + (1 - r) |v- - u|^2 + beta |v - v_ref|^2, means over elements, per picture [B].
+    """r |v+ - u|^2 + (1 - r) |v- - u|^2 + beta |v - v_ref|^2, means over elements, per image [B].
 
     v+ = (1 - b) v_old + b v and v- = (1 + b) v_old - b v. At v = v_old the gradient in v is 2 b (2 r - 1) (v_old - u):
     exactly zero for a pair without a verdict.
@@ -66,3 +69,60 @@ def loss(
     return NFTLoss(
         r * positive + (1 - r) * negative + kl_coefficient * kl, kl, mean_square(v.detach() - v_old)
     )
+
+
+def accumulate(
+    policy: Policy,
+    samples: Sequence[Sample],
+    r: torch.Tensor,
+    divisor: float,
+    *,
+    rollout: Rollout,
+    objective: Objective,
+    reference: Callable[[], AbstractContextManager],
+    old: Callable[[], AbstractContextManager] | None,
+    seed: int,
+    update: int,
+) -> dict[str, torch.Tensor]:
+    """Add the gradient of one batch of samples with r [B]; returns the diagnostics [B] of the update's event.
+
+    The loss is a mean over ``nft_times`` noise levels, drawn from the seeds, and a sum over samples, divided by
+    ``divisor`` as in ``rpo.accumulate``. ``old`` switches to the weights of v_old; None takes the current adapter.
+    """
+    batch = policy.batch([sample.key for sample in samples])
+    x0 = torch.stack([sample.x0 for sample in samples])
+    r = r.to(x0.device)
+    losses = []
+    for time in range(objective.nft_times):
+        seeds = [seed_of(seed, "nft", update, s.pair, s.side, time) for s in samples]
+        noise = torch.stack([normal(s, x0.shape[1:]) for s in seeds]).to(x0.device)
+        uniform = torch.tensor(
+            [torch.rand((), generator=torch.Generator().manual_seed(s + 1)) for s in seeds]
+        )
+        t = rollout.shift * uniform / (1 + (rollout.shift - 1) * uniform)
+        t = t.clamp_min(1e-3).to(x0.device)
+        x_t = noised(x0.float(), noise, t).to(x0.dtype)
+        v_old = v_ref = None
+        with torch.no_grad():
+            if old is not None:
+                with old():
+                    v_old = policy.velocity(x_t, t, batch)
+            if objective.kl_coefficient > 0:
+                with reference():
+                    v_ref = policy.velocity(x_t, t, batch)
+        v = policy.velocity(x_t, t, batch)
+        out = loss(
+            v,
+            v.detach() if v_old is None else v_old,
+            noise - x0.float(),
+            r,
+            b=objective.nft_beta,
+            kl_coefficient=objective.kl_coefficient,
+            v_ref=v_ref,
+        )
+        (out.loss.sum() / (divisor * objective.nft_times)).backward()
+        losses.append(out)
+    return {
+        name: torch.stack(values).detach().mean(0)
+        for name, values in zip(NFTLoss._fields, zip(*losses, strict=True), strict=True)
+    }

@@ -1,25 +1,32 @@
-"""Rubric Policy Optimization: pairwise verdicts into advantages, and the clipped objective with an exact KL.
+"""Rubric Policy Optimization, from rewards and stored log-probs to the gradient of the clipped objective.
 
 | letter | meaning |
 |---|---|
-| A | advantage of a picture, from its pair's verdict |
+| A | advantage of an image, from its pair's rewards |
 | ratio | probability of a stored step under the current adapter over that under the one that sampled it |
 | beta | KL coefficient |
 
-Sources: arXiv 2605.08354 (ARR + RPO); the guard ratio is GRPO-Guard's, arXiv 2510.22319. Pure arithmetic.
+Sources: arXiv 2605.08354 (ARR + RPO); the guard ratio is GRPO-Guard's, arXiv 2510.22319.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
 
+from ..common.randomness import normal
+from ..config.schema import Objective, Rollout
+from ..policies.base import Policy
+from . import sde
+from .rollout import Sample
 from .sde import Transition
 
 
 class RPOLoss(NamedTuple):
-    """The loss [B] of each transition, and what one wants to know about it."""
+    """The loss [B] of each transition, and its diagnostics [B]."""
 
     loss: torch.Tensor
     kl: torch.Tensor
@@ -28,25 +35,13 @@ class RPOLoss(NamedTuple):
     clipped_low: torch.Tensor
 
 
-def advantages(
-    preferred: list[int | None],
-    *,
-    mode: Literal["raw", "centred"],
-    reward_preferred: float = 1.0,
-    reward_dispreferred: float = -0.1,
-) -> torch.Tensor:
-    """Advantages [P, 2] of P pairs: ``preferred`` holds 0, 1, or None for a pair without a verdict, which gets zeros.
+def advantages(rewards: torch.Tensor, mode: Literal["raw", "centred"]) -> torch.Tensor:
+    """Advantages [P, 2] of the rewards of P pairs.
 
     ``raw`` uses the rewards as they are; ``centred`` subtracts the pair's mean, which keeps the expected gradient
     and loses 40 % of its second moment at the published rewards.
     """
-    result = torch.zeros(len(preferred), 2)
-    for pair, winner in zip(result, preferred, strict=True):
-        if winner is not None:
-            pair[winner], pair[1 - winner] = reward_preferred, reward_dispreferred
-            if mode == "centred":
-                pair -= pair.mean()
-    return result
+    return rewards if mode == "raw" else rewards - rewards.mean(1, keepdim=True)
 
 
 def kl_mean(policy: Transition, reference: Transition) -> torch.Tensor:
@@ -75,10 +70,77 @@ def loss(
     clip_range: float,
     kl_coefficient: float,
 ) -> RPOLoss:
-    """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages, by a divisor of its own."""
+    """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages."""
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     surrogate = torch.maximum(-advantage * ratio, -advantage * clipped)
     return RPOLoss(
         surrogate + kl_coefficient * kl, kl, ratio, ratio > 1 + clip_range, ratio < 1 - clip_range
     )
+
+
+def accumulate(
+    policy: Policy,
+    samples: Sequence[Sample],
+    advantage: torch.Tensor,
+    divisor: float,
+    *,
+    rollout: Rollout,
+    objective: Objective,
+    reference: Callable[[], AbstractContextManager],
+) -> dict[str, torch.Tensor]:
+    """Add the gradient of one batch of samples with advantages [B]; returns the diagnostics [B] of the update's event.
+
+    The loss is a mean over the trained transitions and a sum over samples, divided by ``divisor``, the number of images
+    of the optimizer step. So batches of any size, with undecided pairs left out, add up to one large batch.
+    """
+    batch = policy.batch([sample.key for sample in samples])
+    levels = policy.sigmas(rollout.steps, rollout.shift).tolist()
+    trained = objective.trained_steps or range(rollout.steps - 1)
+    trajectories = [sample.trajectory for sample in samples if sample.trajectory is not None]
+    latents, log_probs, roundings = (
+        torch.stack(tensors, dim=1) for tensors in zip(*trajectories, strict=True)
+    )
+    advantage = advantage.to(latents.device)
+    losses = []
+    for i in trained:
+        x, x_next = latents[i], latents[i + 1]
+
+        def transition(x=x, i=i) -> Transition:
+            return sde.transition(
+                x,
+                policy.velocity(x, levels[i], batch),
+                levels[i],
+                levels[i + 1],
+                sampler=rollout.sampler,
+                eta=rollout.eta,
+                t_second=levels[1],
+            )
+
+        reference_step = None
+        if objective.kl_coefficient > 0:
+            with torch.no_grad(), reference():
+                reference_step = transition()
+        new = transition()
+        log_prob = sde.log_prob_mean(x_next, new)
+        kl = torch.zeros_like(log_prob) if reference_step is None else kl_mean(new, reference_step)
+        shift = None
+        if objective.ratio == "guard":
+            shape = (rollout.steps, *x.shape[1:])
+            noise = torch.stack([normal(sample.step_seed, shape)[i] for sample in samples])
+            # The old mean is rebuilt from what was stored. Its rounding must not count as a shift.
+            shift = guard_shift(new, x_next.float() - new.std * noise.to(x.device)) - roundings[i]
+        out = loss(
+            log_ratio(log_prob, log_probs[i], shift),
+            advantage,
+            kl,
+            clip_range=objective.clip_range,
+            kl_coefficient=objective.kl_coefficient,
+        )
+        (out.loss.sum() / (divisor * len(trained))).backward()
+        losses.append(out)
+    names = ("loss", "kl", "ratio_mean", "clip_high", "clip_low")
+    return {
+        name: torch.stack(values).detach().float().mean(0)
+        for name, values in zip(names, zip(*losses, strict=True), strict=True)
+    }

@@ -105,7 +105,7 @@ def compare(
             report("verdicts", len(verdicts), len(examples))
         return [verdicts[place] for place in range(len(examples))]
 
-    return collectives.together(collect, JudgeError)
+    return collectives.raise_on_all_ranks(collect, JudgeError)
 
 
 def show(

@@ -1,4 +1,4 @@
-"""Adapter weights that live beside the trained ones: a moving average, the old policy, the start."""
+"""Adapter weights beside the trained ones: a moving average, the old policy, the start."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ def snapshot(parameters: Parameters) -> Tensors:
 @torch.no_grad()
 def average_into(average: Tensors, parameters: Parameters, decay: float) -> None:
     """average = decay * average + (1 - decay) * weights, in place."""
-    torch._foreach_lerp_(
-        list(average.values()), [parameters[name].detach() for name in average], 1 - decay
-    )
+    for name, tensor in average.items():
+        tensor.lerp_(parameters[name].detach(), 1 - decay)
 
 
 @torch.no_grad()
-def copy_into(parameters: Parameters, weights: Mapping[str, torch.Tensor]) -> None:
+def copy_into(parameters: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     """Overwrite the parameters with weights of the same names."""
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])

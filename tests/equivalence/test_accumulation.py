@@ -8,14 +8,14 @@ import torch
 from arr_core.data import Example
 from arr_core.judging import Verdict
 from arr_core.training import nft, rpo
-from arr_core.training.learner import Learner, decided
-from arr_core.training.objectives import Statistics, accumulate_nft, accumulate_rpo
-from arr_core.training.rollout import sample_pairs
+from arr_core.training.learner import Learner
+from arr_core.training.rewards import pair_rewards
+from arr_core.training.rollout import Prompt, sample_pairs
 from arr_core.training.weights import snapshot, swapped
 
 # Of different lengths, so that an edit's batch is padded and one alone is not.
 PROMPTS = ["red", "a blue square", "a tall green triangle left of a yellow circle", "two circles"]
-VERDICTS = [0, 1, 1, 0]
+WINNERS = [0, 1, 1, 0]
 RPO = {
     "objective.algorithm": "rpo",
     "objective.kl_coefficient": 0.1,
@@ -26,8 +26,12 @@ NFT = {"objective.algorithm": "nft", "objective.kl_coefficient": 0.1, "objective
 OBJECTIVES = {"rpo": RPO, "rpo-guard": {**RPO, "objective.ratio": "guard"}, "nft": NFT}
 
 
+def verdicts_of(winners: list[int | None]) -> list[Verdict]:
+    return [Verdict(None if winner is None else "ab"[winner], "") for winner in winners]
+
+
 class World:
-    """A policy whose adapter has moved since the candidates were sampled, and what both objectives need."""
+    """A policy whose adapter has moved since the samples were made, and what both objectives need."""
 
     def __init__(self, make_policy, add_adapter, source_image, name: str, objective: str, **fields):
         self.policy, self.config = make_policy(
@@ -42,20 +46,12 @@ class World:
             },
         )
         source = None if name == "flux" else source_image(32, 32)
-        self.keys = self.policy.encode([Example(prompt, source) for prompt in PROMPTS])
+        examples = [Example(prompt, source) for prompt in PROMPTS]
+        keys = self.policy.encode(examples)
+        self.prompts = [Prompt(at, keys[at], example) for at, example in enumerate(examples)]
         self.parameters = add_adapter(self.policy, self.config.adapter)
-        rpo_chosen = self.config.objective.algorithm == "rpo"
-        groups = sample_pairs(
-            self.policy,
-            self.keys,
-            list(range(4)),
-            self.config.rollout,
-            seed=0,
-            update=1,
-            with_noise=rpo_chosen,
-        )
-        self.groups = list(groups)
-        self.candidates = [candidate for group in self.groups for candidate in group.candidates]
+        self.rpo = self.config.objective.algorithm == "rpo"
+        self.samples = self.sample()
         self.old_weights = snapshot(self.parameters)
         for at, parameter in enumerate(self.parameters.values()):
             with torch.no_grad():
@@ -63,41 +59,49 @@ class World:
                     parameter.shape, generator=torch.Generator().manual_seed(at)
                 )
 
+    def sample(self, **rollout) -> list:
+        """The samples of all prompts in the order of their pairs."""
+        settings = self.config.rollout.model_copy(update=rollout)
+        batches = list(
+            sample_pairs(self.policy, self.prompts, settings, seed=0, update=1, stochastic=self.rpo)
+        )
+        assert all(len(batch.samples) == 2 * len(batch.pairs) for batch in batches)
+        return [sample for batch in batches for sample in batch.samples]
+
     def gradient(
-        self, micro_batch: int, verdicts=VERDICTS, divisor: float = 8, leave_out=frozenset()
+        self, micro_batch: int, winners=WINNERS, divisor: float = 8, leave_out=frozenset()
     ) -> dict:
-        """The adapter's gradient over all candidates in chunks, but for the pairs that are left out."""
+        """The adapter's gradient over all samples in batches, but for the pairs that are left out."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        objective, self.statistics = self.config.objective, Statistics()
+        objective, parts = self.config.objective, []
+        rewards = pair_rewards(verdicts_of(winners)).values
         scores = (
-            rpo.advantages(verdicts, mode=objective.advantage)
-            if objective.algorithm == "rpo"
-            else nft.optimality(verdicts)
+            rpo.advantages(rewards, objective.advantage) if self.rpo else nft.optimality(rewards)
         ).flatten()
-        places = [
-            at for at, candidate in enumerate(self.candidates) if candidate.pair not in leave_out
-        ]
+        places = [at for at, sample in enumerate(self.samples) if sample.pair not in leave_out]
         shared = dict(
-            settings=self.config.rollout,
-            objective=objective,
-            reference=self.policy.reference,
-            statistics=self.statistics,
+            rollout=self.config.rollout, objective=objective, reference=self.policy.reference
         )
         for start in range(0, len(places), micro_batch):
             chosen = places[start : start + micro_batch]
-            chunk, score = [self.candidates[at] for at in chosen], scores[chosen]
-            if objective.algorithm == "rpo":
-                accumulate_rpo(self.policy, chunk, score, divisor, **shared)
+            samples, score = [self.samples[at] for at in chosen], scores[chosen]
+            if self.rpo:
+                parts.append(rpo.accumulate(self.policy, samples, score, divisor, **shared))
             else:
                 old = (
                     (lambda: swapped(self.parameters, self.old_weights))
                     if objective.nft_decay
                     else None
                 )
-                accumulate_nft(
-                    self.policy, chunk, score, divisor, old=old, seed=0, update=1, **shared
+                parts.append(
+                    nft.accumulate(
+                        self.policy, samples, score, divisor, old=old, seed=0, update=1, **shared
+                    )
                 )
+        self.statistics = {
+            name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]
+        }
         return {
             name: parameter.grad.clone()
             for name, parameter in self.parameters.items()
@@ -136,10 +140,10 @@ def test_four_prompts_of_two_candidates_give_the_gradient_of_one_batch_of_8_in_a
 ):
     made = world(name, objective)
     whole = made.gradient(8)
-    means = made.statistics.means()
+    means = made.statistics
     for micro_batch in (2, 3) if name == "qwen" else (2,):
         assert relative_error(made.gradient(micro_batch), whole) < 1e-5
-        assert made.statistics.means() == pytest.approx(means, rel=1e-4, abs=1e-6)
+        assert made.statistics == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["rpo", "nft"])
@@ -165,9 +169,7 @@ def test_every_transition_but_the_last_is_trained_and_they_are_averaged(world):
         [world("flux", "rpo", **{"objective.trained_steps": (i,)}) for i in (0, 1)],
     )
     whole = made.gradient(8)
-    assert made.statistics.count == 8 * 2
     parts = [one.gradient(8) for one in narrow]
-    assert narrow[0].statistics.count == 8
     assert (
         relative_error({name: (parts[0][name] + parts[1][name]) / 2 for name in whole}, whole)
         < 1e-5
@@ -202,12 +204,12 @@ def test_at_v_old_a_pair_without_a_verdict_has_no_gradient_even_where_it_is_comp
 
 
 class TestLearner:
-    """What the learner makes of verdicts: the same gradients, with the pairs that it left out."""
+    """What the learner makes of verdicts: the same gradients, with the undecided pairs left out."""
 
     @staticmethod
     def gradient(made: World, micro_batch: int, winners: list[int | None]) -> dict:
-        """The gradient of one optimizer step of ``Learner.learn``, caught before the step is taken."""
-        caught = {}
+        """The gradient of one optimizer step of ``Learner.step``, kept before the step is taken."""
+        kept = {}
         learner = Learner.__new__(Learner)
         rollout = made.config.rollout.model_copy(update={"micro_batch": micro_batch})
         vars(learner).update(
@@ -215,26 +217,23 @@ class TestLearner:
             policy=made.policy,
             parameters=made.parameters,
             optimizer=torch.optim.SGD(made.parameters.values()),
-            average=None,
-            old=None,
-            start_weights=None,
+            auxiliary={},
         )
-        if made.config.objective.algorithm == "nft" and made.config.objective.nft_decay:
-            learner.old = {name: tensor.clone() for name, tensor in made.old_weights.items()}
-        learner.step = lambda decided: (
-            caught.update(
+        if not made.rpo and made.config.objective.nft_decay:
+            learner.auxiliary["old"] = {name: t.clone() for name, t in made.old_weights.items()}
+        learner._optimizer_step = lambda any_decided: (
+            kept.update(
                 {name: p.grad.clone() for name, p in made.parameters.items() if p.grad is not None}
             )
             or 1.0
         )
-        verdicts = [Verdict(None if winner is None else "ab"[winner], "") for winner in winners]
-        learner.learn(1, decided(made.groups[0], verdicts))
-        return caught
+        learner.step(1, made.samples, pair_rewards(verdicts_of(winners)))
+        return kept
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_its_gradient_is_the_objectives_own(self, world, objective):
         made = world("flux", objective)
-        assert relative_error(self.gradient(made, 3, VERDICTS), made.gradient(8)) < 1e-5
+        assert relative_error(self.gradient(made, 3, WINNERS), made.gradient(8)) < 1e-5
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_an_undecided_pair_adds_nothing_and_the_others_keep_their_weight(
@@ -252,45 +251,34 @@ class TestLearner:
 
 
 def sampled(made: World, **rollout) -> list:
-    """All candidates of the world's prompts in the order of their pairs, sampled anew with the old adapter."""
-    settings = made.config.rollout.model_copy(update=rollout)
+    """The samples of the world's prompts, made anew with the old adapter."""
     with torch.no_grad(), swapped(made.parameters, made.old_weights):
-        groups = list(
-            sample_pairs(
-                made.policy, made.keys, list(range(4)), settings, seed=0, update=1, with_noise=True
-            )
-        )
-    assert all(
-        len(group.candidates) == 2 * len(group.pairs) == len(group.images) for group in groups
-    )
-    return [candidate for group in groups for candidate in group.candidates]
+        return made.sample(**rollout)
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-def test_a_candidate_does_not_depend_on_the_batch_that_it_was_sampled_in(world, name):
+def test_a_sample_does_not_depend_on_the_batch_that_it_was_made_in(world, name):
     made = world(name, "rpo")
-    for alone, together in zip(
-        sampled(made, micro_batch=2), sampled(made, micro_batch=8), strict=True
-    ):
-        assert (alone.pair, alone.side, alone.step_seed) == (
-            together.pair,
-            together.side,
-            together.step_seed,
-        )
-        torch.testing.assert_close(alone.latents, together.latents, rtol=0, atol=1e-4)
-        torch.testing.assert_close(alone.log_probs, together.log_probs, rtol=0, atol=1e-4)
+    both = zip(sampled(made, micro_batch=2), sampled(made, micro_batch=8), strict=True)
+    for alone, together in both:
+        for field in ("pair", "side", "step_seed"):
+            assert getattr(alone, field) == getattr(together, field)
+        for one, other in zip(alone.trajectory, together.trajectory, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_pair_starts_from_one_noise_if_it_is_shared_and_takes_two_paths_in_any_case(
     world, shared
 ):
-    candidates = sampled(world("flux", "rpo"), shared_noise=shared)
-    for a, b in zip(candidates[::2], candidates[1::2], strict=True):
-        assert (a.pair, a.side, b.side) == (b.pair, 0, 1) and a.key == b.key
-        assert torch.equal(a.latents[0], b.latents[0]) == shared
-        assert not torch.equal(a.latents[1], b.latents[1]) and not torch.equal(a.picture, b.picture)
-    assert not torch.equal(candidates[0].latents[0], candidates[2].latents[0])
+    samples = sampled(world("flux", "rpo"), shared_noise=shared)
+    latents = [sample.trajectory.latents for sample in samples]
+    for a, b in ((0, 1), (2, 3), (4, 5), (6, 7)):
+        assert [samples[at].side for at in (a, b)] == [0, 1] and samples[a].key == samples[b].key
+        assert torch.equal(latents[a][0], latents[b][0]) == shared
+        assert not torch.equal(latents[a][1], latents[b][1])
+        assert not torch.equal(samples[a].x0, samples[b].x0)
+    assert not torch.equal(latents[0][0], latents[2][0])
 
 
 # ---------------------------------------------------------------------- the first update
@@ -316,21 +304,20 @@ def test_in_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing
         },
     )
     source = None if name == "flux" else source_image(32, 32)
-    keys = policy.encode([Example(prompt, source) for prompt in PROMPTS[:2]])
+    examples = [Example(prompt, source) for prompt in PROMPTS[:2]]
+    keys = policy.encode(examples)
     policy.add_adapter(config.adapter)
-    [group] = sample_pairs(policy, keys, [0, 1], config.rollout, seed=0, update=1, with_noise=True)
-    statistics = Statistics()
-    accumulate_rpo(
+    prompts = [Prompt(at, keys[at], example) for at, example in enumerate(examples)]
+    [batch] = sample_pairs(policy, prompts, config.rollout, seed=0, update=1, stochastic=True)
+    values = rpo.accumulate(
         policy,
-        group.candidates,
-        rpo.advantages([0, 1], mode="raw").flatten(),
+        batch.samples,
+        rpo.advantages(pair_rewards(verdicts_of([0, 1])).values, "raw").flatten(),
         4,
-        settings=config.rollout,
+        rollout=config.rollout,
         objective=config.objective,
         reference=policy.reference,
-        statistics=statistics,
     )
-    assert statistics.means() == pytest.approx(
-        {"loss": -0.45, "kl": 0.0, "ratio_mean": 1.0, "clip_high": 0.0, "clip_low": 0.0}, abs=1e-7
-    )
-    assert statistics.sums["kl"] == 0 and statistics.sums["ratio_mean"] == statistics.count
+    assert values["loss"].mean().item() == pytest.approx(-0.45)
+    assert not values["kl"].any() and (values["ratio_mean"] == 1).all()
+    assert not values["clip_high"].any() and not values["clip_low"].any()

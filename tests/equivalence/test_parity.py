@@ -17,7 +17,7 @@ from PIL import Image
 
 from arr_core.data import Example
 from arr_core.policies.qwen_image_edit import image_token_types
-from arr_core.training.rollout import sample
+from arr_core.sampling import denoise
 
 STEPS, SHIFT = 4, 3.0
 PIPELINES = {
@@ -51,8 +51,8 @@ def stock(saved_pipeline):
 def ours(policy, example: Example, seeds: list[int]):
     """Latents and images of a noise-free rollout, one picture a seed."""
     batch = policy.batch(policy.encode([example]) * len(seeds))
-    path = sample(policy, batch, seeds, policy.sigmas(STEPS, SHIFT))
-    return path.picture, policy.decode(path.picture, batch)
+    x0 = denoise(policy, batch, seeds, policy.sigmas(STEPS, SHIFT))
+    return x0, policy.decode(x0, batch)
 
 
 def theirs(pipeline, policy, seed: int, **call):
@@ -268,9 +268,9 @@ def test_a_picture_does_not_depend_on_its_batch(make_policy, source_image, name)
     ]
     keys = policy.encode(examples)
     sigmas = policy.sigmas(STEPS, SHIFT)
-    together = sample(policy, policy.batch(keys), [1, 2], sigmas).picture
+    together = denoise(policy, policy.batch(keys), [1, 2], sigmas)
     for at, key in enumerate(keys):
-        alone = sample(policy, policy.batch([key]), [1 + at], sigmas).picture
+        alone = denoise(policy, policy.batch([key]), [1 + at], sigmas)
         assert (together[at] - alone[0]).abs().max() < 1e-4
 
 
@@ -278,5 +278,5 @@ def test_pictures_of_two_sizes_do_not_go_into_one_batch(make_policy, source_imag
     policy, _ = make_policy("qwen", **edit_settings("qwen"))
     keys = policy.encode([Example(PROMPT, source_image(*size)) for size in ((64, 32), (32, 64))])
     assert [policy.size(key) for key in keys] == [(32, 64), (64, 32)]
-    with pytest.raises(ValueError, match="one batch holds pictures of one size"):
+    with pytest.raises(ValueError, match="expected a batch of images of one size"):
         policy.batch(keys)

@@ -13,7 +13,7 @@ import torch
 from arr_core.training import checkpoint as module
 from arr_core.training.checkpoint import (
     Checkpoint,
-    CheckpointError,
+    RunError,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -149,7 +149,7 @@ def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
 # ---------------------------------------------------------------------- whole or not at all
 
 
-@pytest.mark.parametrize("broken", ["save_file", "torch.save", "_digest", "_sync"])
+@pytest.mark.parametrize("broken", ["save_file", "torch.save", "_digest", "sync"])
 def test_a_save_that_fails_midway_leaves_the_last_checkpoint_as_it_was(
     tmp_path, monkeypatch, broken
 ):
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_is_replaced_is_deleted_only_when_the_new_one_stands(
 def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(
-        module, "_sync", lambda path: synced.append((path.name, list_checkpoints(tmp_path)))
+        module, "sync", lambda path: synced.append((path.name, list_checkpoints(tmp_path)))
     )
     save_checkpoint(tmp_path, made(4), keep=1)
     assert {name for name, named in synced if not named} == {
@@ -213,7 +213,7 @@ def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(tmp_path, mon
 def test_one_flipped_bit_is_found_and_the_newest_sound_one_is_named(tmp_path, name):
     save_many(tmp_path, (1, 2, 3))
     damage(tmp_path, 3, name)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(RunError) as error:
         load_checkpoint(tmp_path)
     message = str(error.value)
     assert message.count("\n") == 0
@@ -225,9 +225,7 @@ def test_the_sound_one_that_is_named_is_really_sound(tmp_path):
     save_many(tmp_path, (1, 2, 3, 4))
     for update in (2, 3, 4):
         damage(tmp_path, update)
-    with pytest.raises(
-        CheckpointError, match=r"the newest sound one is 1: delete .*4 to resume from it"
-    ):
+    with pytest.raises(RunError, match=r"the newest sound one is 1: delete .*4 to resume from it"):
         load_checkpoint(tmp_path)
     for update in (2, 3, 4):
         shutil.rmtree(tmp_path / str(update))
@@ -237,9 +235,9 @@ def test_the_sound_one_that_is_named_is_really_sound(tmp_path):
 def test_with_no_sound_one_the_advice_is_to_start_anew(tmp_path):
     save_many(tmp_path, (1, 2))
     damage(tmp_path, 1), damage(tmp_path, 2)
-    with pytest.raises(CheckpointError, match="there is no sound one; start the run anew"):
+    with pytest.raises(RunError, match="there is no sound one; start the run anew"):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="expected a checkpoint to resume from, found none"):
+    with pytest.raises(RunError, match="expected a checkpoint to resume from, got none"):
         load_checkpoint(tmp_path / "absent")
 
 
@@ -250,7 +248,7 @@ def test_a_missing_file_is_damage(tmp_path, name):
     save_many(tmp_path, (1, 2))
     (tmp_path / "2" / name).unlink()
     with pytest.raises(
-        CheckpointError, match=rf"damaged \({name} is missing\); the newest sound one is 1"
+        RunError, match=rf"damaged \({name} is missing\); the newest sound one is 1"
     ):
         load_checkpoint(tmp_path)
 
@@ -263,18 +261,18 @@ def test_a_missing_file_is_damage(tmp_path, name):
 def test_checksums_of_any_content_are_damage_and_never_a_crash(tmp_path, content):
     save_many(tmp_path, (1, 2))
     (tmp_path / "2" / "checksums.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match="the newest sound one is 1"):
+    with pytest.raises(RunError, match="the newest sound one is 1"):
         load_checkpoint(tmp_path)
 
 
 def test_an_empty_folder_and_a_file_in_its_place_are_damage(tmp_path):
     save_checkpoint(tmp_path, made(1), keep=1)
     (tmp_path / "2").mkdir()
-    with pytest.raises(CheckpointError, match="the newest sound one is 1"):
+    with pytest.raises(RunError, match="the newest sound one is 1"):
         load_checkpoint(tmp_path)
     (tmp_path / "2").rmdir()
     (tmp_path / "2").write_text("")
-    with pytest.raises(CheckpointError, match="the newest sound one is 1"):
+    with pytest.raises(RunError, match="the newest sound one is 1"):
         load_checkpoint(tmp_path)
 
 
@@ -282,7 +280,7 @@ def test_a_cut_off_weights_file_is_damage(tmp_path):
     save_many(tmp_path, (1, 2))
     path = tmp_path / "2" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(CheckpointError, match="weights.safetensors is not what was written"):
+    with pytest.raises(RunError, match="weights.safetensors is not what was written"):
         load_checkpoint(tmp_path)
 
 

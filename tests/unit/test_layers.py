@@ -21,10 +21,7 @@ RUBRIC_DOCUMENTS = {"rubric", "built_in", "provenance"}
 # Made only where a profile of this kind is asked for: (file, room).
 BY_PROFILE = {("judging/profiles.py", "labeling"), ("judging/profiles.py", "miniature")}
 # TODO of the redesign: to be empty.
-STILL: set[str] = {
-    "miniature/measure.py -> reports",
-    "training/trainer.py -> reports",
-}
+STILL: set[str] = set()
 
 
 def room(parts: list[str]) -> str:

@@ -36,9 +36,9 @@ def mean_square(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor**2).flatten(1).mean(1)
 
 
-def test_r_is_1_for_the_preferred_0_for_the_other_and_a_half_without_a_verdict():
-    assert nft.optimality([0, 1, None]).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
-    assert nft.optimality([]).shape == (0, 2)
+def test_r_is_1_for_the_higher_reward_0_for_the_lower_and_a_half_without_a_verdict():
+    rewards = torch.tensor([[1.0, -0.1], [-0.1, 1.0], [0.0, 0.0]])
+    assert nft.optimality(rewards).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
 
 
 def test_noised_pictures_lie_on_the_line_to_their_noise():

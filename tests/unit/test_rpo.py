@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from arr_core.judging import Verdict
 from arr_core.training import rpo, sde
+from arr_core.training.rewards import pair_rewards
 
 STEP = dict(t=0.6, t_next=0.45, sampler="dance", eta=0.3, t_second=0.9)
 
@@ -35,39 +37,35 @@ def loss_of(
 # ---------------------------------------------------------------------- advantages
 
 
-def test_raw_advantages_are_the_published_rewards():
-    assert rpo.advantages([0, 1], mode="raw").tolist() == [
-        pytest.approx([1.0, -0.1]),
-        pytest.approx([-0.1, 1.0]),
-    ]
+@pytest.mark.parametrize(
+    ("mode", "winner", "loser"), [("raw", 1.0, -0.1), ("centred", 0.55, -0.55)]
+)
+def test_advantages_are_the_published_rewards_or_these_less_their_mean(mode, winner, loser):
+    verdicts = [Verdict(preferred, "") for preferred in ("a", "b", None)]
+    rewards = pair_rewards(verdicts)
+    advantages = rpo.advantages(rewards.values, mode)
+    assert rewards.decided.tolist() == [True, True, False]
+    assert advantages[0].tolist() == pytest.approx([winner, loser])
+    assert advantages[1].tolist() == pytest.approx([loser, winner])
+    assert advantages[2].tolist() == [0, 0]
+    assert pair_rewards([]).values.shape == (0, 2)
 
 
-def test_centred_advantages_are_plus_and_minus_0_55():
-    assert rpo.advantages([0, 1], mode="centred").tolist() == [
-        pytest.approx([0.55, -0.55]),
-        pytest.approx([-0.55, 0.55]),
-    ]
-
-
-@pytest.mark.parametrize("mode", ["raw", "centred"])
-def test_a_pair_without_a_verdict_has_no_advantage_at_all(mode):
-    assert rpo.advantages([None, 0, None], mode=mode)[::2].tolist() == [[0, 0], [0, 0]]
-    assert rpo.advantages([], mode=mode).shape == (0, 2)
-
-
-def test_centring_keeps_the_difference_and_loses_40_percent_of_the_second_moment():
-    raw, centred = (rpo.advantages([0], mode=mode) for mode in ("raw", "centred"))
-    assert (raw[0, 0] - raw[0, 1]).item() == pytest.approx((centred[0, 0] - centred[0, 1]).item())
+def test_centring_loses_40_percent_of_the_second_moment():
+    rewards = pair_rewards([Verdict("a", "")]).values
+    raw, centred = (rpo.advantages(rewards, mode) for mode in ("raw", "centred"))
     assert (raw**2).sum().item() == pytest.approx(1.01)
     assert 1 - ((centred**2).sum() / (raw**2).sum()).item() == pytest.approx(0.4, abs=2e-3)
 
 
-def test_rewards_can_be_others_and_flipping_them_flips_the_advantages():
-    kwargs = dict(reward_preferred=2.0, reward_dispreferred=-1.0)
-    assert rpo.advantages([0], mode="raw", **kwargs).tolist() == [[2, -1]]
-    assert rpo.advantages([1], mode="centred", **kwargs).tolist() == [[-1.5, 1.5]]
-    flipped = rpo.advantages([0], mode="centred", reward_preferred=-0.1, reward_dispreferred=1.0)
-    assert torch.equal(flipped, -rpo.advantages([0], mode="centred"))
+def test_rewards_can_be_others_and_swapped_ones_swap_the_advantages():
+    verdict = [Verdict("a", "")]
+    others = pair_rewards(verdict, preferred=2.0, dispreferred=-1.0).values
+    assert rpo.advantages(others, "raw").tolist() == [[2, -1]]
+    assert rpo.advantages(others, "centred").tolist() == [[1.5, -1.5]]
+    swapped = pair_rewards(verdict, preferred=-0.1, dispreferred=1.0).values
+    usual = rpo.advantages(pair_rewards(verdict).values, "centred")
+    assert torch.equal(rpo.advantages(swapped, "centred"), -usual)
 
 
 # ---------------------------------------------------------------------- the loss by hand
