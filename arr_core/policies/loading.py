@@ -188,7 +188,7 @@ class PipelineSource:
         parts = [name for name in self.family.large_parts if name not in without]
         if self.quantization is None or not parts:
             return {}
-        from diffusers.quantizers import PipelineQuantizationConfig
+        from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
 
         return {
             "quantization_config": PipelineQuantizationConfig(

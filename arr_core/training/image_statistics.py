@@ -18,7 +18,7 @@ def image_statistics(images: Sequence[Image.Image]) -> dict[str, float]:
     pixel. colour_entropy: bits, 0 for one flat colour and at most 9.
     """
     if not images:
-        raise ValueError("expected at least one image, came none")
+        raise ValueError("expected at least one image, got none")
     rows = [_statistics(np.asarray(image.convert("RGB"))) for image in images]
     means = np.mean(rows, axis=0)
     return {
