@@ -13,10 +13,10 @@ from arr_core.common.children import START
 
 CODE = """
 import sys, time
-from arr_core.parent import stop_at_eof
-stop_at_eof()
-print("ready", flush=True)
+from arr_core.common.children import stop_at_eof
 try:
+    stop_at_eof()
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     sys.exit(7)

@@ -152,21 +152,6 @@ def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
     assert (ours(plain, Example(PROMPT), [3])[0] - expected[0]).abs().max() > 1e-2
 
 
-def test_flux_guidance_is_the_stock_guidance(make_policy, stock):
-    policy, config = make_policy("flux", **{"policy.guidance_scale": 1.5})
-    expected = theirs(
-        stock("flux"),
-        policy,
-        3,
-        prompt=PROMPT,
-        height=32,
-        width=32,
-        guidance_scale=1.5,
-        max_sequence_length=config.policy.max_sequence_length,
-    )
-    assert_same(pair(ours(policy, Example(PROMPT), [3]), 0), expected)
-
-
 # ---------------------------------------------------------------------- Qwen-Image-Edit, and 2509 (Plus)
 
 

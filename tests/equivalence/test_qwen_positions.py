@@ -91,24 +91,6 @@ def test_the_embeddings_are_exactly_those_of_the_positions_by_hand(pipeline, ima
     assert mask.all()
 
 
-@torch.no_grad()
-def test_the_embeddings_are_exactly_those_of_transformers_own_positions(pipeline, images, seen):
-    """The processor's own token types, and ``get_rope_index`` called directly."""
-    calls, _ = seen
-    given, _ = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
-    call = {name: value for name, value in calls[-1].items() if name != "mm_token_type_ids"}
-    start = pipeline.prompt_template_encode_start_idx
-    positions, _ = pipeline.text_encoder.model.get_rope_index(
-        **{
-            name: calls[-1][name]
-            for name in ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
-            if name in calls[-1]
-        }
-    )
-    oracle = pipeline.text_encoder(**call, position_ids=positions).hidden_states[-1]
-    assert (given - oracle[:, start:]).abs().max() == 0.0
-
-
 @pytest.mark.skipif(
     "mm_token_type_ids"
     not in inspect.signature(qwen_edit_pipeline().text_encoder.forward).parameters,
@@ -129,18 +111,6 @@ class TestWithoutOurSeam:
         if not one_dimensional:
             pytest.skip("this diffusers gives the token types itself")
         assert wrong.shape == right.shape and (wrong - right).abs().max() > 1e-2
-
-    @torch.no_grad()
-    def test_the_processors_token_types_are_the_ones_that_we_add(self, pipeline, images, seen):
-        calls, _ = seen
-        encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
-        text = pipeline.tokenizer.decode(calls[-1]["input_ids"][0])
-        text = text.replace("<|image_pad|>" * text.count("<|image_pad|>"), "<|image_pad|>")
-        whole = pipeline.processor(
-            text=[text], images=images[:1], return_tensors="pt", return_mm_token_type_ids=True
-        )
-        assert torch.equal(whole["input_ids"], calls[-1]["input_ids"])
-        assert torch.equal(whole["mm_token_type_ids"].int(), calls[-1]["mm_token_type_ids"])
 
     def test_token_types_that_are_given_are_kept(self, pipeline, seen):
         calls, _ = seen
@@ -177,13 +147,6 @@ def test_the_context_leaves_nothing_behind(pipeline, images):
         assert len(pipeline.text_encoder._forward_pre_hooks) >= hooks
         raise KeyError
     assert len(pipeline.text_encoder._forward_pre_hooks) == hooks
-
-
-def test_prompts_without_a_picture_are_left_alone(pipeline, seen):
-    calls, _ = seen
-    with torch.no_grad(), image_token_types(pipeline.text_encoder):
-        pipeline.text_encoder(input_ids=torch.tensor([[1, 2, 3]]))
-    assert "mm_token_type_ids" not in calls[-1]
 
 
 def test_an_encoder_that_knows_no_token_types_is_not_given_any():

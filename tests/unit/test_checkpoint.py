@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -274,22 +273,3 @@ def test_an_empty_folder_and_a_file_in_its_place_are_damage(tmp_path):
     (tmp_path / "2").write_text("")
     with pytest.raises(RunError, match="the newest sound one is 1"):
         load_checkpoint(tmp_path)
-
-
-def test_a_cut_off_weights_file_is_damage(tmp_path):
-    save_many(tmp_path, (1, 2))
-    path = tmp_path / "2" / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(RunError, match="weights.safetensors is not what was written"):
-        load_checkpoint(tmp_path)
-
-
-def test_a_sound_checkpoint_lists_the_sha256_of_its_files(tmp_path):
-    import hashlib
-
-    path = save_checkpoint(tmp_path, made(1), keep=1)
-    sums = json.loads((path / "checksums.json").read_text())
-    assert sums == {
-        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-        for name in ("optimizer.pt", "state.json", "weights.safetensors")
-    }

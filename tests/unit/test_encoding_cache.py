@@ -97,23 +97,6 @@ def test_encoding_loads_no_transformer_and_leaves_no_encoder_behind(
     assert policy.pipeline.text_encoder is None and policy.pipeline.processor is None
 
 
-def test_a_new_prompt_is_encoded_alone(run_config, folder, encoded):
-    policy = load_policy(run_config("flux").policy, folder)
-    policy.encode(PROMPTS)
-    policy.encode([*PROMPTS, Example("a green triangle")])
-    assert encoded == ["a red circle", "a blue square", "a green triangle"]
-
-
-def test_a_deleted_encoding_is_made_again_the_same(run_config, folder):
-    settings = run_config("flux").policy
-    [key] = load_policy(settings, folder).encode(PROMPTS[:1])
-    before = EncodingCache(folder).get(key)
-    (folder / f"{key}.safetensors").unlink()
-    assert load_policy(settings, folder).encode(PROMPTS[:1]) == [key]
-    for name, tensor in EncodingCache(folder).get(key).tensors.items():
-        assert torch.equal(tensor, before.tensors[name])
-
-
 def test_an_encoding_that_is_not_whole_is_made_again(run_config, folder, encoded):
     settings = run_config("flux").policy
     [key] = load_policy(settings, folder).encode(PROMPTS[:1])
@@ -243,13 +226,6 @@ def test_what_is_put_is_what_is_got_bit_for_bit(folder):
     assert (got.height, got.width) == (32, 48) and got.tensors.keys() == given.tensors.keys()
     for name, tensor in given.tensors.items():
         assert torch.equal(got.tensors[name], tensor) and got.tensors[name].dtype == tensor.dtype
-
-
-def test_what_was_never_put_is_not_there(folder):
-    cache = EncodingCache(folder)
-    assert "k" not in cache
-    with pytest.raises(FileNotFoundError):
-        cache.get("k")
 
 
 def test_a_file_appears_whole_or_not_at_all(folder, monkeypatch):

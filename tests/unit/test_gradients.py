@@ -86,14 +86,6 @@ def test_of_an_adapter_that_has_moved_lora_a_learns_in_the_same_places(ready, na
     assert without_gradient(made.gradient()) == unreachable
 
 
-def test_flux_reaches_every_module():
-    from arr_core.policies.flux import FluxPolicy
-
-    assert not FluxPolicy.unreachable(
-        None, "transformer_blocks.18.attn.to_add_out.lora_B.default.weight"
-    )
-
-
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
 def test_of_qwen_the_last_blocks_text_stream_is_unreachable_and_nothing_else(ready, name):
     """Its keys and values still shape the picture; its query, its output and its MLP do not."""

@@ -108,18 +108,6 @@ def test_the_loss_is_per_transition_and_the_caller_averages():
 # ---------------------------------------------------------------------- the clip
 
 
-def test_the_clip_is_counted_in_both_directions():
-    out = rpo.loss(
-        torch.log(torch.tensor([1.21, 1.19, 1.0, 0.81, 0.79])),
-        torch.ones(5),
-        torch.zeros(5),
-        clip_range=0.2,
-        kl_coefficient=0.0,
-    )
-    assert out.clipped_high.tolist() == [True, False, False, False, False]
-    assert out.clipped_low.tolist() == [False, False, False, False, True]
-
-
 @pytest.mark.parametrize(
     ("log_ratio", "advantage", "gradient"),
     [
@@ -184,18 +172,6 @@ def test_the_clip_of_0_2_fires_both_ways_for_few_elements_and_never_for_65536():
 # ---------------------------------------------------------------------- the ratio and its guard
 
 
-@pytest.mark.parametrize("shift", [0.3, 1.0])
-def test_the_log_ratio_is_biased_by_minus_half_the_squared_shift_and_the_guard_centres_it(shift):
-    """log ratio ~ N(-d^2/2, d^2/D), and N(0, d^2/D) with the guard."""
-    elements, samples = 64, 20_000
-    plain, guard = (moved_log_ratios(elements, shift, samples, guard=on) for on in (False, True))
-    spread = shift / math.sqrt(elements)
-    tolerance = 4 * spread / math.sqrt(samples)
-    assert plain.mean().item() == pytest.approx(-(shift**2) / 2, abs=tolerance)
-    assert guard.mean().item() == pytest.approx(0, abs=tolerance)
-    assert [plain.std().item(), guard.std().item()] == pytest.approx([spread, spread], rel=0.03)
-
-
 def test_the_guarded_log_ratio_is_linear_in_the_noise():
     """log(new / old) + |d|^2 / (2 std^2) = <new - old, noise> / (std D), exactly."""
     old, noise, change = rand(2, 3, 5), rand(2, 3, 5, seed=1), 0.02 * rand(2, 3, 5, seed=2)
@@ -226,13 +202,6 @@ def test_the_kl_is_torchs_averaged_over_elements():
     torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_kl_by_hand():
-    """One of two elements off by .2 at std .1: (.04 + 0) / 2 / .02 = 1."""
-    policy, reference = torch.tensor([[0.2, 0.5]]), torch.tensor([[0.0, 0.5]])
-    kl = rpo.kl_mean(sde.Transition(policy, 0.1), sde.Transition(reference, 0.1))
-    assert kl.item() == pytest.approx(1.0, abs=1e-6)
-
-
 def gradient_in_velocity(penalty, v: torch.Tensor, v_ref: torch.Tensor) -> torch.Tensor:
     """The gradient of a penalty of (policy's transition, reference's transition, x_next), in the policy's velocity."""
     x, v = rand(2, 6), v.clone().requires_grad_(True)
@@ -245,11 +214,6 @@ def gradient_in_velocity(penalty, v: torch.Tensor, v_ref: torch.Tensor) -> torch
 
 def exact_kl(policy, reference, x_next):
     return rpo.kl_mean(policy, reference)
-
-
-def reference_code(policy, reference, x_next):
-    """What the released code of the paper adds to its loss in place of a KL."""
-    return sde.log_prob_mean(x_next, policy) - sde.log_prob_mean(x_next, reference)
 
 
 def test_the_gradient_of_the_kl_is_the_distance_of_the_means_over_the_variance():
@@ -268,20 +232,6 @@ def test_the_gradient_of_the_kl_is_zero_where_the_policy_is_the_reference_and_ch
     assert not gradient_in_velocity(exact_kl, v, v).any()
     one, other = (gradient_in_velocity(exact_kl, v, rand(2, 6, seed=seed)) for seed in (2, 3))
     assert (one - other).abs().max() > 0.01
-
-
-def test_the_reference_codes_difference_of_log_probs_has_a_gradient_that_ignores_the_reference():
-    """Its gradient is that of logp_new alone: the same for every reference, and not zero where nothing has moved."""
-    v = rand(2, 6, seed=1)
-    one, other = (gradient_in_velocity(reference_code, v, rand(2, 6, seed=seed)) for seed in (2, 3))
-    assert torch.equal(one, other)
-    assert gradient_in_velocity(reference_code, v, v).abs().max() > 0.01
-
-
-def test_a_step_down_the_kl_comes_nearer_to_the_reference():
-    v, v_ref = rand(2, 6, seed=1), rand(2, 6, seed=2)
-    nearer = v - 0.1 * gradient_in_velocity(exact_kl, v, v_ref)
-    assert (nearer - v_ref).norm() < (v - v_ref).norm()
 
 
 # ---------------------------------------------------------------------- the first update
