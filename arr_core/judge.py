@@ -92,33 +92,31 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _measures_table(columns: Mapping[str, Measures]) -> str:
     """A Markdown table, one column a rubric."""
-    rows = {
-        "right, of the decided pairs": [_share(one.accuracy) for one in columns.values()],
-        "decided": [_share(one.coverage) for one in columns.values()],
-        "right, of single replies": [_share(one.single_accuracy) for one in columns.values()],
-        "the orders disagree": [_share(one.flip_rate) for one in columns.values()],
-        "the first image is named": [_share(one.first_position_rate) for one in columns.values()],
-        "symmetric bias": [
-            "-" if one.symmetric_bias is None else f"{100 * one.symmetric_bias:+.1f} points"
-            for one in columns.values()
-        ],
-        "pairs without an answer": [f"{one.failures}" for one in columns.values()],
-        "calls now": [f"{one.calls:,}" for one in columns.values()],
-        "tokens a pair": [
-            f"{one.tokens_per_pair:,.0f}" if one.tokens_per_pair else "-"
-            for one in columns.values()
-        ],
-        "cost of 1,000 pairs": [
-            f"{1000 * one.cost_per_pair:,.2f}" if one.cost_per_pair else "-"
-            for one in columns.values()
-        ],
-        "seconds a reply, median (95th percentile)": [
-            f"{one.latency_s[0]:.3g} ({one.latency_s[1]:.3g})" if one.latency_s else "-"
-            for one in columns.values()
-        ],
-    }
+    cells = [_cells(measures) for measures in columns.values()]
+    rows = [[name, *(column[name] for column in cells)] for name in cells[0]]
     pairs = next(iter(columns.values())).pairs
-    return markdown([f"{pairs:,} pairs", *columns], [[name, *row] for name, row in rows.items()])
+    return markdown([f"{pairs:,} pairs", *columns], rows)
+
+
+def _cells(one: Measures) -> dict[str, str]:
+    """One column of the table, by the rows' names."""
+    bias, latency = one.symmetric_bias, one.latency_s
+    tokens, cost = one.tokens_per_pair, 1000 * one.cost_per_pair
+    return {
+        "right, of the decided pairs": _share(one.accuracy),
+        "decided": _share(one.coverage),
+        "right, of single replies": _share(one.single_accuracy),
+        "the orders disagree": _share(one.flip_rate),
+        "the first image is named": _share(one.first_position_rate),
+        "symmetric bias": "-" if bias is None else f"{100 * bias:+.1f} points",
+        "pairs without an answer": f"{one.failures}",
+        "calls now": f"{one.calls:,}",
+        "tokens a pair": f"{tokens:,.0f}" if tokens else "-",
+        "cost of 1,000 pairs": f"{cost:,.2f}" if cost else "-",
+        "seconds a reply, median (95th percentile)": f"{latency[0]:.3g} ({latency[1]:.3g})"
+        if latency
+        else "-",
+    }
 
 
 def _tag_table(columns: Mapping[str, Measures]) -> str:

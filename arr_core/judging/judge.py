@@ -151,7 +151,9 @@ class Judge:
         if key in stored:
             return stored[key]
         opinion = await asked[key]
-        await self._work(self.store.put, {key: opinion})
+        # What was paid for is stored even where nobody waits for it any more.
+        storing = self._workers.submit(self.store.put, {key: opinion})
+        await asyncio.shield(asyncio.wrap_future(storing))
         return opinion
 
     def _work(self, function, *arguments) -> asyncio.Future:

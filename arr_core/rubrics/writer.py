@@ -73,7 +73,8 @@ class CachedChat:
                 reason = f"{error}{', cut off at the token limit' if reply.cut else ''}"
                 asked = [*messages, *once_more(reply.text, reason)]
             else:
-                await asyncio.to_thread(self.store.put_reply, key, reply.text)
+                # At once, so that no cancellation comes between what was paid and what is kept.
+                self.store.put_reply(key, reply.text)
                 return value
         raise ChatError(reason)
 

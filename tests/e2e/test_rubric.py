@@ -168,34 +168,6 @@ def test_a_rubric_that_does_not_help_is_set_aside(user):
     assert "Not kept" in (user / "rubric.html").read_text(encoding="utf-8")
 
 
-def test_a_rubric_for_edits_is_written_and_checked_with_the_source_in_sight(user):
-    rows = [json.loads(line) for line in (user / "pairs.jsonl").open()][:8]
-    Image.new("RGB", (64, 32), (1, 2, 3)).save(user / "source.png")
-    edits = [
-        {
-            "query": row["query"],
-            "source_image": "source.png",
-            "edited_images": row["response"],
-            "label_rank": row["label_rank"],
-        }
-        for row in rows
-    ]
-    (user / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in edits))
-    with OpenAIServer(mind) as server:
-        profile(server, user)
-        done = rubric(*PAIRS[:3], "edit", *PAIRS[4:], user=user)
-        assert done.returncode == 0, done.stderr
-        shown = [
-            request.pictures for request in server.requests if not isinstance(request.parts, str)
-        ]
-    assert all(
-        list(pictures)[0] == "BASE" and pictures["BASE"].size == (64, 32) and len(pictures) == 3
-        for pictures in shown
-    )
-    assert load_rubric(user / "rubric.json", "edit").provenance["held_out_accuracy"] == 1.0
-    assert (user / "rubric.html").read_text(encoding="utf-8").count('<figure class="source">') >= 4
-
-
 def test_a_killed_job_goes_on_and_pays_nothing_twice(user):
     with OpenAIServer(lambda request: Reply(mind(request), delay_s=0.03)) as server:
         profile(server, user)
