@@ -154,7 +154,7 @@ class LocalChat(Chat):
         dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
-            load = AutoModelForImageTextToText.from_pretrained
+            load: Any = AutoModelForImageTextToText.from_pretrained
             model = load(self.name, dtype=getattr(torch, dtype)).eval()
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             raise JudgeError(

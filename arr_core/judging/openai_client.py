@@ -300,10 +300,9 @@ def _text(message: dict[str, Any], finish_reason: Any) -> str:
     if isinstance(content, str) and content:
         return content
     thoughts = message.get("reasoning_content") or message.get("reasoning")
-    whole = (
-        isinstance(thoughts, str) and finish_reason == "stop" and thoughts.strip().startswith("{")
-    )
-    return thoughts if whole else ""
+    if isinstance(thoughts, str) and finish_reason == "stop" and thoughts.strip().startswith("{"):
+        return thoughts
+    return ""
 
 
 def first_token(log_probs: Any) -> dict[str, float]:

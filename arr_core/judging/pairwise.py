@@ -12,8 +12,9 @@ from .chat import Chat, Messages, Reply, RequestOptions
 from .client import Client, Question
 from .parsing import read_reply
 from .prompts import REASONS_VERSION, SCHEMA, messages, repair_messages
-from .verdict import Opinion
+from .verdict import Opinion, Place
 
+VOTES: tuple[Place | None, ...] = (0, 1, None)
 NEXT = "\n\n[asked again]\n\n"  # between the replies that made one opinion
 
 
@@ -85,8 +86,8 @@ def _sum(opinion: Opinion, parts: Sequence[Opinion], latency_s: float) -> Opinio
 def _majority(votes: Sequence[Opinion], threshold: float) -> Opinion:
     failures = [vote.failure for vote in votes if vote.failure]
     count = Counter(vote.preferred for vote in votes if not vote.failure)
-    place, most = count.most_common(1)[0] if count else (None, 0)
-    share = most / len(votes)
+    place = max(VOTES, key=lambda vote: count[vote])
+    share = count[place] / len(votes)
     tally = f"{count[0]} votes for the first, {count[1]} for the second, {count[None]} for neither"
     if share > 0.5:
         example = next(vote for vote in votes if not vote.failure and vote.preferred == place)

@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import json_repair
 
-from .verdict import Opinion
+from .verdict import Opinion, Place
 
-PLACES = {
-    "first": 0,
-    "image 1": 0,
-    "1": 0,
-    "a": 0,
-    "image a": 0,
-    "first image": 0,
-    "second": 1,
-    "image 2": 1,
-    "2": 1,
-    "b": 1,
-    "image b": 1,
-    "second image": 1,
+PLACES: dict[str, Place] = {
+    **dict.fromkeys(("first", "image 1", "1", "a", "image a", "first image"), 0),
+    **dict.fromkeys(("second", "image 2", "2", "b", "image b", "second image"), 1),
 }
 TIES = {"tie", "none", "neither", "both", "equal", "undecided", "draw"}
 LONGEST = 50_000  # characters from a reply's end that are read: the verdict comes last
@@ -64,43 +55,43 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     form = _form(answer, cut)
     if form is not None:
         return _from_form(form, reply)
+    nothing = Opinion(None, failure="a reply without a verdict", reply=reply)
     if cut:
-        return Opinion(None, failure="a reply without a verdict", reply=reply)
+        return nothing
     ranks = _rank_list(answer)
     if ranks is not None:
-        preferred = {(1, 2): 0, (2, 1): 1}.get(_plain(ranks))
-        failure = (
-            ""
-            if preferred is not None
-            else f"the ranks {json.dumps(ranks)[:60]} name no better image"
-        )
-        return Opinion(preferred, failure=failure, reply=reply)
-    place = PLACES.get(answer.strip(" .\"'*`").lower())
-    return Opinion(
-        place, failure="" if place is not None else "a reply without a verdict", reply=reply
-    )
+        if {type(rank) for rank in ranks} == {int} and sorted(ranks) == [1, 2]:  # not 1.0, not true
+            return Opinion(0 if ranks[0] == 1 else 1, reply=reply)
+        failure = f"the ranks {json.dumps(ranks)[:60]} name no better image"
+        return replace(nothing, failure=failure)
+    return _naming(answer.strip(" .\"'*`").lower(), nothing)
 
 
 def _from_form(content: dict[str, Any], reply: str) -> Opinion:
-    preferred = str(content["preferred"]).strip().lower()
-    reason = str(content.get("reason", ""))
-    findings = (
+    findings = content.get("findings")
+    rows = [row for row in findings if isinstance(row, dict)] if isinstance(findings, list) else []
+    opinion = Opinion(
+        None,
+        str(content.get("reason", "")),
         tuple(
             (
-                str(item.get("criterion", "")),
-                f"first: {item.get('first', '')}; second: {item.get('second', '')}",
+                str(row.get("criterion", "")),
+                f"first: {row.get('first', '')}; second: {row.get('second', '')}",
             )
-            for item in content.get("findings") or ()
-            if isinstance(item, dict)
-        )
-        if isinstance(content.get("findings"), list)
-        else ()
+            for row in rows
+        ),
+        failure="a reply without a verdict",
+        reply=reply,
     )
-    if preferred in PLACES:
-        return Opinion(PLACES[preferred], reason, findings, reply=reply)
+    preferred = str(content["preferred"]).strip().lower()
     if preferred in TIES:
-        return Opinion(None, reason or "a tie", findings, reply=reply)
-    return Opinion(None, reason, findings, failure="a reply without a verdict", reply=reply)
+        return replace(opinion, failure="", reason=opinion.reason or "a tie")
+    return _naming(preferred, opinion)
+
+
+def _naming(name: str, failed: Opinion) -> Opinion:
+    """The opinion that prefers the image of this name; the failed one where there is no such image."""
+    return replace(failed, preferred=PLACES[name], failure="") if name in PLACES else failed
 
 
 def after_thoughts(reply: str) -> str | None:
@@ -158,8 +149,3 @@ def _rank_list(answer: str) -> list | None:
         if isinstance(value, list):
             return value
     return None
-
-
-def _plain(ranks: list) -> tuple | None:
-    """Two whole numbers as a tuple: 1.0 and true are none."""
-    return tuple(ranks) if [type(rank) for rank in ranks] == [int, int] else None

@@ -149,13 +149,13 @@ class Profile(BaseModel):
 def load_profile(name: str) -> Profile:
     """The profile called ``name``. Raises JudgeError that says which names there are and where they live."""
     if name in BUILT_IN:
-        return Profile(kind=name)
+        return Profile.model_validate({"kind": name})
     path = profiles_file()
     profiles = _read(path)
     if name not in profiles:
         known = ", ".join(sorted({*profiles, *BUILT_IN}))
         raise JudgeError(
-            f"judge.profile: expected one of {known}, came {name!r}; describe it in {path}, for example "
+            f"judge.profile: expected one of {known}, got {name!r}; describe it in {path}, for example "
             f"{name}: {{url: 'http://127.0.0.1:8000/v1', model: 'Qwen/Qwen3-VL-8B-Instruct'}}"
         )
     if fault := profiles[name].fault():
@@ -203,38 +203,29 @@ def make_chat(
 ) -> Chat:
     """The model of the profile called ``name``, to be talked to. Raises JudgeError where there is none, or no key."""
     profile = load_profile(name)
+    reply = profile.model_dump(include={"temperature", "max_tokens", "max_side"})
     if profile.kind == "openai":
         from .openai_client import OpenAIChat
 
         template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
-        chat = OpenAIChat(
+        chat: Chat = OpenAIChat(
+            name=name,
             url=profile.url,
             model=profile.model,
             api_key=_key(name, profile),
+            extra={**template, **profile.extra},
+            price=profile.price_per_million_tokens,
+            reply_price=profile.price_per_million_reply_tokens,
             timeout_s=timeout_s,
             retries=retries,
             concurrency=concurrency,
-            temperature=profile.temperature,
-            max_tokens=profile.max_tokens,
-            max_side=profile.max_side,
-            price=profile.price_per_million_tokens,
-            reply_price=profile.price_per_million_reply_tokens,
-            extra={**template, **profile.extra},
-            name=name,
+            **reply,
         )
     elif profile.kind == "local":
         from .local import LocalChat
 
-        chat = LocalChat(
-            profile.model,
-            device=profile.device,
-            dtype=profile.dtype,
-            batch_size=profile.batch_size,
-            temperature=profile.temperature,
-            max_tokens=profile.max_tokens,
-            max_side=profile.max_side,
-            chat_template=profile.chat_template,
-        )
+        where = profile.model_dump(include={"device", "dtype", "batch_size", "chat_template"})
+        chat = LocalChat(profile.model, **where, **reply)
     else:
         raise JudgeError(
             f"the judge profile {name!r} is of kind {profile.kind}, which writes no text; name a profile of "

@@ -182,8 +182,10 @@ class VerdictStore:
                 f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
                 (-1 if last is None else last,),
             ).fetchall()
-        for *judged, opinions, time in rows:
-            yield Entry(*judged, tuple(map(Opinion.load, _unpacked(opinions))), time)
+        for row in rows:
+            entry = Entry(*row)
+            opinions = _unpacked(row[-2])
+            yield replace(entry, opinions=tuple(map(Opinion.load, opinions)))
 
     def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """The WebP files of images, by hash, where there are any."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from ..common.errors import ArrError
 
 Side = Literal["a", "b"]
+SIDES: tuple[Side, Side] = ("a", "b")
+Place = Literal[0, 1]  # shown first, shown second
 
 
 class JudgeError(ArrError, RuntimeError):
@@ -26,7 +28,7 @@ class Opinion:
     calls: requests that it took, votes and repair questions included; tokens and cost are their sum.
     """
 
-    preferred: Literal[0, 1] | None
+    preferred: Place | None
     reason: str = ""
     findings: tuple[tuple[str, str], ...] = ()
     confidence: float | None = None
@@ -44,13 +46,11 @@ class Opinion:
 
     def __post_init__(self):
         if self.preferred not in (0, 1, None):
-            raise ValueError(
-                f"an opinion prefers the place 0, the place 1 or None, not {self.preferred!r}"
-            )
+            raise ValueError(f"expected a preferred place of 0, 1 or None, got {self.preferred!r}")
         if self.failure and self.preferred is not None:
-            raise ValueError("a failed reply prefers nothing")
+            raise ValueError("expected no preferred place in a failed reply")
         if self.log_odds is not None and not math.isfinite(self.log_odds):
-            raise ValueError(f"log-odds are a finite number, not {self.log_odds}")
+            raise ValueError(f"expected finite log-odds, got {self.log_odds}")
 
     @classmethod
     def load(cls, content: dict[str, Any]) -> Opinion:
@@ -79,7 +79,7 @@ class Verdict:
     @property
     def winner(self) -> int | None:
         """0 for image a, 1 for image b, None for undecided."""
-        return None if self.preferred is None else "ab".index(self.preferred)
+        return None if self.preferred is None else SIDES.index(self.preferred)
 
     @property
     def failed(self) -> bool:
@@ -89,12 +89,12 @@ class Verdict:
     @property
     def log_odds(self) -> float | None:
         """The mean over the orders of log P(a) / P(b): what favours a place, first or second, cancels in it."""
-        if not self.opinions or any(opinion.log_odds is None for opinion in self.opinions):
+        stated = [one.log_odds for one in self.opinions if one.log_odds is not None]
+        if not stated or len(stated) < len(self.opinions):
             return None
-        return sum(
-            -opinion.log_odds if swapped else opinion.log_odds
-            for swapped, opinion in enumerate(self.opinions)
-        ) / len(self.opinions)
+        return sum(-value if swapped else value for swapped, value in enumerate(stated)) / len(
+            stated
+        )
 
     @property
     def confidence(self) -> float | None:
@@ -119,16 +119,20 @@ class Verdict:
         return sum(opinion.preferred == 0 for opinion in self.opinions)
 
     @property
+    def _paid(self) -> list[Opinion]:
+        return [opinion for opinion in self.opinions if not opinion.cached]
+
+    @property
     def calls(self) -> int:
-        return sum(opinion.calls for opinion in self.opinions if not opinion.cached)
+        return sum(opinion.calls for opinion in self._paid)
 
     @property
     def tokens(self) -> int:
-        return sum(opinion.tokens for opinion in self.opinions if not opinion.cached)
+        return sum(opinion.tokens for opinion in self._paid)
 
     @property
     def cost(self) -> float:
-        return sum(opinion.cost for opinion in self.opinions if not opinion.cached)
+        return sum(opinion.cost for opinion in self._paid)
 
     @property
     def latency_s(self) -> float:
@@ -153,63 +157,47 @@ def combine(opinions: tuple[Opinion, ...]) -> Verdict:
         return Verdict(None, f"no verdict: {failures[0]}", opinions)
     verdict = Verdict(None, "", opinions)
     if verdict.log_odds is not None:
-        return _of_probabilities(verdict)
-    sides = [
-        None if opinion.preferred is None else "ab"[opinion.preferred ^ swapped]
-        for swapped, opinion in enumerate(opinions)
-    ]
-    if None in sides:
-        return replace(
-            verdict, reason=f"undecided: {opinions[sides.index(None)].reason or 'a tie'}"
-        )
-    if len(set(sides)) > 1:
+        return _of_probabilities(verdict, verdict.log_odds)
+    for opinion in opinions:
+        if opinion.preferred is None:
+            return replace(verdict, reason=f"undecided: {opinion.reason or 'a tie'}")
+    first, *second = (opinion.preferred for opinion in opinions)
+    if first in second:
         return replace(verdict, reason="undecided: the two orders disagree")
-    return Verdict(sides[0], opinions[0].reason, opinions)
+    return Verdict("a" if first == 0 else "b", opinions[0].reason, opinions)
 
 
-def _of_probabilities(verdict: Verdict) -> Verdict:
+def _of_probabilities(verdict: Verdict, log_odds: float) -> Verdict:
     threshold = max(opinion.threshold for opinion in verdict.opinions)
-    if not verdict.log_odds:
+    confidence = confidence_of(log_odds)
+    if log_odds == 0:
         return replace(verdict, reason="undecided: a tie")
-    if verdict.confidence < threshold:
-        return replace(
-            verdict, reason=f"undecided: {verdict.confidence:.0%} sure, less than {threshold:.0%}"
-        )
-    return replace(
-        verdict,
-        preferred="a" if verdict.log_odds > 0 else "b",
-        reason=f"{verdict.confidence:.0%} sure",
-    )
+    if confidence < threshold:
+        reason = f"undecided: {confidence:.0%} sure, less than {threshold:.0%}"
+        return replace(verdict, reason=reason)
+    side: Side = "a" if log_odds > 0 else "b"
+    return replace(verdict, preferred=side, reason=f"{confidence:.0%} sure")
 
 
 def _of_members(opinions: tuple[Opinion, ...]) -> Verdict:
     """The panel's verdict. A member that failed, or that is undecided, is no vote for anybody."""
-    quorum, failures = (
-        max(opinion.quorum for opinion in opinions),
-        [o.failure for o in opinions if not o.members],
-    )
-    if failures or len({len(opinion.members) for opinion in opinions}) > 1:
-        return Verdict(
-            None,
-            f"no verdict: {failures[0] if failures else 'the panel changed between the orders'}",
-            opinions,
-        )
-    verdicts = [
-        combine(tuple(opinion.members[at] for opinion in opinions))
-        for at in range(len(opinions[0].members))
-    ]
-    votes = {side: [verdict for verdict in verdicts if verdict.preferred == side] for side in "ab"}
-    side = max(votes, key=lambda side: len(votes[side]))
-    if len(votes[side]) >= quorum:
-        return Verdict(
-            side, f"{len(votes[side])} of {len(verdicts)} judges: {votes[side][0].reason}", opinions
-        )
-    failed = sum(verdict.failed for verdict in verdicts)
-    return Verdict(
-        None,
+    quorum = max(opinion.quorum for opinion in opinions)
+    for opinion in opinions:
+        if not opinion.members:
+            return Verdict(None, f"no verdict: {opinion.failure}", opinions)
+    members = zip(*(opinion.members for opinion in opinions), strict=True)
+    verdicts = [combine(orders) for orders in members]
+    votes: dict[Side, list[Verdict]] = {
+        side: [one for one in verdicts if one.preferred == side] for side in SIDES
+    }
+    for side, agreeing in votes.items():
+        if len(agreeing) >= quorum:
+            reason = f"{len(agreeing)} of {len(verdicts)} judges: {agreeing[0].reason}"
+            return Verdict(side, reason, opinions)
+    neither = sum(not one.decided for one in verdicts)
+    failed = sum(one.failed for one in verdicts)
+    reason = (
         f"undecided: {quorum} of {len(verdicts)} judges must agree; {len(votes['a'])} for a, "
-        f"{len(votes['b'])} for b, {len(verdicts) - len(votes['a']) - len(votes['b'])} for neither"
-        + f" ({failed} failed)"
-        * (failed > 0),
-        opinions,
+        f"{len(votes['b'])} for b, {neither} for neither"
     )
+    return Verdict(None, f"{reason} ({failed} failed)" if failed else reason, opinions)

@@ -61,7 +61,7 @@ def test_the_file_is_in_the_users_configuration_folder(monkeypatch, tmp_path):
     for variable in ("XDG_CONFIG_HOME", "APPDATA"):
         monkeypatch.setenv(variable, str(tmp_path))
     assert profiles_file() == tmp_path / "arr-rpo" / "judges.yaml"
-    assert "expected one of human, miniature, came 'local'; describe it in" in fault("local")
+    assert "expected one of human, miniature, got 'local'; describe it in" in fault("local")
 
 
 def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
@@ -70,7 +70,7 @@ def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
     )
     said = fault("bx")
     assert said.startswith(
-        "judge.profile: expected one of 7, box, human, miniature, other, came 'bx'; describe it in "
+        "judge.profile: expected one of 7, box, human, miniature, other, got 'bx'; describe it in "
     )
     assert str(path) in said and "bx: {url:" in said
 
@@ -235,7 +235,7 @@ def test_a_panel_is_made_of_its_members(judges):
     assert "twice: all is a panel; expected the names of single judges" in fault(
         "twice", make_client
     )
-    assert "came 'three'" in fault("lost", make_client)
+    assert "got 'three'" in fault("lost", make_client)
 
 
 @pytest.mark.parametrize("name", ["miniature", "human", "all"])

@@ -74,7 +74,7 @@ def test_a_failure_prefers_nothing_and_a_place_is_0_or_1():
     with pytest.raises(ValueError, match="a failed reply prefers nothing"):
         Opinion(0, failure="HTTP 500")
     for place in (2, -1, "first", "a"):
-        with pytest.raises(ValueError, match="an opinion prefers the place 0, the place 1 or None"):
+        with pytest.raises(ValueError, match="expected a preferred place of 0, 1 or None"):
             Opinion(place)
     with pytest.raises(ValueError, match="a failed reply prefers nothing"):
         dataclasses.replace(FAILED, preferred=1)
@@ -133,7 +133,7 @@ def test_orders_of_which_one_gives_probabilities_must_agree_in_words():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_log_odds_are_finite(value):
-    with pytest.raises(ValueError, match="log-odds are a finite number"):
+    with pytest.raises(ValueError, match="expected finite log-odds"):
         Opinion(None, log_odds=value)
 
 
