@@ -71,12 +71,12 @@ def test_a_verdict_says_why(orders, reason):
 
 
 def test_a_failure_prefers_nothing_and_a_place_is_0_or_1():
-    with pytest.raises(ValueError, match="a failed reply prefers nothing"):
+    with pytest.raises(ValueError, match="expected no preferred place"):
         Opinion(0, failure="HTTP 500")
     for place in (2, -1, "first", "a"):
         with pytest.raises(ValueError, match="expected a preferred place of 0, 1 or None"):
             Opinion(place)
-    with pytest.raises(ValueError, match="a failed reply prefers nothing"):
+    with pytest.raises(ValueError, match="expected no preferred place"):
         dataclasses.replace(FAILED, preferred=1)
 
 
