@@ -9,11 +9,12 @@ words (of characters, in Chinese): no further model is needed, and the same crit
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 _WORD = re.compile(r"[^\W\d_\u3040-\u9fff]+|\d+|[\u3040-\u9fff]")
 
@@ -26,31 +27,19 @@ def select(criteria: Sequence[str], most: int) -> list[str]:
     return [different[at] for at in sorted(_greedy(_similarities(different), most))]
 
 
-def _greedy(similarity, most: int) -> list[int]:
-    """Places of the chosen rows of [N, N] similarities, the most useful first; of equals, the earlier.
-
-    A gain only ever shrinks, so that most need not be computed again (Minoux 1978): the same choice, much faster.
-    """
-    import numpy as np
-
+def _greedy(similarity: np.ndarray, most: int) -> list[int]:
+    """Indices of the chosen rows of [N, N] similarities, the most useful first; of equals, the earlier."""
     covered, chosen = np.zeros(len(similarity)), []
-    gains = [(-round(float(row.sum()), 9), at) for at, row in enumerate(similarity)]
-    heapq.heapify(gains)
-    while gains and len(chosen) < most:
-        _, at = heapq.heappop(gains)
-        now = (-round(float(np.maximum(similarity[at] - covered, 0).sum()), 9), at)
-        if gains and now > gains[0]:
-            heapq.heappush(gains, now)
-        else:
-            chosen.append(at)
-            covered = np.maximum(covered, similarity[at])
+    for _ in range(most):
+        gains = np.maximum(similarity - covered, 0).sum(axis=1).round(9)
+        gains[chosen] = -1
+        chosen.append(int(gains.argmax()))
+        covered = np.maximum(covered, similarity[chosen[-1]])
     return chosen
 
 
-def _similarities(texts: Sequence[str]):
+def _similarities(texts: Sequence[str]) -> np.ndarray:
     """Cosines of TF-IDF vectors, [N, N] in 0..1; a text is like itself even if it has no words."""
-    import numpy as np
-
     counts = [Counter(_terms(text)) for text in texts]
     holders: dict[str, list[int]] = {}
     for at, count in enumerate(counts):
