@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,8 +29,8 @@ class BaseSpec:
     folder: Path = Path()
 
     @property
-    def task(self) -> str:
-        """ "edit" or "t2i"."""
+    def task(self) -> Literal["t2i", "edit"]:
+        """What the base does."""
         return "edit" if self.policy.family == "qwen-image-edit" else "t2i"
 
 

@@ -23,7 +23,6 @@ from .config import ConfigError
 from .sampling_options import adapter_of, add_options, load_adapter_for, plan_of, spec_of
 
 if TYPE_CHECKING:
-    from .adapters import Adapter
     from .judging import Judge
 
 EXAMPLES = """\
@@ -37,9 +36,8 @@ examples:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = list(sys.argv[1:] if words is None else words)
+    words = sys.argv[1:] if words is None else words
     if UNTIL_EOF in words:
-        words.remove(UNTIL_EOF)
         stop_at_eof()
     return run(
         lambda: _evaluate(_parser().parse_args(words)),
@@ -50,9 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from .adapters import base_id
     from .reports.win_rate import write_report
-    from .sampling import ImageFiles, adapted
     from .training.events import EventLog, FinishedEvent, ProgressEvent, StartedEvent
-    from .training.validation import Score, Side, compare, show, validation_event
+    from .training.validation import Score, compare, show, validation_event
 
     output = options.output or new_folder("evaluations")
     if (output / "result.json").exists():
@@ -77,14 +74,11 @@ def _evaluate(options: argparse.Namespace) -> int:
             log.emit(ProgressEvent(stage=stage, done=done, total=total))
 
         sampler = stack.enter_context(plan.sampler(report))
-
-        def side(name: str, adapter: Adapter | None) -> Side:
-            samples = output / "samples" / name
-            files = [samples / f"{place:04d}.png" for place in range(len(plan.jobs))]
-            images = ImageFiles(files, plan.texts(sampler.keys, adapter))
-            return Side(name, lambda: adapted(sampler.policy, adapter, plan.strength), images)
-
-        first, second = side("first", adapter), side("second", other)
+        names = [f"{place:04d}.png" for place in range(len(plan.jobs))]
+        first, second = (
+            plan.side(sampler, side, weights, [output / "samples" / side / file for file in names])
+            for side, weights in (("first", adapter), ("second", other))
+        )
         verdicts = compare(judge, sampler, first, second, report)
         images = list(show(sampler, verdicts, first, second).values())
         event = validation_event(0, verdicts, images)
@@ -155,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         steps=None,
         output="a new folder for result, report and images (default: evaluations/001, 002, ...)",
     )
+    parser.add_argument(UNTIL_EOF, action="store_true", help="stop when standard input ends")
     parser.add_argument(
         "--against",
         type=Path,

@@ -19,12 +19,11 @@ from .common.command import Parser, new_folder, run
 from .common.progress import ProgressBars
 from .config import ConfigError
 from .data import Example, example_of
-from .sampling_options import adapter_of, add_options, plan_of, spec_of
+from .sampling_options import Plan, adapter_of, add_options, plan_of, spec_of
 
 if TYPE_CHECKING:
     from .adapters import Adapter
     from .reports.grid import Row
-    from .sampling import Plan
 
 GRID_ROWS = 32  # prompts in one grid picture
 EXAMPLES = """\
@@ -51,7 +50,6 @@ def main(words: Sequence[str] | None = None) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from .adapters import base_warning
     from .reports.grid import draw_grid
-    from .sampling import ImageFiles, adapted
 
     spec = spec_of(options)
     plan = plan_of(options, spec, _single(options, spec))
@@ -71,17 +69,15 @@ def _generate(options: argparse.Namespace) -> int:
     _check_new(output, [*itertools.chain(*files.values()), *grids])
     with ProgressBars("image") as report, plan.sampler(report) as sampler:
         for variant, weights in variants.items():
-            texts = plan.texts(sampler.keys, weights)
-            images = ImageFiles(files[variant], texts)
-            with adapted(sampler.policy, weights, plan.strength):
-                for _ in sampler.fill(images, f"{variant} images", report):
-                    pass
-    rows = _rows(plan, files)
+            side = plan.side(sampler, variant, weights, files[variant])
+            for _ in sampler.fill(side, report):
+                pass
+    rows, summary = _rows(plan, files), _summary(plan.texts(sampler.keys, adapter)[0])
     titles = [f"{variant}, seed {seed}" for seed in plan.seeds for variant in variants]
     if plan.prompts[0].source:
         titles = ["source", *titles]
     for grid, first in zip(grids, pages, strict=True):
-        draw_grid(rows[first : first + GRID_ROWS], titles, _summary(texts[0])).save(grid)
+        draw_grid(rows[first : first + GRID_ROWS], titles, summary).save(grid)
     count = len(variants) * len(plan.jobs)
     names = ", ".join(grid.name for grid in grids)
     print(f"wrote {count} image{'s' * (count > 1)} and {names} to {output}")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,15 +16,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import __version__
-from .adapters import Adapter, base_id, inject
+from .adapters import Adapter, inject
 from .common.files import atomic_write
 from .common.progress import ReportProgress, no_progress
-from .config.schema import Policy as PolicySettings
 from .config.schema import Rollout
 from .data import Example, open_image
 from .policies.base import Batch, Policy
-from .policies.loading import load_policy
 
 # ---------------------------------------------------------------------- the sampler
 
@@ -54,6 +51,15 @@ def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
     ]
 
 
+@dataclass(frozen=True)
+class Side:
+    """Whose images are sampled: the context in which its weights compute, and its images, which may be there already."""
+
+    name: str
+    weights: Callable[[], AbstractContextManager]
+    images: ImageFiles | MemoryImages
+
+
 class Sampler:
     """Samples one image for each example and its seed, by the steps, shift and micro_batch of ``settings``."""
 
@@ -67,41 +73,38 @@ class Sampler:
     ):
         """Encodes the prompts that are not yet encoded."""
         self.policy, self.examples, self.seeds, self.settings = policy, examples, seeds, settings
-        self.keys = policy.encode(examples, lambda _, done, total: report("prompts", done, total))
+        self.keys = policy.encode(examples, report)
 
-    def fill(
-        self,
-        images: ImageFiles | MemoryImages,
-        stage: str = "images",
-        report: ReportProgress = no_progress,
-    ) -> Iterator[list[int]]:
-        """Sample what ``images`` lacks. Yields the places that are there: at first those of before, then each batch."""
-        settings, total = self.settings, len(self.keys)
-        missing = [place for place in range(total) if place not in images]
+    def fill(self, side: Side, report: ReportProgress = no_progress) -> Iterator[list[int]]:
+        """Sample the images that a side lacks. Yields the places that are there: at first those of before, then each batch."""
+        settings, stage, total = self.settings, f"{side.name} images", len(self.keys)
+        missing = [place for place in range(total) if place not in side.images]
         there = sorted(set(range(total)) - set(missing))
-        report(stage, len(there), total)
-        for at in range(0, len(there), settings.micro_batch):
+        done = len(there)
+        report(stage, done, total)
+        for at in range(0, done, settings.micro_batch):
             yield there[at : at + settings.micro_batch]
         sigmas = self.policy.sigmas(settings.steps, settings.shift)
         groups = batches(self.policy, [self.keys[at] for at in missing], settings.micro_batch)
-        done = len(there)
 
         def sample(places: Sequence[int]) -> list[Image.Image]:
             batch = self.policy.batch([self.keys[place] for place in places])
             x0 = denoise(self.policy, batch, [self.seeds[place] for place in places], sigmas)
             return self.policy.decode(x0, batch)
 
-        for group in self.policy.in_step(groups, dummy=lambda: sample([0])):
-            places = [missing[at] for at in group]
-            for place, image in zip(places, sample(places), strict=True):
-                images[place] = image
-            report(stage, done := done + len(places), total)
-            yield places
+        with side.weights():
+            for group in self.policy.in_step(groups, dummy=lambda: sample([0])):
+                places = [missing[at] for at in group]
+                for place, image in zip(places, sample(places), strict=True):
+                    side.images[place] = image
+                done += len(places)
+                report(stage, done, total)
+                yield places
 
     def images(self) -> list[Image.Image]:
-        """The images, in the order of the examples."""
+        """The images under the weights as they are, in the order of the examples."""
         images = MemoryImages({})
-        for _ in self.fill(images):
+        for _ in self.fill(Side("", contextlib.nullcontext, images)):
             pass
         return [images[place] for place in range(len(self.keys))]
 
@@ -173,61 +176,3 @@ class MemoryImages(dict[int, Image.Image]):
         super().__setitem__(place, image)
         if place in self.files:
             save_image(image, self.files[place])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which images are made: every prompt with every seed. ``encodings`` is a folder of encodings that may hold some
-    already; None makes a temporary one."""
-
-    settings: PolicySettings
-    rollout: Rollout
-    prompts: Sequence[Example]
-    seeds: Sequence[int]
-    strength: float = 1.0
-    encodings: Path | None = None
-
-    @property
-    def jobs(self) -> list[tuple[Example, int]]:
-        """The prompt and the seed of each image; its index is the image's place."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
-
-    @contextlib.contextmanager
-    def sampler(self, report: ReportProgress = no_progress) -> Iterator[Sampler]:
-        """A sampler of the jobs. Raises PolicyError."""
-        examples, seeds = zip(*self.jobs, strict=True)
-        with contextlib.ExitStack() as stack:
-            folder = self.encodings or stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="arr-rpo-", ignore_cleanup_errors=True)
-            )
-            policy = load_policy(self.settings, Path(folder))
-            yield Sampler(policy, examples, seeds, self.rollout, report)
-
-    def texts(self, keys: Sequence[str], adapter: Adapter | None) -> list[dict[str, str]]:
-        """What each image is made of, for its file: names and hashes, never a path of this machine."""
-        settings = self.settings
-        common = {
-            "base": base_id(settings.base),
-            "revision": settings.revision,
-            "adapter": adapter.content_hash if adapter else "none",
-            "strength": self.strength if adapter else None,
-            "steps": self.rollout.steps,
-            "shift": self.rollout.shift,
-            "true_cfg_scale": settings.true_cfg_scale,
-            "guidance_scale": settings.guidance_scale if settings.family == "flux" else None,
-            "negative_prompt": settings.negative_prompt if settings.true_cfg_scale > 1 else None,
-            "dtype": settings.dtype,
-            "version": f"arr-rpo {__version__}",
-        }
-        texts = []
-        for (prompt, seed), key in zip(self.jobs, keys, strict=True):
-            source = prompt.source.name if prompt.source else None
-            own = {"prompt": prompt.prompt, "source": source, "seed": seed, "encoding": key}
-            texts.append(
-                {name: _plain(value) for name, value in (own | common).items() if value is not None}
-            )
-        return texts
-
-
-def _plain(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,20 +1,25 @@
-"""The options that ``generate`` and ``evaluate`` share: a base, an adapter, prompts, and how images are sampled."""
+"""What ``generate`` and ``evaluate`` share: options for a base, an adapter, prompts and sampling, and the plan they make."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
 from .base_spec import BaseSpec, resolve
 from .common.command import Parser, number_from
+from .common.progress import ReportProgress, no_progress
 from .config import PRESETS, ConfigError, Policy, Rollout
 from .data import Example, load_examples, load_split
 
 if TYPE_CHECKING:
     from .adapters import Adapter
-    from .sampling import Plan
+    from .sampling import Sampler, Side
 
 # Options that replace a field of the same name in the configuration of the base.
 FIELDS = (
@@ -29,6 +34,76 @@ FIELDS = (
     "device",
     "revision",
 )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images are made: every prompt with every seed."""
+
+    spec: BaseSpec
+    prompts: Sequence[Example]
+    seeds: Sequence[int]
+    strength: float
+
+    @property
+    def jobs(self) -> list[tuple[Example, int]]:
+        """The prompt and the seed of each image; its index is the image's place."""
+        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+    @contextlib.contextmanager
+    def sampler(self, report: ReportProgress = no_progress) -> Iterator[Sampler]:
+        """A sampler of the jobs. Raises PolicyError."""
+        from .policies.loading import load_policy
+        from .sampling import Sampler
+
+        examples, seeds = zip(*self.jobs, strict=True)
+        folder = self.spec.folder.resolve().parent / ".encodings"
+        with contextlib.ExitStack() as stack:
+            if self.spec.run is None or not folder.is_dir():  # no run has encoded its prompts here
+                temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+                folder = Path(stack.enter_context(temporary))
+            policy = load_policy(self.spec.policy, folder)
+            yield Sampler(policy, examples, seeds, self.spec.rollout, report)
+
+    def side(
+        self, sampler: Sampler, name: str, adapter: Adapter | None, files: Sequence[Path]
+    ) -> Side:
+        """The images of the base with ``adapter``, in a file each, which says what its image was made of."""
+        from .sampling import ImageFiles, Side, adapted
+
+        images = ImageFiles(files, self.texts(sampler.keys, adapter))
+        return Side(name, lambda: adapted(sampler.policy, adapter, self.strength), images)
+
+    def texts(self, keys: Sequence[str], adapter: Adapter | None) -> list[dict[str, str]]:
+        """What each image is made of: names and hashes, never a path of this machine."""
+        from .adapters import base_id
+
+        settings = self.spec.policy
+        common = {
+            "base": base_id(settings.base),
+            "revision": settings.revision,
+            "adapter": adapter.content_hash if adapter else "none",
+            "strength": self.strength if adapter else None,
+            "steps": self.spec.rollout.steps,
+            "shift": self.spec.rollout.shift,
+            "true_cfg_scale": settings.true_cfg_scale,
+            "guidance_scale": settings.guidance_scale if settings.family == "flux" else None,
+            "negative_prompt": settings.negative_prompt if settings.true_cfg_scale > 1 else None,
+            "dtype": settings.dtype,
+            "version": f"arr-rpo {__version__}",
+        }
+        texts = []
+        for (prompt, seed), key in zip(self.jobs, keys, strict=True):
+            source = prompt.source.name if prompt.source else None
+            own = {"prompt": prompt.prompt, "source": source, "seed": seed, "encoding": key}
+            texts.append(
+                {name: _plain(value) for name, value in (own | common).items() if value is not None}
+            )
+        return texts
+
+
+def _plain(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def add_options(parser: Parser, *, steps: int | None, output: str) -> None:
@@ -110,23 +185,16 @@ def spec_of(options: argparse.Namespace) -> BaseSpec:
 
 
 def plan_of(
-    options: argparse.Namespace, spec: BaseSpec, examples: Sequence[Example] | None = None
+    options: argparse.Namespace, spec: BaseSpec, prompts: Sequence[Example] | None = None
 ) -> Plan:
     """The images that the options ask for. Raises ConfigError and DataError."""
-    from .sampling import Plan
-
-    encodings = spec.folder.resolve().parent / ".encodings"  # of the run, if it is one
+    seeds = range(options.seed, options.seed + options.count)
     return Plan(
-        spec.policy,
-        spec.rollout,
-        (examples or _examples(options, spec))[: options.limit],
-        range(options.seed, options.seed + options.count),
-        options.strength,
-        encodings if spec.run and encodings.is_dir() else None,
+        spec, (prompts or _prompts(options, spec))[: options.limit], seeds, options.strength
     )
 
 
-def _examples(options: argparse.Namespace, spec: BaseSpec) -> Sequence[Example]:
+def _prompts(options: argparse.Namespace, spec: BaseSpec) -> Sequence[Example]:
     if options.prompts is not None:
         return load_examples(options.prompts, spec.task)
     if spec.run is None:
@@ -148,7 +216,7 @@ def adapter_of(options: argparse.Namespace, spec: BaseSpec) -> Adapter | None:
                 f"{path}: expected the adapter that a run writes at its first checkpoint, got none; "
                 "let the run get that far, or give --adapter"
             )
-    return path and load_adapter_for(spec, path, options.alpha)
+    return load_adapter_for(spec, path, options.alpha) if path else None
 
 
 def load_adapter_for(spec: BaseSpec, path: Path, alpha: float | None = None) -> Adapter:

@@ -15,7 +15,7 @@ from ..config import TrainConfig
 from ..data import Example
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.base import Policy
-from ..sampling import ImageFiles, MemoryImages, Sampler, save_image
+from ..sampling import MemoryImages, Sampler, Side, save_image
 from .events import BothStatistics, ImageStatistics, ValidationEvent, ValidationImage
 from .image_statistics import image_statistics
 
@@ -60,15 +60,6 @@ class Score:
         )
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of two sides: the context in which its weights compute, and its images, which may be there already."""
-
-    name: str
-    weights: Callable[[], AbstractContextManager]
-    images: ImageFiles | MemoryImages
-
-
 def compare(
     judge: Judge,
     sampler: Sampler,
@@ -81,22 +72,20 @@ def compare(
     The images of b come first; then each batch of a is judged while the next one is sampled.
     """
     examples = sampler.examples
-    with b.weights():
-        for _ in sampler.fill(b.images, f"{b.name} images", report):
-            pass
+    for _ in sampler.fill(b, report):
+        pass
     asked = []
-    with a.weights():
-        for places in sampler.fill(a.images, f"{a.name} images", report):
-            pairs = [
-                Pair(
-                    examples[place].prompt,
-                    a.images[place],
-                    b.images[place],
-                    sampler.policy.source_picture(examples[place]),
-                )
-                for place in places
-            ]
-            asked.append((places, judge.submit(pairs)))
+    for places in sampler.fill(a, report):
+        pairs = [
+            Pair(
+                examples[place].prompt,
+                a.images[place],
+                b.images[place],
+                sampler.policy.source_picture(examples[place]),
+            )
+            for place in places
+        ]
+        asked.append((places, judge.submit(pairs)))
 
     def collect() -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
