@@ -1,6 +1,6 @@
 """The command ``python -m arr_core.adapter``: look into a LoRA adapter, or convert it to the universal file.
 
-Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what came and what to do next.
+Exit status: 0 done; 2 bad input, with one line on stderr that says what was expected, what it got and what to do next.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
     if not families_with(adapter.modules):
         raise AdapterError(
             f"{options.path}: expected modules of FLUX.1's or Qwen-Image's transformer as diffusers names them, "
-            f"found others such as {next(iter(adapter.modules))}; nothing could load the result"
+            f"got others such as {next(iter(adapter.modules))}; nothing could load the result"
         )
     source = options.path.resolve()
     file = options.output or Path(
@@ -85,7 +85,7 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
         raise AdapterError(f"{file}: expected an output that ends in .safetensors; change --output")
     if file.exists() and (file.samefile(source) or not options.output):
         raise AdapterError(
-            f"{file}: expected a new file, found one that is there already; give another --output"
+            f"{file}: expected a new file, got one that is there already; give another --output"
         )
     adapter.save_universal(file)
     where, name, scale = (

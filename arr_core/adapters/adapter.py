@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .errors import AdapterError
+from ..common.files import write_json
 from .family import Family, base_id, detect_family
-from .files import CONFIG_NAME, WEIGHTS_NAME, read_source, write_json, write_tensors
-from .layout import sort_names
-from .strength import Evidence, read_record
+from .file import CONFIG_NAME, WEIGHTS_NAME, AdapterError, read_source, write_tensors
+from .keys import parse_keys
+from .scale import ScaleResolver, read_record
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 UNIVERSAL = {"arr_adapter": "universal", "arr_scale": "baked"}
@@ -120,7 +120,7 @@ class Adapter:
         folder = Path(path)
         tensors = {f"base_model.model.{name}": tensor for name, tensor in self.state_dict().items()}
         write_tensors(tensors, folder / WEIGHTS_NAME, {})
-        write_json(self.peft_config(), folder / CONFIG_NAME)
+        write_json(folder / CONFIG_NAME, self.peft_config(), sort_keys=True)
         return folder
 
     def save_universal(self, file: str | Path) -> Path:
@@ -137,62 +137,62 @@ class Adapter:
 
 
 def load_adapter(path: str | Path, alpha: float | None = None) -> Adapter:
-    """The adapter at ``path``: a PEFT folder, a folder that holds one, or a single file in a layout of ``layout.py``.
+    """The adapter at ``path``: a PEFT folder, a folder that holds one, or a single file in a layout of ``keys.py``.
 
     ``alpha`` is for a file that does not record its strength, and only for it. Raises AdapterError.
     """
     source = read_source(Path(path))
     where = str(source.path)
-    names = sort_names(source.tensors, where)
+    keys = parse_keys(source.tensors, where)
     tensors = {key: _checked(key, tensor, where) for key, tensor in source.tensors.items()}
     record = None if source.config is None else read_record(source.config, where)
     baked = source.header.get("arr_scale") == UNIVERSAL["arr_scale"]
     alphas = {
         module: tensors[parts["alpha"]].item()
-        for module, parts in names.modules.items()
+        for module, parts in keys.modules.items()
         if "alpha" in parts
     }
-    evidence = Evidence(where, baked, record, alphas, alpha)
+    resolver = ScaleResolver(where, baked, record, alphas, alpha)
     modules = {
-        module: _pair(module, tensors[parts["A"]], tensors[parts["B"]], evidence)
-        for module, parts in sorted(names.modules.items())
+        module: _pair(module, tensors[parts["A"]], tensors[parts["B"]], resolver)
+        for module, parts in sorted(keys.modules.items())
     }
-    layout = "universal" if baked else names.layout + "+header" * source.config_in_header
-    base = record.base if record else source.header.get("arr_base")
-    return Adapter(modules, base_id(base), record is not None and record.use_rslora, layout)
+    layout = "universal" if baked else keys.layout + "+header" * source.config_in_header
+    base = record.base_model_name_or_path if record else source.header.get("arr_base")
+    return Adapter(modules, base_id(base), bool(record and record.use_rslora), layout)
 
 
 def _checked(key: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """``tensor``, once its dtype, shape and values have been found usable."""
+    """``tensor``, once its dtype, shape and values have been got usable."""
     dimensions = "one number" if key.endswith(".alpha") else "a matrix"
     fits = (
         tensor.numel() == 1 if key.endswith(".alpha") else tensor.ndim == 2 and tensor.numel() > 0
     )
     if not fits:
         raise AdapterError(
-            f"{where}: expected {dimensions} in {key}, found shape {list(tensor.shape)}; "
+            f"{where}: expected {dimensions} in {key}, got shape {list(tensor.shape)}; "
             "only linear layers are supported"
         )
     if not key.endswith(".alpha") and tensor.dtype not in DTYPES:
         raise AdapterError(
-            f"{where}: expected float32, float16 or bfloat16 in {key}, found {tensor.dtype}; "
+            f"{where}: expected float32, float16 or bfloat16 in {key}, got {tensor.dtype}; "
             "save the adapter in one of these"
         )
     if not torch.isfinite(tensor).all():
         raise AdapterError(
-            f"{where}: expected finite numbers, found NaN or infinity in {key}; "
+            f"{where}: expected finite numbers, got NaN or infinity in {key}; "
             "the training diverged or the file is damaged: use an earlier checkpoint"
         )
     return tensor
 
 
-def _pair(module: str, a: torch.Tensor, b: torch.Tensor, evidence: Evidence) -> LoraPair:
+def _pair(module: str, a: torch.Tensor, b: torch.Tensor, resolver: ScaleResolver) -> LoraPair:
     if a.shape[0] != b.shape[1]:
         raise AdapterError(
-            f"{evidence.where}: expected one rank in {module}, found lora_A {list(a.shape)} and lora_B "
+            f"{resolver.where}: expected one rank in {module}, got lora_A {list(a.shape)} and lora_B "
             f"{list(b.shape)}; the file is damaged: save or download it again"
         )
-    alpha, scale = evidence.strength(module, a.shape[0])
+    alpha, scale = resolver.resolve(module, a.shape[0])
     return LoraPair(a, b, a.shape[0], alpha, scale)
 
 
@@ -200,7 +200,7 @@ def _bake(module: str, pair: LoraPair) -> torch.Tensor:
     exact = pair.B.float() * pair.scale
     if not torch.isfinite(exact).all():
         raise AdapterError(
-            f"expected numbers within float32, found an overflow in {module} at scale {pair.scale:g}; "
+            f"expected numbers within float32, got an overflow in {module} at scale {pair.scale:g}; "
             "check its alpha"
         )
     stored = exact.to(pair.B.dtype)

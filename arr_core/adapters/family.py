@@ -11,7 +11,7 @@ Family = Literal["flux", "qwen-image-edit", "unknown"]
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _TIME = r"time_text_embed\.(timestep|guidance|text)_embedder\.linear_[12]"
 # The linear layers of FluxTransformer2DModel (19 double, 38 single blocks) and QwenImageTransformer2DModel (60 blocks).
-_MODULES = {
+_MODULES: dict[Family, re.Pattern[str]] = {
     "flux": re.compile(
         rf"transformer_blocks\.(\d|1[0-8])\.({_ATTENTION}|(ff|ff_context)\.net\.(0\.proj|2)|norm1(_context)?\.linear)"
         r"|single_transformer_blocks\.([12]?\d|3[0-7])\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)"
@@ -27,7 +27,10 @@ _OWN = re.compile(
     r"|transformer_blocks\.\d+\.(img|txt)_|x_embedder|context_embedder|img_in|txt_in"
 )
 _WIDTH, _QWEN_BLOCKS = 3072, 60
-_TRANSFORMERS = {"FluxTransformer2DModel": "flux", "QwenImageTransformer2DModel": "qwen-image-edit"}
+_TRANSFORMERS: dict[str, Family] = {
+    "FluxTransformer2DModel": "flux",
+    "QwenImageTransformer2DModel": "qwen-image-edit",
+}
 
 
 def detect_family(input_widths: Mapping[str, int], base: str | None = None) -> Family:
@@ -46,7 +49,7 @@ def detect_family(input_widths: Mapping[str, int], base: str | None = None) -> F
     return told if told in admits else "unknown"
 
 
-def families_with(modules: Iterable[str]) -> list[str]:
+def families_with(modules: Iterable[str]) -> list[Family]:
     """The families whose transformers have modules of all these names."""
     modules = list(modules)
     return [

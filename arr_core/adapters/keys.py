@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .errors import AdapterError
+from .file import AdapterError
 
 LAYOUTS = {"base_model.model.": "peft", "transformer.": "diffusers", "diffusion_model.": "comfyui"}
 _PART = re.compile(r"((?:\w+\.)+)(?:lora_([AB])(\.(?!weight$)[\w-]+)?\.weight|alpha)", re.ASCII)
@@ -47,14 +47,14 @@ _REFUSED = (
 )
 
 
-class Names(NamedTuple):
+class Keys(NamedTuple):
     """The layout, and for each module the name in the file of its parts ``A``, ``B`` and, where present, ``alpha``."""
 
     layout: str
     modules: dict[str, dict[str, str]]
 
 
-def sort_names(keys: Iterable[str], where: str) -> Names:
+def parse_keys(keys: Iterable[str], where: str) -> Keys:
     """The layout and the modules of a file that holds ``keys``; ``where`` is the file's name for messages.
 
     Raises AdapterError for anything but complete LoRA pairs in one layout.
@@ -69,25 +69,23 @@ def sort_names(keys: Iterable[str], where: str) -> Names:
         parts = modules.setdefault(module, {})
         if part in parts:
             raise AdapterError(
-                f"{where}: expected one adapter, found {parts[part]} and {key} for the same module; "
+                f"{where}: expected one adapter, got {parts[part]} and {key} for the same module; "
                 "save one adapter to a file"
             )
         parts[part] = key
     _check_complete(modules, layouts, where)
-    return Names("".join((*layouts, *sorted(extras))), modules)
+    return Keys("".join((*layouts, *sorted(extras))), modules)
 
 
 def _read(key: str, where: str) -> tuple[str, str, str]:
     """The module path, the part (``A``, ``B`` or ``alpha``) and what is beside the plain layout in a tensor's name."""
     for pattern, what, advice in _REFUSED:
         if re.search(pattern, key):
-            raise AdapterError(
-                f"{where}: expected plain LoRA pairs, found {what}, {key!a}; {advice}"
-            )
+            raise AdapterError(f"{where}: expected plain LoRA pairs, got {what}, {key!a}; {advice}")
     match = _PART.fullmatch(key)
     if match is None:
         raise AdapterError(
-            f"{where}: expected names like <module>.lora_A.weight, found {key[:200]!a}; "
+            f"{where}: expected names like <module>.lora_A.weight, got {key[:200]!a}; "
             "give the LoRA of a diffusers transformer"
         )
     module = match[1].rstrip(".")
@@ -105,11 +103,11 @@ def _check_complete(
 ) -> None:
     if not modules:
         raise AdapterError(
-            f"{where}: expected LoRA pairs, found no tensor at all; save the adapter again"
+            f"{where}: expected LoRA pairs, got no tensor at all; save the adapter again"
         )
     if len(layouts) > 1:
         raise AdapterError(
-            f"{where}: expected one prefix for all names, found {' and '.join(layouts.values())}; "
+            f"{where}: expected one prefix for all names, got {' and '.join(layouts.values())}; "
             "rename them alike"
         )
     for module, parts in modules.items():
@@ -117,6 +115,6 @@ def _check_complete(
             if part not in parts:
                 present = parts.get(other) or parts["alpha"]
                 raise AdapterError(
-                    f"{where}: expected lora_A and lora_B of {module}, found only {present}; "
+                    f"{where}: expected lora_A and lora_B of {module}, got only {present}; "
                     "the file is incomplete: save or download it again"
                 )

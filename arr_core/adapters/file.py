@@ -6,9 +6,6 @@ Only safetensors and JSON are ever opened; a pickle can run code when it is load
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .errors import AdapterError
+from ..common.errors import ArrError
+from ..common.files import atomic_write
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+PICKLE = "adapter_model.bin"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # What the card says of the two published adapters, by the name of their folder: ComfyUI's download brings the weights alone.
 PUBLISHED = {
@@ -40,6 +39,10 @@ MAX_FILE_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 4 * 2**20
 
 
+class AdapterError(ArrError, ValueError):
+    """An adapter that cannot be used as it is: one line of what was expected, what it got, and what to do next."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file as read: its tensors, the strings of its header, and the configuration beside it or in the header."""
@@ -55,18 +58,18 @@ def read_source(path: Path) -> Source:
     """The adapter that ``path`` names: a file, a PEFT folder, or a folder that holds exactly one PEFT folder."""
     if not path.exists():
         raise AdapterError(
-            f"{path}: expected an adapter's folder or .safetensors file, found nothing; check the path"
+            f"{path}: expected an adapter's folder or .safetensors file, got nothing; check the path"
         )
     folder = _adapter_folder(path) if path.is_dir() else None
     file = _weights_in(folder) if folder else path
     if file.suffix in PICKLES:
         raise AdapterError(
-            f"{file}: expected safetensors, found a pickle, which can run code when loaded; "
+            f"{file}: expected safetensors, got a pickle, which can run code when loaded; "
             "ask its author for a .safetensors file"
         )
     if file.suffix != ".safetensors":
         raise AdapterError(
-            f"{file}: expected a .safetensors file, found {file.suffix or 'no suffix'}; "
+            f"{file}: expected a .safetensors file, got {file.suffix or 'no suffix'}; "
             "give the adapter's own file or folder"
         )
     tensors, header = _read_tensors(file)
@@ -74,80 +77,59 @@ def read_source(path: Path) -> Source:
     if file.name == WEIGHTS_NAME and config_file.exists():
         _check_inside(config_file)
         return Source(file, tensors, header, _parse_json(_read_text(config_file), config_file))
-    config = _config_in(header, file)
-    if config is None and file.name == WEIGHTS_NAME and (config := PUBLISHED.get(file.parent.name)):
-        return Source(file, tensors, header, config)
-    return Source(file, tensors, header, config, config is not None)
+    if (config := _config_in(header, file)) is not None:
+        return Source(file, tensors, header, config, config_in_header=True)
+    published = PUBLISHED.get(file.parent.name) if file.name == WEIGHTS_NAME else None
+    return Source(file, tensors, header, published)
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], file: Path, header: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file atomically."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with _replacing(file) as part:
-        save_file(contiguous, part, {"format": "pt", **header})
-
-
-def write_json(value: dict[str, Any], file: Path) -> None:
-    """Write a JSON file whole or not at all."""
-    with _replacing(file) as part:
-        part.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A path to write to; it becomes ``file`` when all went well, and is gone otherwise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{os.getpid()}-{file.name}.part")
-    try:
-        part.touch()
-        mode = part.stat().st_mode
-        yield part
-        part.chmod(mode)  # safetensors makes its files readable for their owner alone
-        os.replace(part, file)
-    except SafetensorError as error:
-        raise OSError(f"could not write {file}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(file) as part:
+        try:
+            save_file(contiguous, part, {"format": "pt", **header})
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(f"could not write {file}: {error}") from error
 
 
 def _adapter_folder(folder: Path) -> Path:
     """``folder`` itself, or the one folder directly in it that holds an adapter."""
-    names = (CONFIG_NAME, WEIGHTS_NAME, DIFFUSERS_NAME, "adapter_model.bin")
-    if any((folder / name).exists() for name in names):
+    if any(
+        (folder / name).exists() for name in (CONFIG_NAME, WEIGHTS_NAME, DIFFUSERS_NAME, PICKLE)
+    ):
         return folder
-    found = sorted(child for child in folder.iterdir() if (child / CONFIG_NAME).exists())
-    if not found:
+    inner = sorted(child for child in folder.iterdir() if (child / CONFIG_NAME).exists())
+    if not inner:
         raise AdapterError(
-            f"{folder}: expected {CONFIG_NAME} and {WEIGHTS_NAME} in it or in one folder of it, found "
+            f"{folder}: expected {CONFIG_NAME} and {WEIGHTS_NAME} in it or in one folder of it, got "
             "neither; give the adapter's folder or a .safetensors file"
         )
-    if len(found) > 1:
+    if len(inner) > 1:
         raise AdapterError(
-            f"{folder}: expected one adapter, found {', '.join(child.name for child in found)}; "
-            f"give one of them, such as {found[0]}"
+            f"{folder}: expected one adapter, got {', '.join(child.name for child in inner)}; "
+            f"give one of them, such as {inner[0]}"
         )
-    _check_inside(found[0])
-    return found[0]
+    _check_inside(inner[0])
+    return inner[0]
 
 
 def _weights_in(folder: Path) -> Path:
     """The weights of a PEFT folder, else what diffusers saved there."""
-    if (folder / WEIGHTS_NAME).exists():
-        file = folder / WEIGHTS_NAME
-        if not (folder / CONFIG_NAME).exists() and folder.name not in PUBLISHED:
-            raise AdapterError(
-                f"{folder}: expected {CONFIG_NAME} beside {WEIGHTS_NAME}, found none: its strength is "
-                f"unknown; add it, or give {WEIGHTS_NAME} itself with the alpha it was trained with "
-                "(--alpha N)"
-            )
-    elif (folder / CONFIG_NAME).exists() or not (folder / DIFFUSERS_NAME).exists():
-        pickle = (folder / "adapter_model.bin").exists()
-        found = "adapter_model.bin, a pickle, which can run code when loaded" if pickle else "none"
-        raise AdapterError(
-            f"{folder}: expected {WEIGHTS_NAME}, found {found}; get the adapter as safetensors"
-        )
-    else:
+    file, has_config = folder / WEIGHTS_NAME, (folder / CONFIG_NAME).exists()
+    if not file.exists() and not has_config and (folder / DIFFUSERS_NAME).exists():
         file = folder / DIFFUSERS_NAME
+    elif not file.exists():
+        pickled = (folder / PICKLE).exists()
+        got = f"{PICKLE}, a pickle, which can run code when loaded" if pickled else "none"
+        raise AdapterError(
+            f"{folder}: expected {WEIGHTS_NAME}, got {got}; get the adapter as safetensors"
+        )
+    elif not has_config and folder.name not in PUBLISHED:
+        raise AdapterError(
+            f"{folder}: expected {CONFIG_NAME} beside {WEIGHTS_NAME}, got none: its strength is "
+            f"unknown; add it, or give {WEIGHTS_NAME} itself with the alpha it was trained with (--alpha N)"
+        )
     _check_inside(file)
     return file
 
@@ -158,7 +140,7 @@ def _check_inside(path: Path) -> None:
     cache = next((parent.parent for parent in folder.parents if parent.name == "snapshots"), None)
     if not target.is_relative_to(folder) and not (cache and target.parent == cache / "blobs"):
         raise AdapterError(
-            f"{path}: expected a file of this folder, found a link that leads out of it; "
+            f"{path}: expected a file of this folder, got a link that leads out of it; "
             "replace the link by a copy"
         )
 
@@ -167,7 +149,7 @@ def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     size = file.stat().st_size
     if size > MAX_FILE_BYTES:
         raise AdapterError(
-            f"{file}: expected an adapter of at most {MAX_FILE_BYTES / 2**30:g} GiB, found "
+            f"{file}: expected an adapter of at most {MAX_FILE_BYTES / 2**30:g} GiB, got "
             f"{size / 2**30:.1f} GiB; is this a whole model?"
         )
     try:
@@ -178,7 +160,7 @@ def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise AdapterError(
-            f"{file}: expected a complete safetensors file, found {size:,} bytes that are not one "
+            f"{file}: expected a complete safetensors file, got {size:,} bytes that are not one "
             f"({reason}); download or save it again"
         ) from error
 
@@ -202,7 +184,7 @@ def _config_in(header: dict[str, str], file: Path) -> Any:
 def _read_text(file: Path) -> str:
     if file.stat().st_size > MAX_JSON_BYTES:
         raise AdapterError(
-            f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, found {file.stat().st_size:,}; "
+            f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, got {file.stat().st_size:,}; "
             "save the adapter again"
         )
     return file.read_bytes().decode("utf-8-sig", errors="replace")
@@ -213,5 +195,5 @@ def _parse_json(text: str, file: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise AdapterError(
-            f"{file}: expected JSON, found text that does not parse ({error}); save the adapter again"
+            f"{file}: expected JSON, got text that does not parse ({error}); save the adapter again"
         ) from error
