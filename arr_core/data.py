@@ -2,27 +2,23 @@
 
 The formats are the reference's, so that its data can be used as it is. A record's text and images go by any of the
 names below; a path is relative to the file that holds it. The first fault ends the reading with one line:
-``file:line: field: expected ..., came ...``.
+``file:line: field: expected ..., got ...``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import random
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image, ImageOps
-
-from .common.errors import ArrError
+from .common.errors import ArrError, show
+from .common.images import FORMATS, SMALLEST_SIDE, image_fault
 from .common.paths import resource
 
 TEXT = ("query", "prompt", "instruction")
@@ -30,12 +26,9 @@ IMAGES = ("response", "responses", "images", "image_paths")
 EDITED = ("edited_images", "target_images", "output_images")
 SOURCE = ("source_image", "base_image", "original_image", "input_image", "reference_image")
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
-
 
 class DataError(ArrError, ValueError):
-    """A data file that cannot be used: one line that says where, which field, what was expected and what came."""
+    """A data file that cannot be used: one line that says where, which field, what was expected and what it got."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +85,9 @@ def example_of(prompt: str, source: Path | None, where: str) -> Example:
 def _example(record: _Record, task: Literal["t2i", "edit"]) -> Example:
     prompt, given = record.text(TEXT), record.name_of(SOURCE)
     if task == "t2i" and given:
-        raise record.error(
-            given,
-            "no source image, since this policy makes images from text",
-            _show(record.values[given]),
-        )
+        raise record.error(given, "no source image, since this policy makes images from text")
     source = record.image(*record.required(SOURCE)) if task == "edit" else None
-    tags = {name: value for name, value in record.values.items() if name not in (*TEXT, *SOURCE)}
-    return Example(prompt, source, tags)
+    return Example(prompt, source, record.tags(*TEXT, *SOURCE))
 
 
 def load_split(
@@ -120,7 +108,7 @@ def load_split(
     kept = [example for example in examples if example not in reserved]
     if not kept:
         raise DataError(
-            f"{train}: expected examples beside the {len(held_out)} that are held out, came none; "
+            f"{train}: expected examples beside the {len(held_out)} that are held out, got none; "
             "add some, lower data.validation_count or name another data.validation"
         )
     return kept, held_out
@@ -137,18 +125,11 @@ def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePai
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
         if labelled and rank not in ([1, 2], [2, 1]):
-            raise record.error(
-                "label_rank", "[1, 2] or [2, 1], where 1 is the better image", _show(rank)
-            )
-        tags = {
-            name: value
-            for name, value in record.values.items()
-            if name not in (*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")
-        }
+            raise record.error("label_rank", "[1, 2] or [2, 1], where 1 is the better image")
+        preferred: Literal[0, 1] = 0 if rank == [1, 2] else 1
+        tags = record.tags(*TEXT, *SOURCE, *IMAGES, *EDITED, "label_rank")
         pairs.append(
-            PreferencePair(
-                record.text(TEXT), images, rank.index(1) if labelled else None, source, tags
-            )
+            PreferencePair(record.text(TEXT), images, preferred if labelled else None, source, tags)
         )
     return pairs
 
@@ -186,7 +167,7 @@ def load_exemplars(path: str | Path) -> list[Exemplar]:
         if not isinstance(criteria, list) or not all(
             isinstance(line, str) and line.strip() for line in criteria
         ):
-            raise record.error("criteria", "a list of texts", _show(criteria))
+            raise record.error("criteria", "a list of texts")
         exemplars.append(
             Exemplar(
                 record.text(TEXT),
@@ -195,28 +176,6 @@ def load_exemplars(path: str | Path) -> list[Exemplar]:
             )
         )
     return exemplars
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The image as RGB, turned as its camera says, on white where it is transparent, 16 bits as 8."""
-    with Image.open(path, formats=FORMATS) as image:
-        image.load()
-        upright = image
-        with contextlib.suppress(
-            SyntaxError, ValueError, TypeError, KeyError, struct.error
-        ):  # what its camera says is damaged
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            levels = np.asarray(upright, dtype=np.int64)
-            upright = Image.fromarray(
-                (levels // 257 if levels.max(initial=0) > 255 else levels)
-                .clip(0, 255)
-                .astype(np.uint8)
-            )
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        return upright.convert("RGB")
 
 
 def content_hash(examples: Iterable[Example]) -> str:
@@ -254,7 +213,7 @@ class PromptOrder:
         for name, now in (("count", self.count), ("seed", self.seed)):
             if state[name] != now:
                 raise DataError(
-                    f"prompt order: expected {name} {state[name]} as when the run was saved, came {now}"
+                    f"prompt order: expected {name} {state[name]} as when the run was saved, got {now}"
                 )
         self.cursor = state["cursor"]
 
@@ -275,8 +234,14 @@ class _Record:
     values: dict[str, Any]
     sound: set[Path]
 
-    def error(self, name: str, expected: str, came: str) -> DataError:
-        return DataError(f"{self.file}:{self.line}: {name}: expected {expected}, came {came}")
+    def error(self, name: str, expected: str, got: str | None = None) -> DataError:
+        """The refusal of a field; ``got`` is its value unless given."""
+        got = show(self.values.get(name)) if got is None else got
+        return DataError(f"{self.file}:{self.line}: {name}: expected {expected}, got {got}")
+
+    def tags(self, *known: str) -> dict[str, Any]:
+        """The fields that are none of the known ones."""
+        return {name: value for name, value in self.values.items() if name not in known}
 
     def name_of(self, aliases: tuple[str, ...]) -> str | None:
         """The alias that this record uses, if any."""
@@ -299,23 +264,23 @@ class _Record:
     def text(self, aliases: tuple[str, ...]) -> str:
         name, value = self.required(aliases)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(name, "a text that is not empty", _show(value))
-        if half_a_letter(value):
+            raise self.error(name, "a text that is not empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise self.error(
-                name, "text that UTF-8 can write", "half of a surrogate pair (\\ud800 to \\udfff)"
+                name, "text that UTF-8 can write", "a lone surrogate (\\ud800 to \\udfff)"
             )
         return value.strip()
 
     def pair(self, aliases: tuple[str, ...]) -> tuple[Path, Path]:
         name, value = self.required(aliases)
         if not isinstance(value, list) or len(value) != 2 or value[0] == value[1]:
-            raise self.error(name, "a list of two different image paths", _show(value))
+            raise self.error(name, "a list of two different image paths")
         return self.image(name, value[0]), self.image(name, value[1])
 
     def image(self, name: str, value: Any) -> Path:
         """The path of an image that can be read to its end."""
         if not isinstance(value, str) or not value.strip():
-            raise self.error(name, "the path of an image", _show(value))
+            raise self.error(name, "the path of an image", show(value))
         path = self.file.parent / value
         if path not in self.sound:
             fault = image_fault(path)
@@ -329,42 +294,6 @@ class _Record:
         return path
 
 
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def half_a_letter(text: str) -> bool:
-    """Whether a text holds half of a surrogate pair, which JSON and command lines can carry and UTF-8 cannot write."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def image_fault(path: Path) -> str | None:
-    """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if min(image.size) < SMALLEST_SIDE:
-                return f"{image.width}x{image.height} pixels"
-            if image.mode == "F":
-                return "numbers with fractions, whose black and white it does not say"
-            image.draft("RGB", (64, 64))
-            image.load()
-    except FileNotFoundError:
-        return "no such file"
-    except Image.UnidentifiedImageError:
-        return "no image of these formats"
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return None
-
-
 def _records(name: str | Path) -> Iterator[_Record]:
     """The records of a file, or of one of the package's own (``room:path``), with their line numbers; at least one."""
     path = resource(name) or Path(name)
@@ -372,36 +301,36 @@ def _records(name: str | Path) -> Iterator[_Record]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(
-            f"{path}: expected a data file, came nothing: there is no such file"
+            f"{path}: expected a data file, got nothing: there is no such file"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: expected text in UTF-8, came other bytes at offset {error.start}"
+            f"{path}: expected text in UTF-8, got other bytes at offset {error.start}"
         ) from None
     except OSError as error:
         raise DataError(
-            f"{path}: expected a data file that can be read, came {error.strerror}"
+            f"{path}: expected a data file that can be read, got {error.strerror}"
         ) from None
     readers = {".txt": _text_lines, "": _text_lines, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: expected a .txt, .jsonl or .json file, came {path.suffix}")
+        raise DataError(f"{path}: expected a .txt, .jsonl or .json file, got {path.suffix}")
     sound, empty = set(), True
     for line, value in readers[path.suffix.lower()](path, text):
         empty = False
         if isinstance(value, str):
             value = {"prompt": value}
         if not isinstance(value, dict):
-            raise DataError(f"{path}:{line}: expected an object or a text, came {_show(value)}")
+            raise DataError(f"{path}:{line}: expected an object or a text, got {show(value)}")
         yield _Record(path, line, value, sound)
     if empty:
-        raise DataError(f"{path}: expected at least one record, came an empty file")
+        raise DataError(f"{path}: expected at least one record, got an empty file")
 
 
 def _text_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
     for line, prompt in enumerate(text.split("\n"), 1):
         if re.match(r'\s*\{\s*"', prompt):
             raise DataError(
-                f"{path}:{line}: expected a prompt, came a JSON object; name the file .jsonl"
+                f"{path}:{line}: expected a prompt, got a JSON object; name the file .jsonl"
             )
         if prompt.strip():
             yield line, prompt
@@ -427,12 +356,13 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         hint = "; name a file with one object a line .jsonl" if said == "Extra data" else ""
         raise DataError(f"{path}:{line}: expected a JSON list: {said}{hint}") from None
     if not isinstance(items, list):
-        raise DataError(f"{path}: expected a JSON list of objects, came {_show(items)}")
-    between, decoder = re.compile(r"[\s,]*"), json.JSONDecoder()
-    line, start = 1, 0
-    end = text.index("[") + 1 if items else 0
+        raise DataError(f"{path}: expected a JSON list of objects, got {show(items)}")
+    between, decoder = re.compile(r"[^\s,]"), json.JSONDecoder()
+    line, end = 1, text.index("[") + 1 if items else 0
+    counted = 0
     for item in items:
-        before, start = start, between.match(text, end).end()
-        line += text.count("\n", before, start)
+        found = between.search(text, end)
+        start = found.start() if found else end
+        line, counted = line + text.count("\n", counted, start), start
         yield line, item
         _, end = decoder.raw_decode(text, start)

@@ -18,9 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from .adapters import Adapter, inject
 from .common.files import atomic_write
+from .common.images import open_image
 from .common.progress import ReportProgress, no_progress
 from .config.schema import Rollout
-from .data import Example, open_image
+from .data import Example
 from .policies.base import Batch, Policy
 
 # ---------------------------------------------------------------------- the sampler

@@ -67,13 +67,14 @@ def _parser() -> FieldParser:
 
 
 def _train(config: TrainConfig, resume: bool) -> int:
+    from .reports.run import ReportWriter
     from .training.progress import Progress
     from .training.trackers import Trackers
     from .training.trainer import Trainer
 
     _set_threads(config.run.threads)
     _start_processes()
-    observers = [Progress(config.run.folder)]
+    observers = [Progress(config.run.folder), ReportWriter(config.run.folder)]
     if config.run.trackers:
         observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
     trainer = Trainer(config, resume=resume, observers=observers)

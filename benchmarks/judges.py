@@ -55,10 +55,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from arr_core.common.images import open_image
 from arr_core.common.proportions import Proportion
 from arr_core.common.randomness import seed_of
 from arr_core.config import load_config
-from arr_core.data import PreferencePair, load_examples, open_image
+from arr_core.data import PreferencePair, load_examples
 from arr_core.judge import markdown
 from arr_core.judging import Judge
 from arr_core.judging.chat import Chat, Reply, RequestOptions

@@ -20,6 +20,8 @@ def stop_at_eof() -> None:
     killed, the system closes it.
     """
 
+    main = threading.get_ident()
+
     def watch() -> None:
         try:
             while os.read(0, 4096):
@@ -29,7 +31,7 @@ def stop_at_eof() -> None:
         if hasattr(
             signal, "pthread_kill"
         ):  # it ends waiting too, where interrupt_main only ends working
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(main, signal.SIGINT)
         else:
             _thread.interrupt_main()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def number_from(least: float, kind: type = int, most: float = 2**31):
         value = kind(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
-                f"expected a number from {least:g} to {most:g}, came {text}"
+                f"expected a number from {least:g} to {most:g}, got {text}"
             )
         return value
 
@@ -46,7 +47,7 @@ def run(work: Callable[[], int], *, stopped: str, status: int = 130) -> int:
         sys.stdout,
         sys.stderr,
     ):  # a name that the console cannot write must not end the work
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         return work()

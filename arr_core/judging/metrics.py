@@ -31,9 +31,10 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
 from ..common.proportions import Proportion
-from ..data import PreferencePair, open_image
+from ..data import PreferencePair
 from ..rubrics import Rubric
 from .judge import Judge, Pair
 from .verdict import Verdict

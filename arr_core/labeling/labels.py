@@ -24,7 +24,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..common.files import JsonLines
-from ..data import DataError, PreferencePair, image_fault, load_pairs, open_image, task_of
+from ..common.images import image_fault, open_image
+from ..data import DataError, PreferencePair, load_pairs, task_of
 from ..rubrics import load_rubric
 from .queue import Choice, LabelingQueue, Task
 from .server import LabelingServer

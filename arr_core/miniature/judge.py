@@ -18,8 +18,6 @@ from .criteria import END, positions
 
 FOLDER = Path(__file__).parent
 DESCRIBE = "picture"
-NO_PICTURE = "no picture"
-NOTHING_CHANGED = "everything is as it was"
 
 
 class MiniatureVLM:

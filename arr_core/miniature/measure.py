@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..common.images import open_image
 from ..common.proportions import wilson
 from ..common.randomness import seed_of
-from ..data import Example, load_examples, open_image
+from ..data import Example, load_examples
 from ..sampling import Sampler
 from ..training.events import MeasuredShare, MeasureEvent
-from .world import exact_edit, exact_image, find_things, outside_change, parse_instruction
+from .world import edited_thing, exact_edit, exact_image, outside_change
+
+if TYPE_CHECKING:
+    from ..training.trainer import Trainer
 
 HELD_OUT = {
     "t2i": "miniature:data/prompts_heldout.txt",
@@ -24,84 +28,51 @@ HELD_OUT = {
 }
 
 
-@dataclass(frozen=True)
-class Measure:
-    """How many of ``count`` images are exact, and for edits the mean change (0..255) outside the edited thing."""
-
-    exact: int
-    count: int
-    outside: float | None = None
-
-    @property
-    def rate(self) -> float:
-        return self.exact / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.exact, self.count)
-
-    def share(self) -> MeasuredShare:
-        """The measure as an event's field."""
-        low, high = self.interval
-        return MeasuredShare(
-            value=self.rate, low=low, high=high, count=self.count, outside_change=self.outside
-        )
-
-
-def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> Measure:
-    """The measure of one image an example."""
-    if examples[0].source is None:
-        return Measure(
-            sum(
-                exact_image(image, example.prompt)
-                for example, image in zip(examples, images, strict=True)
-            ),
-            len(images),
-        )
-    exact, change = 0, 0.0
+def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> MeasuredShare:
+    """The share of exact images, one an example; for edits also the mean change (0..255) outside of the edited thing."""
+    exact, changes = 0, []
     for example, image in zip(examples, images, strict=True):
+        if example.source is None:
+            exact += exact_image(image, example.prompt)
+            continue
         source = open_image(example.source)
         exact += exact_edit(source, image, example.prompt)
-        target = next(
-            t for t in find_things(source) if t.name == parse_instruction(example.prompt).target
-        )
-        change += outside_change(source, image, target)
-    return Measure(exact, len(images), change / len(images))
+        changes.append(outside_change(source, image, edited_thing(source, example.prompt)))
+    low, high = wilson(exact, len(images))
+    return MeasuredShare(
+        value=exact / len(images),
+        low=low,
+        high=high,
+        count=len(images),
+        outside_change=sum(changes) / len(changes) if changes else None,
+    )
 
 
-def measure_policy(
-    policy, config, *, count: int = 512, reference: bool = False, seed: int = 0
-) -> Measure:
-    """The measure of ``count`` images of the embedded held-out prompts, with the adapter or (``reference``) without."""
+def report_measure(trainer: Trainer) -> None:
+    """Record the measure of a finished run, base and adapter, as an event and as a printed sentence.
+
+    It takes eight images of the embedded held-out prompts for every one that a validation takes.
+    """
+    config, policy = trainer.config, trainer.policy
+    count = 8 * config.validation.count
     held_out = load_examples(HELD_OUT[config.task], config.task)
     examples = [held_out[i % len(held_out)] for i in range(count)]
-    seeds = [seed_of("measure", seed, i) for i in range(count)]
-    settings = config.rollout.model_copy(update={"micro_batch": 128})
-    with policy.reference() if reference else contextlib.nullcontext():
-        return measure(examples, Sampler(policy, examples, seeds, settings).images())
-
-
-def report_measure(trainer) -> None:
-    """Record the measure of a finished run, base and adapter, as an event, in the report and as a printed sentence.
-
-    It takes eight images for every one that a validation takes.
-    """
-    count = 8 * trainer.config.validation.count
-    base, trained = (
-        measure_policy(
-            trainer.policy,
-            trainer.config,
-            count=count,
-            reference=reference,
-            seed=trainer.config.run.seed,
-        )
-        for reference in (True, False)
-    )
-    name = "exact edits" if trainer.config.task == "edit" else "exact compositions"
-    trainer.emit(MeasureEvent(name=name, unit="share", base=base.share(), policy=trained.share()))
+    seeds = [seed_of("measure", config.run.seed, i) for i in range(count)]
+    rollout = config.rollout.model_copy(update={"micro_batch": 128})
+    shares = []
+    for side in (policy.reference(), contextlib.nullcontext()):
+        with side:
+            images = Sampler(policy, examples, seeds, rollout).images()
+        shares.append(measure(examples, images))
+    base, trained = shares
+    name = "exact edits" if config.task == "edit" else "exact compositions"
+    trainer.emit(MeasureEvent(name=name, unit="share", base=base, policy=trained))
     if trainer.rank == 0:
-        (low, high), (low_base, high_base) = trained.interval, base.interval
         print(
-            f"An independent exact measure, {count} images of held-out prompts: {name} {base.rate:.0%} "
-            f"({low_base:.0%} to {high_base:.0%}) before, {trained.rate:.0%} ({low:.0%} to {high:.0%}) after."
+            f"An independent exact measure, {count} images of held-out prompts: {name} {_text(base)} before, "
+            f"{_text(trained)} after."
         )
+
+
+def _text(share: MeasuredShare) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"

@@ -9,10 +9,7 @@ nothing of any model, and no training ever sees them: judges are learned network
 
 from __future__ import annotations
 
-import itertools
-import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,14 +26,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-PROMPTED = (
-    "left of",
-    "right of",
-    "above",
-)  # the embedded prompts; the ruler reads all four relations
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
-CELLS = ((8, 8), (24, 8), (8, 24), (24, 24))
 
 
 @dataclass(frozen=True)
@@ -64,13 +54,6 @@ class Request:
     relation: str = ""
 
     @property
-    def prompt(self) -> str:
-        if self.second is not None:
-            return f"a {self.first.name} {self.relation} a {self.second.name}"
-        word = next(word for word, number in COUNTS.items() if number == self.count)
-        return f"{word} {self.first.name}{'s' if self.count > 1 else ''}"
-
-    @property
     def things(self) -> list[str]:
         """Sorted names of everything that must be in the picture, and nothing else."""
         return sorted(
@@ -87,14 +70,6 @@ class Edit:
     target: str
     kind: str  # "colour", "shape" or "remove"
     value: str = ""
-
-    @property
-    def instruction(self) -> str:
-        return {
-            "colour": f"make the {self.target} {self.value}",
-            "shape": f"turn the {self.target} into a {self.value}",
-            "remove": f"remove the {self.target}",
-        }[self.kind]
 
     def apply(self, scene: list[Thing]) -> list[Thing]:
         """The scene after the change: same places, everything else as it was."""
@@ -139,59 +114,7 @@ def parse_instruction(instruction: str) -> Edit:
     )
 
 
-def requests(prompted: Sequence[str] = PROMPTED) -> list[Request]:
-    """Every embedded prompt, in a fixed order: 180 pairs of differently coloured things in each relation, and 60 counts."""
-    things = [Thing(shape, colour) for colour, shape in itertools.product(COLOURS, SHAPES)]
-    relations = [
-        Request(a, 1, b, where)
-        for a, b in itertools.permutations(things, 2)
-        if a.colour != b.colour
-        for where in prompted
-    ]
-    return relations + [Request(thing, number) for thing in things for number in COUNTS.values()]
-
-
-def edits() -> list[Edit]:
-    """Every edit there is, in a fixed order: 60 recolourings, 30 reshapings and 15 removals."""
-    names = [f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    found = [
-        Edit(name, "colour", colour) for name in names for colour in COLOURS if colour not in name
-    ]
-    found += [Edit(name, "shape", shape) for name in names for shape in SHAPES if shape not in name]
-    return found + [Edit(name, "remove") for name in names]
-
-
-def held_out(key: str, share: float = 0.25) -> bool:
-    """Whether a prompt or an instruction belongs to the held-out split; fixed for ever by its text."""
-    return random.Random(f"held out: {key}").random() < share
-
-
-def place(request: Request, rng: random.Random) -> list[Thing]:
-    """One layout of the request: places and sizes drawn at random, cells never shared."""
-
-    def near(thing: Thing, x: float, y: float, loose: float = 1.2) -> Thing:
-        return replace(
-            thing,
-            x=x + rng.uniform(-loose, loose),
-            y=y + rng.uniform(-loose, loose),
-            half=rng.uniform(4.8, 6.0),
-        )
-
-    if request.second is None:
-        if request.count == 1:
-            return [near(request.first, SIZE / 2, SIZE / 2, 6.0)]
-        return [near(request.first, *cell) for cell in rng.sample(CELLS, request.count)]
-    dx, dy = RELATIONS[request.relation]
-    drift = rng.uniform(-5, 5)
-    across, down = (drift, 0) if dy else (0, drift)
-    centre = SIZE / 2
-    return [
-        near(request.first, centre + 8 * dx + across, centre + 8 * dy + down),
-        near(request.second, centre - 8 * dx + across, centre - 8 * dy + down),
-    ]
-
-
-def _outline(
+def draw_outline(
     draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], fill
 ) -> None:
     left, top, right, bottom = box
@@ -201,24 +124,6 @@ def _outline(
         draw.rectangle(box, fill=fill)
     else:
         draw.polygon([((left + right) / 2, top), (right, bottom), (left, bottom)], fill=fill)
-
-
-def render(scene: list[Thing], scale: int = 4) -> Image.Image:
-    """The picture of a scene, SIZE x SIZE RGB, anti-aliased by drawing ``scale`` times larger."""
-    image = Image.new("RGB", (SIZE * scale, SIZE * scale), GROUND)
-    draw = ImageDraw.Draw(image)
-    for thing in scene:
-        box = tuple(
-            scale * side
-            for side in (
-                thing.x - thing.half,
-                thing.y - thing.half,
-                thing.x + thing.half,
-                thing.y + thing.half,
-            )
-        )
-        _outline(draw, thing.shape, box, COLOURS[thing.colour])
-    return image.resize((SIZE, SIZE), Image.BOX)
 
 
 # --------------------------------------------------------------------------- the ruler
@@ -247,7 +152,9 @@ def _components(mask: np.ndarray) -> list[np.ndarray]:
 
 def find_things(image: Image.Image) -> list[Thing] | None:
     """The things in a picture, or None where something in it is no clean shape of one known colour."""
-    pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.BOX), dtype=np.float32)
+    pixels = np.asarray(
+        image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32
+    )
     names, palette = list(COLOURS), np.array(list(COLOURS.values()), np.float32)
     found = []
     contrast = np.linalg.norm(pixels - np.array(GROUND, np.float32), axis=-1)
@@ -261,7 +168,12 @@ def find_things(image: Image.Image) -> list[Thing] | None:
         # Outlines are compared four times larger, at half coverage, so that a pixel's edge decides nothing.
         full = np.linalg.norm(palette[colour] - np.array(GROUND, np.float32))
         cover = np.clip(contrast * region / full, 0, 1)
-        fine = np.asarray(Image.fromarray(cover).resize((SIZE * 4, SIZE * 4), Image.BILINEAR)) > 0.5
+        fine = (
+            np.asarray(
+                Image.fromarray(cover).resize((SIZE * 4, SIZE * 4), Image.Resampling.BILINEAR)
+            )
+            > 0.5
+        )
         if not fine.any():
             return None
         ys, xs = np.nonzero(fine)
@@ -271,9 +183,9 @@ def find_things(image: Image.Image) -> list[Thing] | None:
         crop, overlap = fine[top : top + height, left : left + width], {}
         for shape in SHAPES:
             drawn = Image.new("1", (width, height))
-            _outline(ImageDraw.Draw(drawn), shape, (0, 0, width - 1, height - 1), 1)
+            draw_outline(ImageDraw.Draw(drawn), shape, (0, 0, width - 1, height - 1), 1)
             overlap[shape] = (np.asarray(drawn) & crop).sum() / (np.asarray(drawn) | crop).sum()
-        shape = max(overlap, key=overlap.get)
+        shape = max(overlap, key=lambda shape: overlap[shape])
         if overlap[shape] < 0.78:
             return None
         found.append(
@@ -309,7 +221,7 @@ def outside_change(
 ) -> float:
     """Mean absolute change, in 0..255, of the pixels that the edit of ``target`` has no business with."""
     before, after = (
-        np.asarray(im.convert("RGB").resize((SIZE, SIZE), Image.BOX), np.float32)
+        np.asarray(im.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX), np.float32)
         for im in (source, image)
     )
     ys, xs = np.mgrid[:SIZE, :SIZE] + 0.5
@@ -317,17 +229,23 @@ def outside_change(
     return float(np.abs(before - after)[outside].mean())
 
 
+def edited_thing(source: Image.Image, instruction: str) -> Thing:
+    """The thing in the source picture that an instruction is about. Raises ValueError where there is none."""
+    target = parse_instruction(instruction).target
+    for thing in find_things(source) or ():
+        if thing.name == target:
+            return thing
+    raise ValueError(f"expected a {target} in the source picture, got none")
+
+
 def exact_edit(
     source: Image.Image, image: Image.Image, instruction: str, tolerance: float = 8.0
 ) -> bool:
     """Whether the one change was made, in its place, and nothing else moved or changed (mean change <= tolerance)."""
-    edit, before, after = parse_instruction(instruction), find_things(source), find_things(image)
-    target = next((thing for thing in before or () if thing.name == edit.target), None)
-    if target is None:
-        raise ValueError(f"the source picture holds no {edit.target}")
+    target, after = edited_thing(source, instruction), find_things(image)
     if after is None or outside_change(source, image, target) > tolerance:
         return False
-    wanted = edit.apply(before)
+    wanted = parse_instruction(instruction).apply(find_things(source) or [])
     if sorted(thing.name for thing in after) != sorted(thing.name for thing in wanted):
         return False
     return all(

@@ -13,8 +13,9 @@ from graphs import judge, judge_server, listening, until, write_profiles
 from PIL import Image
 
 from arr_core.judging.profiles import BUILT_IN as BUILT_IN_PROFILES
-from arr_core.miniature.world import parse_prompt, place, render
+from arr_core.miniature.world import parse_prompt
 from arr_core.rubrics import BUILT_IN, Rubric
+from tools.miniature.scenes import place, render
 
 PROMPT, OTHER = "a red circle left of a blue square", "a green triangle above a purple circle"
 KEY = "sk-a-key-that-nobody-may-see"

@@ -8,17 +8,16 @@ import pytest
 from PIL import Image
 
 from arr_core import data
+from arr_core.common.images import image_fault, open_image
 from arr_core.common.paths import ResourceError, resource
 from arr_core.data import (
     DataError,
     Example,
     PreferencePair,
     PromptOrder,
-    image_fault,
     load_examples,
     load_pairs,
     load_split,
-    open_image,
 )
 
 
@@ -122,7 +121,7 @@ def test_an_edit_without_a_source_is_refused(folder):
     path = write_lines(folder, {"source_image": "a.png", "prompt": "x"}, {"prompt": "y"})
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected one of source_image, base_image, original_image, input_image, "
-        "reference_image, came only prompt"
+        "reference_image, got only prompt"
     )
     assert ":1: source_image: expected" in fault(
         load_examples, write(folder, "p.txt", "make it red"), "edit"
@@ -132,7 +131,7 @@ def test_an_edit_without_a_source_is_refused(folder):
 def test_edits_are_not_taken_for_prompts(folder):
     path = write_lines(folder, {"source_image": "a.png", "prompt": "x"})
     assert fault(load_examples, path, "t2i") == (
-        'data.jsonl:1: source_image: expected no source image, since this policy makes images from text, came "a.png"'
+        'data.jsonl:1: source_image: expected no source image, since this policy makes images from text, got "a.png"'
     )
 
 
@@ -186,35 +185,35 @@ def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
     [
         (
             {"label_rank": [1, 1]},
-            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [1, 1]",
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, got [1, 1]",
         ),
         (
             {"label_rank": [0, 1]},
-            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came [0, 1]",
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, got [0, 1]",
         ),
         (
             {"label_rank": None},
-            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, came null",
+            "label_rank: expected [1, 2] or [2, 1], where 1 is the better image, got null",
         ),
         (
             {"images": ["a.png"]},
-            'images: expected a list of two different image paths, came ["a.png"]',
+            'images: expected a list of two different image paths, got ["a.png"]',
         ),
-        ({"images": "a.png"}, 'images: expected a list of two different image paths, came "a.png"'),
+        ({"images": "a.png"}, 'images: expected a list of two different image paths, got "a.png"'),
         (
             {"images": ["a.png", "a.png"]},
-            'images: expected a list of two different image paths, came ["a.png", "a.png"]',
+            'images: expected a list of two different image paths, got ["a.png", "a.png"]',
         ),
-        ({"images": ["a.png", 3]}, "images: expected the path of an image, came 3"),
+        ({"images": ["a.png", 3]}, "images: expected the path of an image, got 3"),
         (
             {"images": None},
             "response: expected one of response, responses, images, image_paths, "
-            "came only query, label_rank",
+            "got only query, label_rank",
         ),
-        ({"query": "  "}, 'query: expected a text that is not empty, came "  "'),
+        ({"query": "  "}, 'query: expected a text that is not empty, got "  "'),
         (
             {"prompt": "another"},
-            "query: expected one of query, prompt, instruction, came query and prompt, which differ",
+            "query: expected one of query, prompt, instruction, got query and prompt, which differ",
         ),
     ],
 )
@@ -233,7 +232,7 @@ def cut_off(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make, came",
+    "make, got",
     [
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "Is a directory"),
@@ -244,14 +243,14 @@ def cut_off(path: Path) -> Path:
     ],
     ids=["missing", "folder", "empty", "text", "small", "format"],
 )
-def test_an_image_that_cannot_be_used_is_named_by_line_and_path(folder, make, came):
+def test_an_image_that_cannot_be_used_is_named_by_line_and_path(folder, make, got):
     make(folder / "x.png")
     path = write_lines(
         folder, {"source_image": "a.png", "prompt": "x"}, {"source_image": "x.png", "prompt": "y"}
     )
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected an image (PNG, JPEG, WEBP, BMP, TIFF) of at least 16 pixels a side, "
-        f"came {came}: x.png"
+        f"got {got}: x.png"
     )
 
 
@@ -317,47 +316,47 @@ def test_examples_are_named_by_their_text_and_the_bytes_of_their_sources(folder)
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("p.txt", "", "p.txt: expected at least one record, came an empty file"),
-        ("p.txt", "\n \n", "p.txt: expected at least one record, came an empty file"),
-        ("p.jsonl", "\n", "p.jsonl: expected at least one record, came an empty file"),
-        ("p.json", "", "p.json: expected at least one record, came an empty file"),
-        ("p.json", "[]", "p.json: expected at least one record, came an empty file"),
-        ("p.csv", "a,b", "p.csv: expected a .txt, .jsonl or .json file, came .csv"),
+        ("p.txt", "", "p.txt: expected at least one record, got an empty file"),
+        ("p.txt", "\n \n", "p.txt: expected at least one record, got an empty file"),
+        ("p.jsonl", "\n", "p.jsonl: expected at least one record, got an empty file"),
+        ("p.json", "", "p.json: expected at least one record, got an empty file"),
+        ("p.json", "[]", "p.json: expected at least one record, got an empty file"),
+        ("p.csv", "a,b", "p.csv: expected a .txt, .jsonl or .json file, got .csv"),
         (
             "p.txt",
             'a\n{"prompt": "b"}',
-            "p.txt:2: expected a prompt, came a JSON object; name the file .jsonl",
+            "p.txt:2: expected a prompt, got a JSON object; name the file .jsonl",
         ),
         (
             "p.jsonl",
             '{"prompt": "a"}\n{"prompt": ',
             "p.jsonl:2: expected one JSON object a line: Expecting value",
         ),
-        ("p.jsonl", '{"prompt": "a"}\n\n3\n', "p.jsonl:3: expected an object or a text, came 3"),
+        ("p.jsonl", '{"prompt": "a"}\n\n3\n', "p.jsonl:3: expected an object or a text, got 3"),
         (
             "p.jsonl",
             '{"prompt": "a \\ud83d face"}',
-            "p.jsonl:1: prompt: expected text that UTF-8 can write, came half of a surrogate pair (\\ud800 to \\udfff)",
+            "p.jsonl:1: prompt: expected text that UTF-8 can write, got a lone surrogate (\\ud800 to \\udfff)",
         ),
         (
             "p.jsonl",
             '{"prompt": 3}',
-            "p.jsonl:1: prompt: expected a text that is not empty, came 3",
+            "p.jsonl:1: prompt: expected a text that is not empty, got 3",
         ),
         (
             "p.jsonl",
             '{"promt": "a"}',
-            "p.jsonl:1: query: expected one of query, prompt, instruction, came only promt",
+            "p.jsonl:1: query: expected one of query, prompt, instruction, got only promt",
         ),
         (
             "p.json",
             '["a",\n\n {"prompt":\n ""}]',
-            'p.json:3: prompt: expected a text that is not empty, came ""',
+            'p.json:3: prompt: expected a text that is not empty, got ""',
         ),
         (
             "p.json",
             '{"prompt": "a"}',
-            'p.json: expected a JSON list of objects, came {"prompt": "a"}',
+            'p.json: expected a JSON list of objects, got {"prompt": "a"}',
         ),
         (
             "p.json",
@@ -372,7 +371,7 @@ def test_a_bad_file_is_named(tmp_path, name, text, message):
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
     assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected a data file, came nothing"
+        "p.txt: expected a data file, got nothing"
     )
     (tmp_path / "folder").mkdir()
     assert fault(load_examples, tmp_path / "folder", "t2i").startswith(
@@ -380,7 +379,7 @@ def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
     )
     (tmp_path / "p.txt").write_bytes("äöü".encode("utf-16"))
     assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected text in UTF-8, came other bytes"
+        "p.txt: expected text in UTF-8, got other bytes"
     )
 
 
@@ -427,7 +426,7 @@ def test_nothing_held_out_is_trained_on(tmp_path):
 def test_a_run_that_has_nothing_left_to_train_on_is_refused(tmp_path, same_file):
     path = write(tmp_path, "p.txt", "a\nb\n")
     assert fault(load_split, path, path if same_file else None, 64, "t2i").startswith(
-        "p.txt: expected examples beside the 2 that are held out, came none"
+        "p.txt: expected examples beside the 2 that are held out, got none"
     )
 
 
@@ -462,10 +461,10 @@ def test_a_restored_order_continues_exactly(before):
 
 def test_an_order_of_other_prompts_is_not_restored():
     with pytest.raises(
-        DataError, match="prompt order: expected count 7 as when the run was saved, came 8"
+        DataError, match="prompt order: expected count 7 as when the run was saved, got 8"
     ):
         PromptOrder(8, seed=3).restore(PromptOrder(7, seed=3).state())
-    with pytest.raises(DataError, match="expected seed 4 as when the run was saved, came 3"):
+    with pytest.raises(DataError, match="expected seed 4 as when the run was saved, got 3"):
         PromptOrder(7, seed=3).restore(PromptOrder(7, seed=4).state())
 
 

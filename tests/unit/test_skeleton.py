@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import arr_core
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "PIL")
 # What ComfyUI-Manager must never touch in a ComfyUI.
@@ -96,12 +98,14 @@ def test_pytest_runs_from_anywhere_under_any_folder_name(oddly_named_copy, tmp_p
     assert done.returncode == 0, done.stdout
 
 
-def test_requirements_equal_the_projects_dependencies_and_leave_the_host_alone():
+def test_requirements_and_version_equal_the_projects_and_leave_the_host_alone():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() == project[
         "dependencies"
     ]
+    # ComfyUI's registry reads the version from pyproject.toml; nothing else holds it but the package.
+    assert project["version"] == arr_core.__version__
     for requirement in project["dependencies"]:
         name, _, bound = requirement.partition(">=")
         assert bound and not set(bound) & set("<=!~,;"), f"{requirement}: lower bounds only"
@@ -124,24 +128,16 @@ def test_only_arr_core_is_installed():
     )
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "arr_core").rglob("*.py")), ids=lambda path: path.name
-)
-def test_arr_core_imports_itself_relatively_and_nothing_of_comfyui(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module]
-            if isinstance(node, ast.ImportFrom) and not node.level
-            else []
-        )
-        for name in names:
-            assert name.split(".")[0] not in (
-                "arr_core",
-                "nodes",
-                "comfy",
-                "comfy_api",
-                "folder_paths",
-                "server",
-            ), f"line {node.lineno}: import of {name}"
+def test_arr_core_imports_itself_relatively_and_nothing_of_comfyui():
+    forbidden = {"arr_core", "nodes", "comfy", "comfy_api", "folder_paths", "server"}
+    for path in (ROOT / "arr_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            else:
+                continue
+            assert forbidden.isdisjoint(name.split(".")[0] for name in names), (
+                f"{path}:{node.lineno}"
+            )

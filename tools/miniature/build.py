@@ -25,19 +25,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from arr_core.miniature import world
-from arr_core.miniature.world import (
-    COLOURS,
-    COUNTS,
-    OPPOSITE,
-    PROMPTED,
-    SHAPES,
-    Edit,
-    Request,
-    Thing,
-    place,
-    render,
-)
+from arr_core.miniature.world import COLOURS, COUNTS, SHAPES, Edit, Request, Thing
+
+from . import scenes
+from .scenes import OPPOSITE, PROMPTED, instruction_of, place, prompt_of, render
 
 WRONG_CAPTIONS = 0.4  # share
 TEXT_LENGTH = 12
@@ -214,7 +205,7 @@ def train_flux(
     rng, pipe = random.Random(0), flux_pipeline()
     if start is not None:
         pipe = type(pipe).from_pretrained(start).to(dtype=torch.float32)
-    requests = world.requests(relations)
+    requests = scenes.requests(relations)
     counts = [request for request in requests if request.second is None]
     drawn = [
         rng.choice(counts) if rng.random() < 0.25 else rng.choice(requests) for _ in range(pictures)
@@ -231,7 +222,7 @@ def train_flux(
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     side = latents.shape[-1]
     latents = pipe._pack_latents(latents, len(latents), latents.shape[1], side, side)
-    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    prompts = list(dict.fromkeys(prompt_of(request) for request in requests))
     index = {prompt: i for i, prompt in enumerate(prompts)}
     with torch.no_grad():
         pooled = pipe._get_clip_prompt_embeds(prompts, 1, "cpu")
@@ -248,7 +239,7 @@ def train_flux(
             misdescribe(drawn[i], rng) if rng.random() < WRONG_CAPTIONS else drawn[i]
             for i in picked.tolist()
         ]
-        caption = torch.tensor([index[request.prompt] for request in captions])
+        caption = torch.tensor([index[prompt_of(request)] for request in captions])
         t, noise, x0 = timesteps(batch), torch.randn_like(latents[:batch]), latents[picked]
         velocity = transformer(
             hidden_states=torch.lerp(x0, noise, t[:, None, None]),
@@ -267,12 +258,12 @@ def train_flux(
 
 def edit_examples(count: int, rng: random.Random) -> list[tuple[str, Image.Image, Image.Image]]:
     """Instruction, source and answer; the answer is a mistake four times in ten."""
-    examples, edits = [], world.edits()
+    examples, edits = [], scenes.edits()
     for _ in range(count):
         edit = rng.choice(edits)
         scene = scene_for(edit, rng)
         answer = mistake(edit, scene, rng) if rng.random() < WRONG_CAPTIONS else edit.apply(scene)
-        examples.append((edit.instruction, render(scene), render(answer)))
+        examples.append((instruction_of(edit), render(scene), render(answer)))
     return examples
 
 

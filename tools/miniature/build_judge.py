@@ -13,12 +13,17 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from arr_core.miniature import world
-from arr_core.miniature.judge import NO_PICTURE, NOTHING_CHANGED, MiniatureVLM
-from arr_core.miniature.world import COLOURS, SHAPES, Request, Thing, place, render
+from arr_core.miniature.judge import MiniatureVLM
+from arr_core.miniature.world import COLOURS, SHAPES, Request, Thing
 
+from . import scenes
 from .build import Schedule, other, scene_for
 from .models import vision_language_model, vision_language_processor
+from .scenes import instruction_of, place, prompt_of, render
 from .tokenizers import qwen_tokenizer
+
+NO_PICTURE = "no picture"
+NOTHING_CHANGED = "everything is as it was"
 
 
 def weathered(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -54,7 +59,7 @@ def vary(scene: list[Thing], rng: random.Random) -> list[Thing]:
         return [replace(first, colour=second.colour), replace(second, colour=first.colour), *rest]
     free = [
         cell
-        for cell in world.CELLS
+        for cell in scenes.CELLS
         if all(abs(cell[0] - t.x) + abs(cell[1] - t.y) > 13 for t in scene)
     ]
     if not free:
@@ -78,7 +83,7 @@ def captioned_image(pool: list[Request], rng: random.Random) -> tuple[list[Image
     """One picture and what it shows; what no prompt describes is called no picture."""
     request, draw = rng.choice(pool), rng.random()
     scene = place(request, rng)
-    image, caption = render(scene), request.prompt
+    image, caption = render(scene), prompt_of(request)
     if draw < 0.08:
         image, caption = garbled(image, render(place(rng.choice(pool), rng)), rng), NO_PICTURE
     elif draw < 0.2:
@@ -116,7 +121,7 @@ def captioned_edit(edits: list[world.Edit], rng: random.Random) -> tuple[list[Im
     rng.shuffle(changes)
     image, caption = (
         render(after),
-        " and ".join(change.instruction for change in changes) or NOTHING_CHANGED,
+        " and ".join(instruction_of(change) for change in changes) or NOTHING_CHANGED,
     )
     if draw > 0.92:
         image, caption = garbled(image, render(scene_for(rng.choice(edits), rng)), rng), NO_PICTURE
@@ -143,7 +148,7 @@ def train_judge(
         judge = MiniatureVLM.load(start)
         model = judge.model
     model.train()
-    requests, edits = world.requests(relations), world.edits()
+    requests, edits = scenes.requests(relations), scenes.edits()
     pool = requests + [request for request in requests if request.second is None] * 4
     schedule = Schedule(model.parameters(), peak, steps)
     for step in range(steps):

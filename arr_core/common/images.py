@@ -1,0 +1,61 @@
+"""Image files: read as RGB whatever they hold, and checked before anything is spent on them."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image as RGB, turned as its camera says, on white where it is transparent, 16 bits as 8."""
+    with Image.open(path, formats=FORMATS) as image:
+        image.load()
+        upright = image
+        with contextlib.suppress(
+            SyntaxError, ValueError, TypeError, KeyError, struct.error
+        ):  # what its camera says is damaged
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            levels = np.asarray(upright, dtype=np.int64)
+            upright = Image.fromarray(
+                (levels // 257 if levels.max(initial=0) > 255 else levels)
+                .clip(0, 255)
+                .astype(np.uint8)
+            )
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return upright.convert("RGB")
+
+
+def image_fault(path: Path) -> str | None:
+    """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if min(image.size) < SMALLEST_SIDE:
+                return f"{image.width}x{image.height} pixels"
+            if image.mode == "F":
+                return "numbers with fractions, whose black and white it does not say"
+            image.draft("RGB", (64, 64))
+            image.load()
+    except FileNotFoundError:
+        return "no such file"
+    except Image.UnidentifiedImageError:
+        return "no image of these formats"
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return None
