@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from .common.errors import ArrError, show
 from .common.images import FORMATS, SMALLEST_SIDE, image_fault
+from .common.images import open_image as open_image  # data and its images are read together
 from .common.paths import resource
 
 TEXT = ("query", "prompt", "instruction")

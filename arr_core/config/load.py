@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from ..common.command import Parser
 from ..common.errors import ArrError, describe_validation_error, did_you_mean, show
 from ..common.files import write_text
 from .presets import PRESETS
-from .schema import TrainConfig
+from .schema import Section, TrainConfig
 
 Fields = Mapping[str, Mapping[str, Any]]
 
@@ -90,7 +90,7 @@ def parse_flags(words: Iterable[str], parser: FieldParser) -> tuple[argparse.Nam
     from pydantic_settings import CliSettingsSource, SettingsError
 
     settings = CliSettingsSource(
-        TrainConfig,
+        TrainConfig,  # pyright: ignore[reportArgumentType] any model will do
         root_parser=parser,
         add_argument_method=_add_field,
         cli_avoid_json=True,
@@ -139,8 +139,7 @@ def _fields() -> dict[str, FieldInfo]:
     return {
         f"{section}.{name}": field
         for section, info in TrainConfig.model_fields.items()
-        if info.annotation is not None
-        for name, field in info.annotation.model_fields.items()
+        for name, field in cast("type[Section]", info.annotation).model_fields.items()
     }
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
 from PIL.ImageFont import FreeTypeFont
 
-from ..data import open_image
+from ..common.images import open_image
 
 SMALLEST, LARGEST = 160, 512  # pixels of a picture's shorter and longer side, as shown
 GAP, TEXT, LINES = 12, 15, 3
