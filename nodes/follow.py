@@ -34,18 +34,18 @@ def follow(
     """
     free_models()
     begun = shown_at = time.monotonic()
-    size_before = seen = _size(run)
+    size_before, seen = _size(run), None
     human_judge = None  # its page, once the child has printed it
 
     def watch(stopping: bool) -> None:
         nonlocal seen, shown_at, human_judge
-        size, now = _size(run), time.monotonic()
-        if size == seen and now < shown_at + REPEAT_S:
+        state, now = (_size(run), stopping), time.monotonic()
+        if state == seen and now < shown_at + REPEAT_S:
             return
-        seen, shown_at = size, now
+        seen, shown_at = state, now
         if stopping:
             text = STOPPING
-        elif size == size_before:
+        elif state[0] == size_before:
             text = f"loading ... {now - begun:.0f} s"
         else:
             text = show(run.history())

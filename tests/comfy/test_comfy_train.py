@@ -137,15 +137,14 @@ def test_cancel_finishes_the_update_and_saves_and_run_goes_on(server):
 
 
 def test_a_second_cancel_ends_it_at_once_and_the_last_checkpoint_is_kept(server):
-    slow = SMALL.replace("update = 2", "update = 512").replace("batch = 4", "batch = 64")
+    slow = SMALL.replace("update = 2", "update = 256").replace("batch = 4", "batch = 64")
     slow = slow.replace("every = 2", "every = 1")
-    prompt = server.queue(
-        {"train": training(server, run_name="killed", updates=5000, settings=slow)}
-    )
-    until_update(server, "killed", 1)
-    until(lambda: run_of(server, "killed").checkpoints)
-    server.http("/interrupt", {})
-    time.sleep(0.5)
+    graph = {"train": training(server, run_name="killed", updates=5000, settings=slow)}
+    with listening(server) as heard:
+        prompt = server.queue(graph)
+        until(lambda: run_of(server, "killed").checkpoints, 120)
+        server.http("/interrupt", {})
+        heard(rb"Cancel again ends it at once")
     server.http("/interrupt", {})
     begun = time.monotonic()
     assert error_of(server.wait(prompt)) == "interrupted"
