@@ -355,7 +355,7 @@ def test_a_reply_that_reaches_its_limit_is_cut_and_pictures_are_made_smaller(cha
             dict(model="/no/such/folder"),
             "expected a folder or a hub name of a vision-language model",
         ),
-        (dict(device="cuda:7"), "does not get onto the device 'cuda:7'"),
+        (dict(device="cuda:7"), "cannot be moved to the device 'cuda:7'"),
     ],
 )
 def test_what_cannot_be_loaded_says_so_once_in_one_line(saved, settings, said):
@@ -396,7 +396,7 @@ def test_each_process_has_its_judge_on_its_own_card(saved, monkeypatch, device, 
         monkeypatch.setenv("LOCAL_RANK", str(rank))
     model = LocalChat(saved("qwen2_5_vl"), device=device)
     with pytest.raises(
-        JudgeError, match=f"does not get onto the device '{chosen}': invalid device ordinal"
+        JudgeError, match=f"cannot be moved to the device '{chosen}': invalid device ordinal"
     ):
         ask(model, question("which", A))
     asyncio.run(model.close())
