@@ -1,4 +1,4 @@
-"""What the whole run does with tests that could not run."""
+"""How pytest runs: from any folder, and with CI set no test of a browser or of ComfyUI may be skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+ROOT = Path(__file__).resolve().parents[2]
+CONFTEST = ROOT / "tests" / "conftest.py"
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,21 @@ def test_a_skipped_browser_test_fails_where_ci_is_set(tmp_path, folder, ci, stat
     )
     assert done.returncode == status, done.stdout
     assert "no chromium" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["1 ARR-RPO.main", "copy"])
+def test_pytest_runs_from_anywhere_under_any_folder_name(tmp_path, name):
+    clone = tmp_path / name
+    (clone / "tests").mkdir(parents=True)
+    for file in ("__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, clone / file)
+    (clone / "arr_core").mkdir()
+    (clone / "arr_core" / "__init__.py").touch()
+    (clone / "tests" / "test_it.py").write_text("def test_it():\n    import arr_core\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(clone)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
@@ -144,3 +145,34 @@ def test_tables_of_trainings_are_what_was_recorded():
     in_readme = re.findall(r"\| ([\d.]+ % \(.*?\)) \| \*\*(.*?)\*\*( \(.*?\))", text_of(PAGES[0]))
     assert len(in_readme) == 4
     assert all(base + after + interval in rates for base, after, interval in in_readme)
+
+
+def test_the_configuration_page_is_written_from_the_code():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "docs"))
+    from make_configuration import page
+
+    written = text_of(ROOT / "docs/configuration.md")
+    assert written == page(), "run: python docs/make_configuration.py"
+
+
+def functions(file: Path) -> set[str]:
+    """The functions and classes of a module, and ``Class.method``."""
+    names = set()
+    for node in ast.parse(text_of(file)).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            members = (member for member in node.body if hasattr(member, "name"))
+            names |= {f"{node.name}.{member.name}" for member in members}
+    return names
+
+
+def test_the_walkthrough_names_what_exists_in_at_most_ten_hops():
+    text = text_of(ROOT / "docs/walkthrough.md")
+    for path, name in re.findall(r"`([\w/]+\.py):([\w.]+)`", text):
+        assert name in functions(ROOT / path), f"{path}:{name}"
+    sections = text.split("\n## ")[1:]
+    hops = [len(re.findall(r"^\d+\. ", section, re.MULTILINE)) for section in sections]
+    assert len(hops) == 4 and all(1 < count <= 10 for count in hops)

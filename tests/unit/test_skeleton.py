@@ -86,18 +86,6 @@ def test_a_failure_of_the_nodes_is_logged_in_full(oddly_named_copy, caplog):
     assert caplog.records[0].exc_info
 
 
-def test_pytest_runs_from_anywhere_under_any_folder_name(oddly_named_copy, tmp_path):
-    (oddly_named_copy / "tests").mkdir()
-    (oddly_named_copy / "tests" / "test_it.py").write_text("def test_it():\n    import arr_core\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(oddly_named_copy)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def test_requirements_and_version_equal_the_projects_and_leave_the_host_alone():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
