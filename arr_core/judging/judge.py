@@ -134,8 +134,13 @@ class Judge:
         lookup = asyncio.ensure_future(self._look_up(questions))
         for key in questions:
             task = asyncio.ensure_future(self._opinion(key, lookup))
-            task.add_done_callback(lambda _, key=key: self._in_flight.pop(key))
+            task.add_done_callback(lambda task, key=key: self._finished(key, task))
             self._in_flight[key] = task
+
+    def _finished(self, key: str, task: asyncio.Task[Opinion]) -> None:
+        del self._in_flight[key]
+        if not task.cancelled():
+            task.exception()  # seen, even where nobody waits any more: else asyncio prints a traceback
 
     async def _look_up(
         self, questions: Mapping[str, Question]
