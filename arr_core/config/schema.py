@@ -340,7 +340,7 @@ class Validation(Section):
 class TrainConfig(Section):
     """Everything that decides what a run does; it is saved as the run's ``config.yaml``."""
 
-    run: Run = Run()
+    run: Run = Run.model_validate({})
     policy: Policy
     adapter: Adapter
     data: Data
@@ -348,7 +348,7 @@ class TrainConfig(Section):
     objective: Objective
     optimizer: Optimizer
     judge: Judge
-    validation: Validation = Validation()
+    validation: Validation = Validation.model_validate({})
 
     @property
     def task(self) -> Literal["t2i", "edit"]:

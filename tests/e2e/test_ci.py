@@ -39,7 +39,8 @@ def test_a_skipped_browser_test_fails_where_ci_is_set(tmp_path, folder, ci, stat
 
 @pytest.mark.parametrize("name", ["1 ARR-RPO.main", "copy"])
 def test_pytest_runs_from_anywhere_under_any_folder_name(tmp_path, name):
-    clone = tmp_path / name
+    clone, elsewhere = tmp_path / name, tmp_path / "elsewhere"
+    elsewhere.mkdir()
     (clone / "tests").mkdir(parents=True)
     for file in ("__init__.py", "pyproject.toml"):
         shutil.copy(ROOT / file, clone / file)
@@ -48,7 +49,7 @@ def test_pytest_runs_from_anywhere_under_any_folder_name(tmp_path, name):
     (clone / "tests" / "test_it.py").write_text("def test_it():\n    import arr_core\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(clone)],
-        cwd=tmp_path,
+        cwd=elsewhere,
         capture_output=True,
         text=True,
     )
