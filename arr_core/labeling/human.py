@@ -29,30 +29,21 @@ class HumanClient(GroupClient):
 
     def __init__(self, port: int = 0, undo_window_s: float = 4.0):
         """Raises JudgeError for a port that is taken."""
-        self.queue = LabelingQueue(undo_window_s=undo_window_s)
+        self.queue = LabelingQueue(undo_window_s)
         self.server = LabelingServer(self.queue, port)
         self.url = self.server.url
         print(f"you are the judge: open {self.url}", file=sys.stderr, flush=True)
 
     async def answer_all(self, questions: Sequence[Question]) -> list[Opinion]:
         """One opinion a question, in order, when the person has answered all of them. Cancelling it removes the questions."""
-        answers = self.queue.add([_task(question) for question in questions])
-        return [
-            Opinion(choice, REASONS[choice], latency_s=seconds)
-            for choice, seconds in await asyncio.wrap_future(answers)
+        tasks = [
+            Task(one.prompt, one.rubric.text, (one.first, one.second), one.source)
+            for one in questions
         ]
+        answers = await asyncio.wrap_future(self.queue.add(tasks))
+        return [Opinion(choice, REASONS[choice], latency_s=seconds) for choice, seconds in answers]
 
     async def close(self) -> None:
         """Tell the page that the run has ended, and end the server."""
         self.queue.close()
         await asyncio.to_thread(self.server.close)
-
-
-def _task(question: Question) -> Task:
-    source = question.source
-    return Task(
-        question.prompt,
-        question.rubric.text,
-        (lambda: question.first, lambda: question.second),
-        None if source is None else lambda: source,
-    )

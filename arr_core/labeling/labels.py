@@ -21,19 +21,16 @@ from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..common.files import JsonLines
-from ..common.images import image_fault, open_image
-from ..data import DataError, PreferencePair, load_pairs, task_of
+from ..common.progress import ProgressBars
+from ..data import DataError, PreferencePair, image_fault, load_pairs, task_of
 from ..rubrics import load_rubric
 from .queue import Choice, LabelingQueue, Task
 from .server import LabelingServer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-LAST_UNDO_WINDOW_S = (
-    600.0  # after the last answer the page waits so long for the word that all is done
-)
+# After the last answer the page waits so long for the word that all is done.
+LAST_UNDO_WINDOW_S = 600.0
 
 
 def label(source: Path, output: Path, *, rubric: Path | None = None, port: int = 0) -> int:
@@ -46,24 +43,26 @@ def label(source: Path, output: Path, *, rubric: Path | None = None, port: int =
         print(f"all {len(pairs)} pairs are labelled in {output}")
         return 0
     answered = len(pairs) - len(left)
-    queue = LabelingQueue(undo_window_s=LAST_UNDO_WINDOW_S, total=len(pairs), answered=answered)
-    server = LabelingServer(queue, port)
-    print(f"open {server.url}", file=sys.stderr, flush=True)
-    with tqdm(
-        total=len(pairs), initial=answered, desc="labelled", unit="pair", dynamic_ncols=True
-    ) as bar:
+    queue = LabelingQueue(LAST_UNDO_WINDOW_S, total=len(pairs), answered=answered)
+    with contextlib.ExitStack() as stack:
+        server = LabelingServer(queue, port)
+        stack.callback(server.close)
+        stack.callback(queue.close)
+        print(f"open {server.url}", file=sys.stderr, flush=True)
+        report = stack.enter_context(ProgressBars("pair"))
+        report("labelled", answered, len(pairs))
 
-        def changed(index: int, choice: Choice, undone: bool) -> None:
-            labels.undo() if undone else labels.add(left[index], choice)
-            bar.update(-1 if undone else 1)
+        def changed(pair: PreferencePair, choice: Choice, undone: bool) -> None:
+            labels.undo() if undone else labels.add(pair, choice)
+            report("labelled", queue.answered + (-1 if undone else 1), len(pairs))
 
-        answers = queue.add([_task(pair, criteria) for pair in left], changed)
-        try:
-            while not wait([answers], timeout=0.2).done:  # so that Ctrl-C is heard on every system
-                pass
-        finally:
-            queue.close()
-            server.close()
+        tasks = [
+            Task(pair.prompt, criteria, pair.images, pair.source, partial(changed, pair))
+            for pair in left
+        ]
+        answers = queue.add(tasks)
+        while not wait([answers], timeout=0.2).done:  # so that Ctrl-C is heard on every system
+            pass
     decided, ties = (labels.counts[path] for path in (output, labels.ties_path))
     print(f"{len(pairs)} pairs: {decided} labelled in {output}, {ties} ties in {labels.ties_path}")
     return 0
@@ -77,17 +76,15 @@ class Labels:
             raise DataError(
                 f"{path}: expected an output that ends in .jsonl, got {path.name}; change --output"
             )
-        if not path.absolute().parent.is_dir():
-            raise DataError(
-                f"{path}: expected a file in a folder that exists; make the folder, or change --output"
-            )
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         self.path, self.ties_path = path, path.with_suffix(".ties.jsonl")
         self.counts: Counter[Path] = Counter()
         self._known = set()
         for file in (path, self.ties_path):
-            pairs = load_pairs(file, labelled=file == path) if _size(file) else []
-            self.counts[file] = len(pairs)
-            self._known |= set(map(_identity, pairs))
+            if _size(file):
+                pairs = load_pairs(file, labelled=file == path)
+                self.counts[file] = len(pairs)
+                self._known |= {_identity(pair) for pair in pairs}
         self._added: list[tuple[Path, int, bytes]] = []  # file, its size before, what was appended
 
     def __contains__(self, pair: PreferencePair) -> bool:
@@ -105,13 +102,11 @@ class Labels:
     def undo(self) -> None:
         """Remove the last answer that was appended. Raises OSError where the file has changed since."""
         path, size, appended = self._added[-1]
-        with path.open("r+b") as file:
-            file.seek(size)
-            if file.read() != appended:
-                raise OSError(
-                    f"{path}: expected the last answer at its end; another program has changed the file"
-                )
-            file.truncate(size)
+        if path.read_bytes()[size:] != appended:
+            raise OSError(
+                f"{path}: expected the last answer at its end; another program has changed the file"
+            )
+        os.truncate(path, size)
         self._added.pop()
         self.counts[path] -= 1
 
@@ -145,10 +140,10 @@ def folder_pairs(folder: Path) -> list[PreferencePair]:
         for path in files:
             if fault := image_fault(path):
                 raise DataError(f"{path}: expected an image, got {fault}")
-        prompt, pairs_of_two = _prompt(part), list(zip(images[::2], images[1::2], strict=False))
         if len(images) % 2:
-            pairs_of_two.append((images[-2], images[-1]))
-        pairs += [PreferencePair(prompt, two, None, source) for two in pairs_of_two]
+            images.insert(-1, images[-2])
+        prompt, twos = _prompt(part), zip(images[::2], images[1::2], strict=True)
+        pairs += [PreferencePair(prompt, two, None, source) for two in twos]
     if not pairs:
         raise DataError(
             f"{folder}: expected a folder for each prompt with two images or more in it, got none"
@@ -175,9 +170,3 @@ def _identity(pair: PreferencePair) -> tuple:
     """Equal for the same pair, whatever the order of its images."""
     images = frozenset(path.resolve() for path in pair.images)
     return pair.prompt, images, pair.source and pair.source.resolve()
-
-
-def _task(pair: PreferencePair, criteria: str) -> Task:
-    first, second = (partial(open_image, path) for path in pair.images)
-    source = partial(open_image, pair.source) if pair.source else None
-    return Task(pair.prompt, criteria, (first, second), source)

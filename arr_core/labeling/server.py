@@ -15,20 +15,16 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
-from urllib.parse import parse_qs, urlsplit
 
 from jinja2 import Template
 from pydantic import BaseModel, StrictInt, ValidationError
 
-from ..judging.verdict import JudgeError
+from ..judging.verdict import JudgeError, Place
 from .queue import LabelingQueue
 
 PAGE = Path(__file__).with_name("page.html.jinja")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")  # the port may differ: it may be forwarded
+LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")  # it may be forwarded
 POLL_S = 25.0  # a request for news is answered after this, news or not
-MOST_BYTES = 1000  # of a request's body
-SIDES: dict[str, Literal[0, 1] | None] = {"1": 0, "2": 1, "0": None}
 
 
 class LabelingServer(ThreadingHTTPServer):
@@ -44,6 +40,16 @@ class LabelingServer(ThreadingHTTPServer):
             raise JudgeError(
                 f"expected a free port for the page of the human judge, got {port}; {error}"
             ) from error
+        nonce = secrets.token_urlsafe(12)
+        page = Template(PAGE.read_text(encoding="utf-8"), autoescape=True).render(nonce=nonce)
+        self.page = page.encode()
+        self.headers = {
+            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; img-src 'self' data:; "
+            f"connect-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
         self.url = f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
         self._thread = threading.Thread(target=self.serve_forever, args=[0.1], daemon=True)
         self._thread.start()
@@ -60,15 +66,11 @@ class LabelingServer(ThreadingHTTPServer):
 
 class _Answer(BaseModel):
     number: StrictInt
-    choice: Literal["1", "2", "0"]
+    side: Place | None
 
 
 class _Refused(Exception):
-    """A request that is answered with an HTTP status and a reason."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
+    """A request that is answered with (HTTP status, reason)."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,31 +88,29 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             respond(self._path())
         except _Refused as refused:
+            status, reason = refused.args
             # What was not read of this request must not be taken for the next one.
             self.close_connection = True
-            content = json.dumps({"error": str(refused)}).encode()
-            self._send(content, "application/json", refused.status)
+            self._send_json({"error": reason}, status)
 
     def _path(self) -> str:
         """What is asked for below the token."""
-        if re.sub(r":\d+$", "", self.headers.get("Host", "")) not in LOCAL_HOSTS:
+        if not LOCAL_HOST.fullmatch(self.headers.get("Host", "")):
             raise _Refused(403, "this page is served to this machine alone")
-        token, slash, path = urlsplit(self.path).path.lstrip("/").partition("/")
+        token, slash, path = self.path.lstrip("/").partition("/")
         known = secrets.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
         if not (slash and known):
             raise _Refused(404, "no such page; open the address that was printed, all of it")
         return path
 
     def _get(self, path: str) -> None:
+        queue = self.server.queue
         if path == "":
-            nonce = secrets.token_urlsafe(12)
-            page = Template(PAGE.read_text(encoding="utf-8"), autoescape=True).render(nonce=nonce)
-            self._send(page.encode(), "text/html; charset=utf-8", nonce=nonce)
-        elif path == "state":
-            seen = parse_qs(urlsplit(self.path).query).get("seen", ["-1"])[0]
-            self._send_state(int(seen) if re.fullmatch(r"-?\d{1,9}", seen) else -1, POLL_S)
+            self._send(self.server.page, "text/html; charset=utf-8")
+        elif match := re.fullmatch(r"state/(-?\d{1,9})", path):
+            self._send_json(queue.state(int(match[1]), POLL_S))
         elif match := re.fullmatch(r"image/(\d{1,9})/(left|right|source)", path):
-            image = self.server.queue.image(int(match[1]), match[2])
+            image = queue.image(int(match[1]), match[2])
             if image is None:
                 raise _Refused(404, "no such image")
             buffer = io.BytesIO()
@@ -123,13 +123,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
             raise _Refused(403, "expected an answer from the page itself")
         length, queue = self.headers.get("Content-Length", ""), self.server.queue
-        if not (length.isdigit() and int(length) <= MOST_BYTES):
+        if not re.fullmatch(r"\d{1,3}", length):
             raise _Refused(400, "expected a small JSON object")
         body = self.rfile.read(int(length))
         try:
             if path == "answer":
                 answer = _Answer.model_validate_json(body)
-                queue.answer(answer.number, SIDES[answer.choice])
+                queue.answer(answer.number, answer.side)
             elif path == "undo":
                 queue.undo()
             elif path == "finish":
@@ -137,43 +137,24 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 raise _Refused(404, "no such page; expected answer, undo or finish")
         except ValidationError as error:
-            raise _Refused(400, "expected an answer: number, and choice 1, 2 or 0") from error
+            raise _Refused(400, "expected an answer: number, and side 0, 1 or null") from error
         except (OSError, ValueError) as error:  # the answer could not be written
             raise _Refused(500, str(error)) from error
-        self._send_state()
+        self._send_json(queue.state())
 
-    def _send_state(self, seen: int = -1, timeout_s: float = 0.0) -> None:
-        state = self.server.queue.state(seen, timeout_s)
-        self._send(json.dumps(state).encode(), "application/json")
+    def _send_json(self, content: dict, status: int = 200) -> None:
+        self._send(json.dumps(content).encode(), "application/json", status)
 
-    def _send(
-        self,
-        content: bytes,
-        kind: str,
-        status: int = 200,
-        *,
-        nonce: str = "",
-        cache: str = "no-store",
-    ) -> None:
-        policy = "default-src 'none'; frame-ancestors 'none'"
-        if nonce:
-            policy += (
-                "; img-src 'self' data:; connect-src 'self'; "
-                f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
-            )
+    def _send(self, content: bytes, kind: str, status: int = 200, cache: str = "no-store") -> None:
+        self.send_response(status)
         headers = {
             "Content-Type": kind,
             "Content-Length": str(len(content)),
             "Cache-Control": cache,
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
         }
         if self.close_connection:
             headers["Connection"] = "close"
-        self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers | self.server.headers).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
+
+from .html import figure
 
 SIZE = 1000
 MOST_POINTS = 400  # of a drawn line; a longer one is averaged, which no screen can tell apart
@@ -42,110 +45,102 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """What the macro draws. Labels are (percent from the left or the top, text). No paths: there is no data."""
+    """Lines over updates.
+
+    format: a y value as text. value: what stands beside the title. kind: further CSS classes.
+    band: (x, low, high), filled behind the lines. level: a y that is drawn across.
+    low, high: ends of the y axis; None fits the data.
+    """
 
     title: str
     lines: Sequence[Line]
+    format: Callable[[float], str] = figure
     value: str = ""
     note: str = ""
     kind: str = ""
-    spoken: str = ""
-    paths: Sequence[Path] = ()
-    x_labels: Sequence[tuple[float, str]] = ()
-    y_labels: Sequence[tuple[float, str]] = ()
+    band: Sequence[tuple[float, float, float]] = ()
+    level: float | None = None
+    low: float | None = None
+    high: float | None = None
 
+    @cached_property
+    def known(self) -> list[tuple[float, float]]:
+        """The points that are drawn; where there are none, the chart says that there is no data."""
+        return [(x, y) for line in self.lines for x, y, _ in line.points if y is not None]
 
-def line_chart(
-    title: str,
-    lines: Sequence[Line],
-    *,
-    format: Callable[[float], str],
-    value: str = "",
-    note: str = "",
-    band: Sequence[tuple[float, float, float]] = (),
-    level: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    kind: str = "",
-) -> Chart:
-    """The chart of lines over updates.
+    @property
+    def spoken(self) -> str:
+        """The chart in words."""
+        (first_x, first_y), (last_x, last_y) = self.known[0], self.known[-1]
+        first, last = self.format(first_y), self.format(last_y)
+        return f"{self.title}: {first} at update {first_x:.0f}, {last} at update {last_x:.0f}"
 
-    format: a y value as text. value: what stands beside the title. band: (x, low, high), filled behind the lines.
-    level: a y that is drawn across. low, high: ends of the y axis; None fits the data. kind: further CSS classes.
-    """
-    known = [(x, y) for line in lines for x, y, _ in line.points if y is not None]
-    if not known:
-        return Chart(title, lines, value, note, kind)
-    xs = [point.x for line in lines for point in line.points]
-    ys = [y for _, y in known] + [end for _, *ends in band for end in ends]
-    ys += [] if level is None else [level]
-    left, right = min(xs), max(xs)
-    x_ticks = _whole_ticks(left, right)
-    y_ticks = _ticks(min(ys) if low is None else low, max(ys) if high is None else high)
-    scale = _Scale(
-        left, right, y_ticks[0] if low is None else low, y_ticks[-1] if high is None else high
-    )
-    paths = [Path("grid", scale.across(tick)) for tick in y_ticks]
-    if band:
-        upper = [Point(x, top) for x, _, top in band]
-        lower = [Point(x, bottom) for x, bottom, _ in reversed(band)]
-        paths.append(Path("band", scale.path(upper + lower) + "Z"))
-    if level is not None:
-        paths.append(Path("level", scale.across(level)))
-    for line in lines:
-        paths += _draw(line, scale)
-    (first_x, first_y), (last_x, last_y) = known[0], known[-1]
-    spoken = f"{format(first_y)} at update {first_x:.0f}, {format(last_y)} at update {last_x:.0f}"
-    return Chart(
-        title,
-        lines,
-        value,
-        note,
-        kind,
-        f"{title}: {spoken}",
-        paths,
-        [(round(scale.x(tick) * 100 / SIZE, 2), f"{tick:.0f}") for tick in x_ticks],
-        [(round(scale.y(tick) * 100 / SIZE, 2), format(tick)) for tick in y_ticks],
-    )
+    @property
+    def x_labels(self) -> list[tuple[float, str]]:
+        """(percent from the left, update)."""
+        left, right = self._x_axis
+        ticks = [
+            tick for tick in _ticks(left, right) if left <= tick <= right and tick.is_integer()
+        ]
+        return [(self._x(tick) * 100 / SIZE, f"{tick:.0f}") for tick in ticks or [left]]
 
+    @property
+    def y_labels(self) -> list[tuple[float, str]]:
+        """(percent from the top, value)."""
+        return [(self._y(tick) * 100 / SIZE, self.format(tick)) for tick in self._y_ticks]
 
-@dataclass(frozen=True)
-class _Scale:
-    left: float
-    right: float
-    bottom: float
-    top: float
+    @property
+    def paths(self) -> list[Path]:
+        """What is drawn, from the back to the front."""
+        paths = [Path("grid", self._across(tick)) for tick in self._y_ticks]
+        if self.band:
+            upper = [Point(x, high) for x, _, high in self.band]
+            lower = [Point(x, low) for x, low, _ in reversed(self.band)]
+            paths.append(Path("band", f"{self._path(upper + lower)}Z"))
+        if self.level is not None:
+            paths.append(Path("level", self._across(self.level)))
+        for line in self.lines:
+            points, kind = _thinned(line.points), f"line {line.role}"
+            if line.smooth:
+                paths.append(Path(f"{kind} faint", self._path(points)))
+            paths.append(Path(kind, self._path(_smoothed(points) if line.smooth else points)))
+            if line.dots:
+                dots = [point for point in points if point.y is not None]
+                paths += [Path(f"dot {line.role}", self._path([dot]), dot.note) for dot in dots]
+        return paths
 
-    def x(self, value: float) -> float:
-        if self.left == self.right:
-            return SIZE / 2
-        return SIZE * (value - self.left) / (self.right - self.left)
+    @cached_property
+    def _x_axis(self) -> tuple[float, float]:
+        xs = [point.x for line in self.lines for point in line.points]
+        return min(xs), max(xs)
 
-    def y(self, value: float) -> float:
-        return SIZE * (self.top - value) / (self.top - self.bottom)
+    @cached_property
+    def _y_ticks(self) -> list[float]:
+        ys = [y for _, y in self.known] + [end for _, *ends in self.band for end in ends]
+        low, high = min(ys, default=0.0), max(ys, default=0.0)
+        return _ticks(
+            low if self.low is None else self.low, high if self.high is None else self.high
+        )
 
-    def across(self, y: float) -> str:
-        return f"M0 {self.y(y):.1f}H{SIZE}"
+    def _x(self, value: float) -> float:
+        left, right = self._x_axis
+        return SIZE / 2 if left == right else SIZE * (value - left) / (right - left)
 
-    def path(self, points: Sequence[Point]) -> str:
+    def _y(self, value: float) -> float:
+        bottom, top = self._y_ticks[0], self._y_ticks[-1]
+        return SIZE * (top - value) / (top - bottom)
+
+    def _across(self, y: float) -> str:
+        return f"M0 {self._y(y):.1f}H{SIZE}"
+
+    def _path(self, points: Sequence[Point]) -> str:
         """Path data; a line of no length (h0) with round ends is drawn as a dot, however the SVG is stretched."""
         commands, pen = [], "M"
         for x, y, _ in points:
             if y is not None:
-                commands.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
+                commands.append(f"{pen}{self._x(x):.1f} {self._y(y):.1f}")
             pen = "M" if y is None else "L"
         return "".join(commands) + ("h0" if len(commands) == 1 else "")
-
-
-def _draw(line: Line, scale: _Scale) -> list[Path]:
-    points = _thinned(line.points)
-    paths = [Path(f"line {line.role}", scale.path(_smoothed(points) if line.smooth else points))]
-    if line.smooth:
-        paths.insert(0, Path(f"line faint {line.role}", scale.path(points)))
-    if line.dots:
-        dots = [point for point in points if point.y is not None]
-        paths += [Path(f"dot {line.role}", scale.path([dot]), dot.note) for dot in dots]
-    return paths
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
@@ -171,25 +166,12 @@ def _mean(points: Sequence[Point]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _step(low: float, high: float) -> float:
-    """A round number that fits about TICKS times between low and high."""
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-
-
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from at most ``low`` to at least ``high``."""
+    """About TICKS round numbers from at most ``low`` to at least ``high``."""
     if low >= high:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
-    step = _step(low, high)
+    rough = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [tick * step for tick in range(first, last + 1)]
-
-
-def _whole_ticks(low: float, high: float) -> list[float]:
-    """Round whole numbers between ``low`` and ``high``."""
-    if low == high:
-        return [low]
-    step = max(1, round(_step(low, high)))
-    return [tick * step for tick in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -84,29 +84,24 @@ def position(value: float, start: float, end: float) -> float:
     return round(100 * min(1.0, max(0.0, (value - start) / (end - start))), 1)
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: "" if value is None else value,
-    )
-    formatters = (
-        percent,
-        signed_percent,
-        percent_range,
-        figure,
-        plural,
-        in_unit,
-        duration,
-        to_minute,
-        task_name,
-        position,
-    )
-    environment.filters |= {formatter.__name__: formatter for formatter in formatters}
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=lambda value: "" if value is None else value,
+)
+_FORMATTERS = (
+    percent,
+    signed_percent,
+    percent_range,
+    figure,
+    plural,
+    in_unit,
+    duration,
+    to_minute,
+    task_name,
+    position,
+)
+_ENVIRONMENT.filters |= {formatter.__name__: formatter for formatter in _FORMATTERS}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data import open_image
+
 LARGEST = 448  # pixels; a larger image is scaled down
 CRISP_BELOW = 160  # pixels; a smaller image is shown enlarged, its pixels as squares
 LOSSLESS = 256  # pixels up to which PNG is used
-FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,22 @@ class EmbeddedImage:
     crisp: bool
 
 
-def embed_file(folder: Path, name: str, largest: int = LARGEST) -> EmbeddedImage | None:
+def embed_inside(folder: Path, name: str, largest: int = LARGEST) -> EmbeddedImage | None:
     """The image of this name in the folder. None for a name that leaves the folder, and for what is no image."""
     try:
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            return None
-        with Image.open(path, formats=FORMATS) as image:
-            return embed(image.convert("RGB"), largest)
+        inside = path.is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # no name for a file
+        return None
+    return embed(path, largest) if inside else None
+
+
+def embed(path: Path, largest: int = LARGEST) -> EmbeddedImage | None:
+    """The image in RGB, scaled down to ``largest`` pixels a side; None for what is no image."""
+    try:
+        image = open_image(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def embed(image: Image.Image, largest: int = LARGEST) -> EmbeddedImage:
-    """The image in RGB, scaled down to ``largest`` pixels a side."""
     crisp = max(image.size) < CRISP_BELOW
     image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from ..common.files import write_text
-from ..data import open_image
 from ..rubrics.pipeline import Outcome
 from .html import plural, render
-from .images import EmbeddedImage, embed
+from .images import embed
 
 MOST_CARDS = 60  # pairs that are shown with their images
 THUMBNAIL = 320  # pixels
@@ -44,14 +44,7 @@ def write_report(outcome: Outcome, path: str | Path, name: str) -> Path:
         shown=pairs[:MOST_CARDS],
         more=f" {plural(left, 'more pair')} in pairs.jsonl." if left > 0 else "",
         verified=len({line for one in outcome.outcomes for line in one.criteria}),
-        embed=_embed,
+        embed=partial(embed, largest=THUMBNAIL),
     )
     write_text(path, page)
     return Path(path)
-
-
-def _embed(path: Path) -> EmbeddedImage | None:
-    try:
-        return embed(open_image(path), THUMBNAIL)
-    except (OSError, ValueError, SyntaxError):
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -22,9 +22,9 @@ from ..training.events import (
     history,
     read_events,
 )
-from .charts import Chart, Line, Point, line_chart
+from .charts import Chart, Line, Point
 from .html import figure, percent, percent_range, render, signed_percent
-from .images import embed_file
+from .images import embed_inside
 
 STATISTICS = {
     "contrast": "Contrast",
@@ -56,7 +56,6 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     folder = Path(run_dir)
     run = history(read_events(folder / "events.jsonl"))
     last = run.validations[-1] if run.validations else None
-    best = next((event for event in reversed(run.validations) if event.best), last)
     with_images = [event for event in run.validations if event.images]
     settings = folder / "config.yaml"
     changes = _changes(last)
@@ -65,13 +64,13 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         name=run.started.run if run.started else folder.resolve().name,
         run=run,
         last=last,
-        kept=best if best is not last else None,
+        best=next((event for event in reversed(run.validations) if event.best), last),
         moved={STATISTICS[name]: change for name, change in changes.items() if abs(change) > FAR},
         far=FAR,
         win_rate=_win_rate_chart(run.validations),
         shown=with_images[-1] if with_images else None,
-        embed=partial(embed_file, folder),
-        frames_of=partial(_frames, _spread(with_images)),
+        embed=partial(embed_inside, folder),
+        frames=_frames(with_images),
         statistics=[
             _statistic_chart(run.validations, name, changes.get(name)) for name in STATISTICS
         ],
@@ -91,21 +90,15 @@ def _rubric(path: Path) -> Rubric | None:
         return None
 
 
-def _frames(validations: Sequence[ValidationEvent], prompt: str) -> list[tuple[int, str]]:
-    """(update, file) of the policy's images of the prompt."""
-    files = [
-        (event.update, {image.prompt: image.policy for image in event.images})
-        for event in validations
-    ]
-    return [(update, by_prompt[prompt]) for update, by_prompt in files if prompt in by_prompt]
-
-
-def _spread(validations: Sequence[ValidationEvent]) -> Sequence[ValidationEvent]:
-    """At most FRAMES of them, evenly, with the first and the last."""
-    last = len(validations) - 1
-    if last < FRAMES:
-        return validations
-    return [validations[round(place * last / (FRAMES - 1))] for place in range(FRAMES)]
+def _frames(validations: Sequence[ValidationEvent]) -> dict[str, dict[int, str]]:
+    """By prompt and update, the files of the policy's images; of at most FRAMES updates, with the first and the last."""
+    last, frames = len(validations) - 1, defaultdict(dict)
+    if last >= FRAMES:
+        validations = [validations[round(at * last / (FRAMES - 1))] for at in range(FRAMES)]
+    for event in validations:
+        for image in event.images:
+            frames[image.prompt][event.update] = image.policy
+    return frames
 
 
 def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
@@ -116,16 +109,16 @@ def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
             note += f", interval {percent_range(event.low, event.high)}"
             band.append((event.update, event.low, event.high))
         points.append(Point(event.update, event.win_rate, note))
-    return line_chart(
+    return Chart(
         "Win rate",
         [Line(points, dots=True)],
-        format=percent,
+        percent,
+        "policy against frozen base after so many updates, 95 % interval",
+        kind="tall",
         band=band,
         level=0.5,
         low=0,
         high=1,
-        kind="tall",
-        value="policy against frozen base after so many updates, 95 % interval",
     )
 
 
@@ -148,14 +141,13 @@ def _statistic_chart(
                 value = getattr(getattr(event.statistics, side), name)
                 note = f"update {event.update}, {side}: {figure(value)}"
                 points.append(Point(event.update, value, note))
-        lines.append(Line(points, side, label=side, dots=True))
-    return line_chart(
+        lines.append(Line(points, side, side, dots=True))
+    return Chart(
         STATISTICS[name],
         lines,
-        format=figure,
-        low=0,
-        kind="moved" if change and abs(change) > FAR else "",
         value="" if change is None else f"{signed_percent(change)} against the base",
+        kind="moved" if change and abs(change) > FAR else "",
+        low=0,
     )
 
 
@@ -167,38 +159,32 @@ def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
 
     def share(name: str) -> list[Point]:
         """A count as a share of the update's pairs."""
-        shares = [getattr(event, name) / event.pairs if event.pairs else None for event in updates]
-        return [Point(event.update, value) for event, value in zip(updates, shares, strict=True)]
+        return [
+            Point(event.update, getattr(event, name) / event.pairs if event.pairs else None)
+            for event in updates
+        ]
 
     def curve(title: str, points: list[Point], format=figure, **options) -> Chart:
         known = [point.y for point in points if point.y is not None]
         recent = known[-max(1, len(known) // 10) :]
         value = f"{format(sum(recent) / len(recent))} lately" if recent else ""
-        line = Line(points, smooth=True)
-        return line_chart(title, [line], format=format, value=value, **options)
+        return Chart(title, [Line(points, smooth=True)], format, value, **options)
 
     clipped = [
         Line(field("clip_high"), "policy", "above", smooth=True),
         Line(field("clip_low"), "second", "below", smooth=True),
     ]
     order_bias = "Far from one half, the judge looks at the order more than at the images."
+    first = field("first_pick_rate")
     charts = [
         curve("Undecided pairs", share("undecided"), percent, low=0),
         curve("Loss", field("loss")),
         curve("KL to the reference", field("kl"), low=0),
-        line_chart("Clipped ratios", clipped, format=percent, low=0),
+        Chart("Clipped ratios", clipped, percent, low=0),
         curve("Gradient norm", field("grad_norm"), low=0),
-        curve(
-            "First image preferred",
-            field("first_pick_rate"),
-            percent,
-            low=0,
-            high=1,
-            level=0.5,
-            note=order_bias,
-        ),
+        curve("First image preferred", first, percent, note=order_bias, level=0.5, low=0, high=1),
     ]
     if failures := sum(event.failures for event in updates):
         note = f"{figure(failures)} in all; none became a reward."
         charts.append(curve("Failed verdicts", share("failures"), percent, low=0, note=note))
-    return [chart for chart in charts if chart.paths] or charts[:1]
+    return [chart for chart in charts if chart.known] or charts[:1]

@@ -10,7 +10,7 @@ from typing import Any
 from ..common.files import write_text
 from ..training.events import ValidationImage
 from .html import plural, render
-from .images import embed_file
+from .images import embed_inside
 
 MOST_CARDS = 24  # pairs that are shown, decided ones first
 
@@ -29,7 +29,7 @@ def write_report(
         result=result,
         shown=shown,
         more=f" {plural(left, 'more pair')} in events.jsonl." if left else "",
-        embed=partial(embed_file, folder),
+        embed=partial(embed_inside, folder),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"

@@ -8,7 +8,7 @@ from doubles.html_page import Page
 from PIL import Image
 
 from arr_core.common.proportions import wilson
-from arr_core.reports.charts import Line, Point, line_chart
+from arr_core.reports.charts import Chart, Line, Point
 from arr_core.reports.html import duration, figure, percent, signed_percent
 from arr_core.reports.run import ReportWriter, write_report
 from arr_core.rubrics import Rubric, Theme
@@ -326,8 +326,8 @@ def test_a_lone_surrogate_does_not_break_the_page(run):
 # --- charts and numbers ---------------------------------------------------------------------------------------------
 
 
-def drawn(*points, format=figure, **options):
-    return line_chart("Loss", [Line([Point(*point) for point in points])], format=format, **options)
+def drawn(*points, **options):
+    return Chart("Loss", [Line([Point(*point) for point in points])], **options)
 
 
 @pytest.mark.parametrize(
