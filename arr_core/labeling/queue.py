@@ -52,13 +52,11 @@ class _Group:
 
 @dataclass(eq=False)
 class _Item:
-    """A task in the queue."""
+    """A task in the queue. ``places``: of the images shown left and right; a page that is loaded again shows the same."""
 
     task: Task
     group: _Group
-    places: tuple[
-        Place, Place
-    ]  # of the images shown left and right: a page loaded again is the same
+    places: tuple[Place, Place]
     shown_at: float | None = None
     answer: Answer | None = None
 

@@ -12,7 +12,6 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -74,24 +73,22 @@ class _Refused(Exception):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    # Connections stay open, so that the last word reaches the page even when the server takes no new ones.
     protocol_version, timeout = "HTTP/1.1", 60
     server_version, sys_version = "labeling", ""
     server: LabelingServer
 
     def do_GET(self) -> None:
-        self._serve(self._get)
-
-    def do_POST(self) -> None:
-        self._serve(self._post)
-
-    def _serve(self, respond: Callable[[str], None]) -> None:
         try:
+            respond = self._post if self.command == "POST" else self._get
             respond(self._path())
         except _Refused as refused:
             status, reason = refused.args
             # What was not read of this request must not be taken for the next one.
             self.close_connection = True
             self._send_json({"error": reason}, status)
+
+    do_POST = do_GET
 
     def _path(self) -> str:
         """What is asked for below the token."""

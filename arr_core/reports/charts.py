@@ -47,17 +47,14 @@ class Path(NamedTuple):
 class Chart:
     """Lines over updates.
 
-    format: a y value as text. value: what stands beside the title. kind: further CSS classes.
-    band: (x, low, high), filled behind the lines. level: a y that is drawn across.
+    format: a y value as text. band: (x, low, high), filled behind the lines. level: a y that is drawn across.
     low, high: ends of the y axis; None fits the data.
     """
 
     title: str
     lines: Sequence[Line]
     format: Callable[[float], str] = figure
-    value: str = ""
     note: str = ""
-    kind: str = ""
     band: Sequence[tuple[float, float, float]] = ()
     level: float | None = None
     low: float | None = None
@@ -67,6 +64,13 @@ class Chart:
     def known(self) -> list[tuple[float, float]]:
         """The points that are drawn; where there are none, the chart says that there is no data."""
         return [(x, y) for line in self.lines for x, y, _ in line.points if y is not None]
+
+    @property
+    def lately(self) -> str:
+        """The mean of the last tenth of a smoothed line."""
+        recent = [y for _, y in self.known[-max(1, len(self.known) // 10) :]]
+        smooth = recent and len(self.lines) == 1 and self.lines[0].smooth
+        return f"{self.format(sum(recent) / len(recent))} lately" if smooth else ""
 
     @property
     def spoken(self) -> str:

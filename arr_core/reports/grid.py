@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ FONTS = (
 
 
 class Row(NamedTuple):
-    """A caption, and the image files below it from left to right; the last one sets the row's size."""
+    """A caption, and the image files below it from left to right."""
 
     caption: str
     files: Sequence[Path]
@@ -39,30 +40,30 @@ def draw_grid(rows: Sequence[Row], titles: Sequence[str], summary: str) -> Image
     """The grid. Small pictures are enlarged by a whole factor without blurring, large ones are made smaller."""
     font = font_for("".join([*(row.caption for row in rows), *titles, summary]))
     line = sum(font.getmetrics())
-    sizes = [shown_size(open_image(row.files[-1]).size) for row in rows]
-    cell = max(width for width, _ in sizes)
-    inner = max(len(titles) * (cell + GAP) - GAP, 2 * SMALLEST)
+    pictures = [[scaled(open_image(file)) for file in row.files] for row in rows]
+    cell = GAP + max(picture.width for row in pictures for picture in row)
+    inner = max(len(titles) * cell, 2 * SMALLEST + GAP)
 
     def text(words: str, colour: str = INK, width: int = inner, lines: int = LINES) -> Image.Image:
-        broken = wrapped(words, font, width, lines)
+        broken = wrapped(words, font, width - GAP, lines)
         block = Image.new("RGB", (width, len(broken) * line), PAPER)
         for at, part in enumerate(broken):
             ImageDraw.Draw(block).text((0, at * line), part, colour, font)
         return block
 
     def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-        block = Image.new("RGB", (inner, images[0].height + GAP), PAPER)
+        height = max(image.height for image in images)
+        block = Image.new("RGB", (inner, height + GAP), PAPER)
         for at, image in enumerate(images):
-            block.paste(image, (at * (cell + GAP), 0))
+            block.paste(image, (at * cell, 0))
         return block
 
     blocks = [side_by_side([text(title, width=cell, lines=1) for title in titles])]
-    for row, size in zip(rows, sizes, strict=True):
-        pictures = [_shown(open_image(file), size) for file in row.files]
-        blocks += [text(row.caption), side_by_side(pictures)]
+    for row, images in zip(rows, pictures, strict=True):
+        blocks += [text(row.caption), side_by_side(images)]
     blocks.append(text(summary, PALE))
     height = sum(block.height for block in blocks)
-    sheet = Image.new("RGB", (inner + 2 * GAP, height + 2 * GAP), PAPER)
+    sheet = Image.new("RGB", (inner + GAP, height + 2 * GAP), PAPER)
     y = GAP
     for block in blocks:
         sheet.paste(block, (GAP, y))
@@ -70,18 +71,14 @@ def draw_grid(rows: Sequence[Row], titles: Sequence[str], summary: str) -> Image
     return sheet
 
 
-def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height at which a picture is shown."""
-    if min(size) < SMALLEST:
-        factor = min(math.ceil(SMALLEST / min(size)), max(1, 2 * LARGEST // max(size)))
-        return size[0] * factor, size[1] * factor
-    factor = min(1.0, LARGEST / max(size))
-    return round(size[0] * factor), round(size[1] * factor)
-
-
-def _shown(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    enlarged = size[0] % picture.width == 0 and size[1] % picture.height == 0
-    return picture.resize(size, Resampling.NEAREST if enlarged else Resampling.LANCZOS)
+def scaled(picture: Image.Image) -> Image.Image:
+    """The picture as it is shown."""
+    if min(picture.size) < SMALLEST:
+        factor = min(math.ceil(SMALLEST / min(picture.size)), 2 * LARGEST // max(picture.size))
+        width, height = (side * max(1, factor) for side in picture.size)
+        return picture.resize((width, height), Resampling.NEAREST)
+    picture.thumbnail((LARGEST, LARGEST), Resampling.LANCZOS)
+    return picture
 
 
 def font_for(text: str) -> FreeTypeFont:
@@ -97,18 +94,19 @@ def font_for(text: str) -> FreeTypeFont:
 
 def wrapped(text: str, font: FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
     """The text in at most so many lines that fit, broken at spaces if there are some; three dots where it goes on."""
+
+    def fitting(text: str, end: str = "") -> int:
+        """How many letters of the text fit, with ``end`` behind them."""
+        places = range(1, min(len(text), width) + 1)  # no letter in use is narrower than a pixel
+        return bisect_right(places, width, key=lambda at: font.getlength(text[:at] + end))
+
     text, broken = " ".join(text.split()), []
     while text and len(broken) < lines:
-        fits = min(len(text), width // 3)  # no letter in use is narrower
-        while fits > 1 and font.getlength(text[:fits]) > width:
-            fits -= 1
+        fits = max(1, fitting(text))
         if fits < len(text) and " " in text[1 : fits + 1]:
             fits = text.rindex(" ", 1, fits + 1)
         broken.append(text[:fits])
         text = text[fits:].lstrip()
     if text:
-        last = broken[-1]
-        while last and font.getlength(f"{last}...") > width:
-            last = last[:-1]
-        broken[-1] = f"{last}..."
+        broken[-1] = broken[-1][: fitting(broken[-1], "...")] + "..."
     return broken or [""]

@@ -67,16 +67,6 @@ def duration(seconds: float) -> str:
     return f"{minutes}{SPACE}min {rest:02}{SPACE}s"
 
 
-def to_minute(time: str) -> str:
-    """An ISO time as "2026-11-24 20:55"."""
-    return time[:16].replace("T", " ")
-
-
-def task_name(task: str) -> str:
-    """A task in words."""
-    return {"t2i": "text to image", "edit": "image editing"}.get(task, task)
-
-
 def position(value: float, start: float, end: float) -> float:
     """Where the value lies from ``start`` (0) to ``end`` (100), for a length in CSS; the middle where they are equal."""
     if start == end:
@@ -100,8 +90,6 @@ _FORMATTERS = (
     plural,
     in_unit,
     duration,
-    to_minute,
-    task_name,
     position,
 )
 _ENVIRONMENT.filters |= {formatter.__name__: formatter for formatter in _FORMATTERS}

@@ -21,14 +21,14 @@ ENDINGS = {
     "failed": "failed",
 }
 TONES = {"kept": "good", "refined": "open", "discarded": "bad", "failed": "warn"}
-SHOWN_FIRST = ("discarded", "failed", "refined", "kept")
 
 
 def write_report(outcome: Outcome, path: str | Path, name: str) -> Path:
     """The path of the page. All text is escaped."""
     pairs = sorted(
         zip(outcome.pairs, outcome.outcomes, strict=True),
-        key=lambda both: SHOWN_FIRST.index(both[1].ending),
+        key=lambda both: [*ENDINGS].index(both[1].ending),
+        reverse=True,
     )
     left = len(pairs) - MOST_CARDS
     page = render(

@@ -23,7 +23,7 @@ from ..training.events import (
     read_events,
 )
 from .charts import Chart, Line, Point
-from .html import figure, percent, percent_range, render, signed_percent
+from .html import figure, percent, percent_range, render
 from .images import embed_inside
 
 STATISTICS = {
@@ -65,15 +65,14 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         run=run,
         last=last,
         best=next((event for event in reversed(run.validations) if event.best), last),
-        moved={STATISTICS[name]: change for name, change in changes.items() if abs(change) > FAR},
         far=FAR,
+        changes=changes,
+        moved={title: change for title, change in changes.items() if abs(change) > FAR},
         win_rate=_win_rate_chart(run.validations),
         shown=with_images[-1] if with_images else None,
         embed=partial(embed_inside, folder),
         frames=_frames(with_images),
-        statistics=[
-            _statistic_chart(run.validations, name, changes.get(name)) for name in STATISTICS
-        ],
+        statistics=[_statistic_chart(run.validations, *named) for named in STATISTICS.items()],
         training=_training_charts(run.updates),
         rubric=_rubric(folder / "rubric.json"),
         warnings=Counter(event.message for event in run.warnings),
@@ -113,8 +112,6 @@ def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
         "Win rate",
         [Line(points, dots=True)],
         percent,
-        "policy against frozen base after so many updates, 95 % interval",
-        kind="tall",
         band=band,
         level=0.5,
         low=0,
@@ -123,16 +120,14 @@ def _win_rate_chart(validations: Sequence[ValidationEvent]) -> Chart:
 
 
 def _changes(event: ValidationEvent | None) -> dict[str, float]:
-    """By name, how much larger each image statistic is under the policy than under the base, as a share."""
+    """By title, how much larger each image statistic is under the policy than under the base, as a share."""
     if event is None or event.statistics is None:
         return {}
     base, policy = asdict(event.statistics.base), asdict(event.statistics.policy)
-    return {name: policy[name] / base[name] - 1 for name in STATISTICS if base[name]}
+    return {STATISTICS[name]: policy[name] / base[name] - 1 for name in STATISTICS if base[name]}
 
 
-def _statistic_chart(
-    validations: Sequence[ValidationEvent], name: str, change: float | None
-) -> Chart:
+def _statistic_chart(validations: Sequence[ValidationEvent], name: str, title: str) -> Chart:
     lines = []
     for side in ("base", "policy"):
         points = []
@@ -142,13 +137,7 @@ def _statistic_chart(
                 note = f"update {event.update}, {side}: {figure(value)}"
                 points.append(Point(event.update, value, note))
         lines.append(Line(points, side, side, dots=True))
-    return Chart(
-        STATISTICS[name],
-        lines,
-        value="" if change is None else f"{signed_percent(change)} against the base",
-        kind="moved" if change and abs(change) > FAR else "",
-        low=0,
-    )
+    return Chart(title, lines, low=0)
 
 
 def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
@@ -164,11 +153,8 @@ def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
             for event in updates
         ]
 
-    def curve(title: str, points: list[Point], format=figure, **options) -> Chart:
-        known = [point.y for point in points if point.y is not None]
-        recent = known[-max(1, len(known) // 10) :]
-        value = f"{format(sum(recent) / len(recent))} lately" if recent else ""
-        return Chart(title, [Line(points, smooth=True)], format, value, **options)
+    def curve(title: str, points: list[Point], format=figure, note="", **axis) -> Chart:
+        return Chart(title, [Line(points, smooth=True)], format, note, **axis)
 
     clipped = [
         Line(field("clip_high"), "policy", "above", smooth=True),
@@ -182,9 +168,9 @@ def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
         curve("KL to the reference", field("kl"), low=0),
         Chart("Clipped ratios", clipped, percent, low=0),
         curve("Gradient norm", field("grad_norm"), low=0),
-        curve("First image preferred", first, percent, note=order_bias, level=0.5, low=0, high=1),
+        curve("First image preferred", first, percent, order_bias, level=0.5, low=0, high=1),
     ]
     if failures := sum(event.failures for event in updates):
         note = f"{figure(failures)} in all; none became a reward."
-        charts.append(curve("Failed verdicts", share("failures"), percent, low=0, note=note))
+        charts.append(curve("Failed verdicts", share("failures"), percent, note, low=0))
     return [chart for chart in charts if chart.known] or charts[:1]

@@ -37,8 +37,8 @@ class Totals:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     judges: Counter[str] = field(default_factory=Counter)
-    agreement: Proportion = Proportion(0, 0)  # pairs whose two replies name the same image
-    first_position: Proportion = Proportion(0, 0)  # replies that name the image shown first
+    agreement: Counter[bool] = field(default_factory=Counter)  # of two replies that name an image
+    places: Counter[int] = field(default_factory=Counter)  # of the images that are named
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0
@@ -48,18 +48,14 @@ class Totals:
         self.outcomes[entry.outcome] += 1
         self.judges[entry.judge] += 1
         named = [opinion.preferred for opinion in entry.opinions if opinion.preferred is not None]
-        self.first_position = _plus(self.first_position, named.count(0), len(named))
+        self.places.update(named)
         if len(named) == 2:
-            self.agreement = _plus(self.agreement, named[0] != named[1], 1)
+            self.agreement[named[0] != named[1]] += 1
         for opinion in entry.opinions:
             self.calls += opinion.calls
             self.tokens += opinion.tokens
             self.cost += opinion.cost
             self.latency_s += opinion.latency_s
-
-    @property
-    def decided(self) -> Proportion:
-        return Proportion(self.outcomes["decided"], self.outcomes.total())
 
 
 def write_report(
@@ -84,7 +80,6 @@ def write_report(
     wanted = {key for entry in shown for key in (entry.image_a, entry.image_b, entry.source) if key}
     thumbnails = {key: webp for store in stores for key, webp in store.thumbnails(wanted).items()}
     rubrics = {key: rubric for store in stores for key, rubric in store.rubrics().items()}
-    counts = Counter(entry.outcome for entry in shown)
     page = render(
         "verdicts.html.jinja",
         name=name,
@@ -92,10 +87,13 @@ def write_report(
         totals=totals,
         only=only,
         shown=shown,
-        kinds={outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
+        kinds=Counter(entry.outcome for entry in shown),
+        decided=_share_of(totals.outcomes, "decided"),
+        agreement=_share_of(totals.agreement, True),
+        first_position=_share_of(totals.places, 0),
         thumbnail=lambda key: _thumbnail(thumbnails.get(key, b"")),
         findings=lambda opinion, order, rubric: _findings(
-            opinion, order, rubrics[rubric][1] if rubric in rubrics else ""
+            opinion, order, rubrics.get(rubric, ("", ""))[1]
         ),
         rubrics=rubrics,
         used=[key for key in dict.fromkeys(entry.rubric for entry in shown) if key in rubrics],
@@ -106,8 +104,9 @@ def write_report(
     write_text(path, page)
 
 
-def _plus(proportion: Proportion, count: int, total: int) -> Proportion:
-    return Proportion(proportion.count + count, proportion.total + total)
+def _share_of(counts: Counter, key: object) -> Proportion:
+    """How many of all that was counted are ``key``."""
+    return Proportion(counts[key], counts.total())
 
 
 def _thumbnail(webp: bytes) -> EmbeddedImage | None:

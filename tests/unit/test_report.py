@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import pytest
 from doubles.html_page import Page
@@ -65,15 +66,12 @@ class Run:
         rubric = Rubric(name=text, task="t2i", criteria=[f"see {text}"], provenance={"model": text})
         rubric.save(folder / "rubric.json")
         self.log = EventLog(folder / "events.jsonl")
+        self.emit(StartedEvent(run=text, updates=4, device="cpu", task="t2i", algorithm="rpo"))
 
     def emit(self, *events):
         for event in events:
             self.log.emit(event)
         return self
-
-    def start(self):
-        started = StartedEvent(run=self.text, updates=4, device="cpu", task="t2i", algorithm="rpo")
-        return self.emit(started, EncodedEvent(examples=12, seconds=2.0))
 
     def update(self, update, **fields):
         return self.emit(UpdateEvent(update=update, **UPDATE | fields))
@@ -83,10 +81,10 @@ class Run:
             Image.new("RGB", self.size, (200, 30, 30)).save(self.folder / name)
         low, high = wilson(wins, wins + losses)
         image = {"policy": f"{update}.png", "preferred": "policy", "reason": f"because {self.text}"}
-        statistics = [
+        base, policy = (
             ImageStatistics(contrast=0.2, edge_energy=energy, colour_entropy=3.0)
             for energy in (0.1, edges)
-        ]
+        )
         return self.emit(
             ValidationEvent(
                 update=update,
@@ -98,7 +96,7 @@ class Run:
                 high=high,
                 best=best,
                 seconds=3.0,
-                statistics=BothStatistics(base=statistics[0], policy=statistics[1]),
+                statistics=BothStatistics(base=base, policy=policy),
                 images=(ValidationImage(prompt=self.text, base="base.png", **image | sample),),
             )
         )
@@ -110,15 +108,12 @@ class Run:
         )
 
     def whole(self):
-        self.start().validation(0, 0, 0, best=False).update(1).update(2).validation(2)
-        self.update(3).update(4).validation(4).measure()
+        self.emit(EncodedEvent(examples=12, seconds=2.0)).validation(0, 0, 0, best=False)
+        self.update(1).update(2).validation(2).update(3).update(4).validation(4).measure()
         return self.emit(FinishedEvent(update=4, seconds=60.0, sentence="It won."))
 
-    def report(self):
-        return write_report(self.folder).read_text(encoding="utf-8")
-
     def page(self):
-        return Page(self.report())
+        return Page(write_report(self.folder))
 
 
 @pytest.fixture
@@ -126,89 +121,58 @@ def run(tmp_path):
     return Run(tmp_path / "run")
 
 
-def test_a_finished_run_says_what_came_out_and_how_sure_it_is(run):
-    text = run.whole().page().text
-    for words in (
-        "finished text to image rpo 4 of 4 updates cpu",
-        "It won.",
-        "Better than its base",
-        "90 % 95 % interval 70–97, of 20 decided pairs",
-        "50 % → 90 % base → policy, measured without the judge",
-        "90 % (80 % to 95 %, of 96)",
-        "The intervals are apart.",
-        "Before and after 4 updates",
-        f"Rubric: {CIRCLES}",
-        f"model: {CIRCLES}",
-        f"see {CIRCLES}",
-        f"name: {CIRCLES}",
-        "sampling 20 s 39 %",
-        "waiting for the judge 4.0 s",
-        "training 12 s",
-        "rest of the updates 4.0 s",
-        "validation 9.0 s",
-        "encoding prompts 2.0 s",
-        "all 51 s",
-        "pairs 32",
-        "decided 24 (75 %)",
-        "of these failed 4 (12 %)",
-        "calls 64",
-        "tokens 12,800",
-        "cost, as reported 1.00",
-    ):
-        assert words in text, words
-    assert [path.name for path in run.folder.glob("*report*")] == ["report.html"]
-
-
-def test_intervals_of_a_measure_that_overlap_show_no_difference(run):
-    assert "intervals overlap" in run.start().measure(low=0.55).page().text
-
-
-@pytest.mark.parametrize(
-    "wins, losses, verdict",
-    [
-        (18, 2, "Better than its base"),
-        (2, 18, "Worse than its base"),
-        (11, 9, "No difference shown"),
-        (0, 0, "Nothing to tell policy and base apart yet"),
-    ],
-)
-def test_the_verdict_follows_the_interval(run, wins, losses, verdict):
-    assert verdict in run.start().validation(2, wins, losses).page().text
-
-
-def test_the_update_that_is_kept_is_named_and_that_it_was_picked(run):
-    text = run.start().validation(2, 19, 1).validation(4, 17, 3, best=False).page().text
-    assert "holds the policy of update 2, with 95 % the best of 2 validations" in text
-    assert "flatters" in text
-
-
-@pytest.mark.parametrize("edges, marked", [(0.126, True), (0.124, False)])
-def test_an_image_statistic_that_changed_much_is_pointed_out(run, edges, marked):
-    page = run.start().validation(2, edges=edges).report()
-    assert ("edge energy +26" in Page(page).text) == marked
-    assert ('class="chart moved"' in page) == marked
-
-
 STOPPED = StoppedEvent(update=1, reason="requested")
 SLOW = WarningEvent(message="slow")
+WHOLE = f"""finished text to image rpo 4 of 4 updates cpu | It won. | Better than its base
+90 % 95 % interval 70–97, of 20 decided pairs | 50 % → 90 % base → policy, measured without the judge
+90 % (80 % to 95 %, of 96) | The intervals are apart. | Before and after 4 updates
+Rubric: {CIRCLES} | model: {CIRCLES} | see {CIRCLES} | name: {CIRCLES}
+sampling 20 s 39 % | waiting for the judge 4.0 s | training 12 s | rest of the updates 4.0 s
+validation 9.0 s | encoding prompts 2.0 s | all 51 s | pairs 32 | decided 24 (75 %)
+of these failed 4 (12 %) | calls 64 | tokens 12,800 | cost, as reported 1.00"""
 
 
 @pytest.mark.parametrize(
     "events, said",
     [
-        (lambda run: run, ["Nothing to judge yet"]),
-        (lambda run: run.start().update(1), ["not ended", "1 of 4 updates"]),
-        (lambda run: run.start().emit(STOPPED), ["stopped (requested), can be resumed"]),
+        (Run.whole, WHOLE),
+        (lambda run: run.update(1), "not ended | 1 of 4 updates"),
+        (lambda run: run.emit(STOPPED), "stopped (requested), can be resumed"),
         (
-            lambda run: run.start().update(1).update(2).emit(ResumedEvent(update=1)).update(2),
-            ["pairs 16", "1 update done again after a resume, 10 s and 16 judge calls"],
+            lambda run: run.update(1).update(2).emit(ResumedEvent(update=1)).update(2),
+            "pairs 16 | 1 update done again after a resume, 10 s and 16 judge calls",
         ),
-        (lambda run: run.start().emit(SLOW, SLOW), ["slow (2 times)", "2 warnings"]),
+        (lambda run: run.emit(SLOW, SLOW), "slow (2 times) | 2 warnings"),
+        (lambda run: run.emit(WarningEvent(message="\ud800")), "\\ud800"),
+        (lambda run: run.measure(low=0.55), "intervals overlap"),
+        # The verdict follows the interval.
+        (lambda run: run.validation(2, 18, 2), "Better than its base"),
+        (lambda run: run.validation(2, 2, 18), "Worse than its base"),
+        (lambda run: run.validation(2, 11, 9), "No difference shown"),
+        (lambda run: run.validation(2, 0, 0), "Nothing to tell policy and base apart yet"),
+        (
+            lambda run: run.validation(2, 19, 1).validation(4, 17, 3, best=False),
+            "holds the policy of update 2, with 95 % the best of 2 validations | flatters",
+        ),
     ],
 )
-def test_whatever_state_the_run_is_in(run, events, said):
+def test_the_page_says_what_came_out_and_how_sure_it_is(run, events, said):
     text = events(run).page().text
-    assert [words for words in said if words not in text] == []
+    assert [words for words in re.split(r" \| |\n", said) if words not in text] == []
+    assert [path.name for path in run.folder.glob("*report*")] == ["report.html"]
+
+
+def test_a_run_that_has_not_begun_has_a_page_too(tmp_path):
+    (tmp_path / "events.jsonl").touch()
+    text = Page(write_report(tmp_path)).text
+    assert "Nothing to judge yet" in text and "no event at all" in text
+
+
+@pytest.mark.parametrize("edges, marked", [(0.126, True), (0.124, False)])
+def test_an_image_statistic_that_changed_much_is_pointed_out(run, edges, marked):
+    page = run.validation(2, edges=edges).page()
+    assert ("edge energy +26" in page.text) == marked
+    assert ("chart moved" in [one.get("class") for one in page.all("figure")]) == marked
 
 
 @pytest.mark.parametrize("rubric", [None, "", "{", '{"criteria": 3}'])
@@ -230,14 +194,14 @@ def test_themes_show_their_tips(run):
 
 
 def test_nothing_is_drawn_of_ratios_where_an_objective_has_none(run):
-    text = run.start().update(1, clip_high=None, clip_low=None).page().text
+    text = run.update(1, clip_high=None, clip_low=None).page().text
     assert "Clipped ratios" not in text and "Gradient norm" in text
 
 
 def test_the_writer_follows_the_run(tmp_path):
     run, report = Run(tmp_path / "run"), tmp_path / "run" / "report.html"
     run.log.observers = (ReportWriter(run.folder),)
-    run.start().update(1)
+    run.update(1)
     assert not report.exists()
     for event in (
         CheckpointEvent(update=1, path="checkpoints/1"),
@@ -254,7 +218,7 @@ def test_the_writer_follows_the_run(tmp_path):
 
 
 def test_small_images_are_embedded_whole_and_shown_as_squares(run):
-    [base, policy] = run.start().validation(2).page().all("img")
+    [base, policy] = run.validation(2).page().all("img")
     assert "crisp" in policy["class"] and policy["alt"] == f"policy: {CIRCLES}"
     kind, data = policy["src"].split(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -263,26 +227,23 @@ def test_small_images_are_embedded_whole_and_shown_as_squares(run):
 
 
 def test_large_images_are_scaled_down_and_keep_their_shape(tmp_path):
-    policy = Run(tmp_path / "run", size=(1024, 512)).start().validation(2).page().all("img")[1]
+    policy = Run(tmp_path / "run", size=(1024, 512)).validation(2).page().all("img")[1]
     assert policy["src"].startswith("data:image/jpeg") and "crisp" not in policy["class"]
     assert (policy["width"], policy["height"]) == ("448", "224")
 
 
 @pytest.mark.parametrize("preferred, said", [("base", "base, preferred"), (None, "Undecided: bec")])
 def test_an_edit_shows_its_source_first_and_which_image_is_preferred(run, preferred, said):
-    run.start().validation(2, source="base.png", preferred=preferred)
-    page, framed = run.page(), run.report().count('class="preferred"')
+    page = run.validation(2, source="base.png", preferred=preferred).page()
     sides = [image["alt"].split(":")[0] for image in page.all("img")]
-    assert sides == ["source", "base", "policy"]
-    assert said in page.text and framed == (preferred is not None)
+    assert sides == ["source", "base", "policy"] and said in page.text
+    assert ({"class": "preferred"} in page.all("figure")) == (preferred is not None)
 
 
 def test_a_prompt_seen_before_shows_how_it_changed(run):
-    images = run.start().validation(0).validation(2).page().all("img")
-    assert [image["alt"].split(":")[0] for image in images[2:]] == [
-        "after update 0",
-        "after update 2",
-    ]
+    images = run.validation(0).validation(2).page().all("img")
+    sides = [image["alt"].split(":")[0] for image in images[2:]]
+    assert sides == ["after update 0", "after update 2"]
 
 
 @pytest.mark.parametrize(
@@ -304,11 +265,8 @@ def test_only_images_inside_the_folder_are_read(tmp_path, run, name):
     Image.new("RGB", (64, 64)).save(outside)
     (run.folder / "linked.png").symlink_to(outside)
     (run.folder / "torn.png").write_bytes(outside.read_bytes()[:60])
-    page = run.start().validation(2, policy=name.format(outside=outside)).page()
+    page = run.validation(2, policy=name.format(outside=outside)).page()
     assert len(page.all("img")) == 1 and "image missing" in page.text
-
-
-# --- hostile text ---------------------------------------------------------------------------------------------------
 
 
 def test_text_is_text_everywhere_and_the_page_can_load_and_run_nothing(tmp_path):
@@ -316,18 +274,14 @@ def test_text_is_text_everywhere_and_the_page_can_load_and_run_nothing(tmp_path)
     run.emit(WarningEvent(message=HOSTILE), StoppedEvent(update=4, reason=HOSTILE))
     page = run.page()
     page.assert_inert()
-    assert len(page.all("img")) == run.report().count("<img ") and page.text.count("alert(1)") > 5
-
-
-def test_a_lone_surrogate_does_not_break_the_page(run):
-    assert "\\ud800" in run.emit(WarningEvent(message="\ud800")).report()
+    assert page.text.count("alert(1)") > 5
 
 
 # --- charts and numbers ---------------------------------------------------------------------------------------------
 
 
-def drawn(*points, **options):
-    return Chart("Loss", [Line([Point(*point) for point in points])], **options)
+def drawn(*points, **axis):
+    return Chart("Loss", [Line([Point(*point) for point in points])], **axis)
 
 
 @pytest.mark.parametrize(
@@ -335,21 +289,26 @@ def drawn(*points, **options):
     [
         ([(0, 0.0), (10, 1.0)], "M0.0 1000.0L1000.0 0.0"),
         ([(0, 0.0), (1, None), (2, 1.0)], "M0.0 1000.0M1000.0 0.0"),  # unknown: interrupted
+        ([(3, 0.5)], "M500.0 500.0h0"),
     ],
 )
 def test_lines_run_from_corner_to_corner(points, path):
     assert drawn(*points, low=0, high=1).paths[-1].d == path
 
 
-def test_axes_get_round_numbers_that_hold_the_data_and_screen_readers_hear_where_it_goes():
-    chart = drawn((0, 0.013), (1, 0.071))
-    assert [label for _, label in chart.y_labels] == ["0", "0.02", "0.04", "0.06", "0.08"]
-    assert chart.spoken == "Loss: 0.013 at update 0, 0.071 at update 1"
-
-
-@pytest.mark.parametrize("value", [0.0, 5.0, -5.0])
-def test_a_constant_has_an_axis_too(value):
-    assert drawn((3, value)).paths[-1].d.endswith("h0")
+@pytest.mark.parametrize(
+    "first, last, labels",
+    [
+        (0.013, 0.071, ["0", "0.02", "0.04", "0.06", "0.08"]),
+        (0, 0, ["0", "0.25", "0.5", "0.75", "1"]),
+        (-4, -4, ["−6", "−5", "−4", "−3", "−2"]),
+    ],
+)
+def test_axes_get_round_numbers_and_screen_readers_hear_where_it_goes(first, last, labels):
+    chart = drawn((0, first), (1, last))
+    assert [label for _, label in chart.y_labels] == labels
+    said = f"Loss: {figure(first)} at update 0, {figure(last)} at update 1"
+    assert chart.spoken == said and chart.x_labels == [(0, "0"), (100, "1")]
 
 
 def test_a_long_line_is_thinned():

@@ -55,75 +55,56 @@ def store_of(folder: Path, *opinions: Opinion, source: bool = False) -> Path:
     return folder
 
 
-def report(folder: Path, **settings) -> str:
+def report(folder: Path, **settings) -> Page:
     with contextlib.closing(VerdictStore(folder / "verdicts.sqlite")) as store:
         write_report([store], folder / "page.html", "run", **settings)
-    return (folder / "page.html").read_text(encoding="utf-8")
+    return Page(folder / "page.html")
+
+
+def missing(page: Page, words: str) -> list[str]:
+    return [word for word in words.split(" | ") if word not in page.text]
+
+
+def kinds(page: Page) -> list[str]:
+    return [attributes["class"] for attributes in page.all("article")]
 
 
 def test_every_verdict_is_shown_and_nothing_in_the_store_is_markup(tmp_path):
-    page = Page(report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, source=True)))
+    page = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, source=True))
     page.assert_inert()
-    kinds = [attributes["class"] for attributes in page.all("article")]
-    assert kinds == ["pair failed", "pair tie", "pair disagree", "pair decided"]
+    assert kinds(page) == ["pair failed", "pair tie", "pair disagree", "pair decided"]
     assert len(page.all("img")) == 4 * 3
-    for words in (
-        "prefers A",
-        "brighter",
-        "here the left",
-        "there the right",
-        "they are equal",
-        "The image is bright.",
-        "90 % sure",
-        "A, preferred",
-        "BASE",
-        "orders disagree 1",
-        "failed 1",
-    ):
-        assert words in page.text, words
+    said = "prefers A | brighter | here the left | there the right | they are equal | 90 % sure"
+    shown = "The image is bright. | A, preferred | BASE | orders disagree 1 | failed 1"
+    assert missing(page, f"{said} | {shown}") == []
 
 
 def test_findings_are_told_of_the_image_and_not_of_its_place(tmp_path):
-    opinions = [
-        Opinion(0, findings=LIGHT),
-        Opinion(1, findings=(("1", "first: dim; second: clear"),)),
-    ]
-    html = report(store_of(tmp_path, *opinions))
-    told = re.findall(r"<b>(.)</b> (\w+)", html)
+    other = Opinion(1, findings=(("1", "first: dim; second: clear"),))
+    page = report(store_of(tmp_path, Opinion(0, findings=LIGHT), other))
+    told = re.findall(r"<b>(.)</b> (\w+)", page.html)
     assert told == [("A", "light"), ("B", "dark"), ("A", "clear"), ("B", "dim")]
 
 
 def test_the_totals_are_over_all_verdicts(tmp_path):
     """Eight replies name an image, five of them the first; three pairs were answered by both, one of them in two minds."""
-    html = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, *DECIDED), last=1)
-    text = Page(html).text
-    for words in (
-        "The newest 1 of 5",
-        "Decided 40 %",
-        "The orders agree 67 %",
-        "First position 62 %",
-        "Calls 10",
-        "200 tokens, 1.00 as priced",
-    ):
-        assert words in text, words
+    page = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE, *FAILED, *DECIDED), last=1)
+    shares = "Decided 40 % | The orders agree 67 % | First position 62 %"
+    costs = "Calls 10 | 200 tokens, 1.00 as priced"
+    assert missing(page, f"The newest 1 of 5 | {shares} | {costs}") == []
 
 
 def test_a_panel_is_shown_judge_by_judge(tmp_path):
     members = (Opinion(0, "sees light"), Opinion(None, failure=HOSTILE), Opinion(1, "sees shadow"))
     panel = Opinion(0, members=members, quorum=2), Opinion(1, members=members, quorum=2)
-    text = Page(report(store_of(tmp_path, *panel))).text
-    told = re.findall(r"judge \d: \w+", text)
-    assert told == [
-        *("judge 1: A", "judge 2: failed", "judge 3: B"),
-        *("judge 1: B", "judge 2: failed", "judge 3: A"),
-    ]
-    assert "sees shadow" in text
+    page = report(store_of(tmp_path, *panel))
+    told = [first + second for first, second in re.findall(r"judge (\d): (\w+)", page.text)]
+    assert told == ["1A", "2failed", "3B", "1B", "2failed", "3A"] and "sees shadow" in page.text
 
 
 def test_one_kind_alone(tmp_path):
-    page = Page(report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE), only="disagree"))
-    assert [attributes["class"] for attributes in page.all("article")] == ["pair disagree"]
-    assert "All 1 (orders disagree)" in page.text
+    page = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE), only="disagree")
+    assert kinds(page) == ["pair disagree"] and "All 1 (orders disagree)" in page.text
 
 
 def test_thumbnails_that_are_broken_or_lost_are_said_to_be(tmp_path):
@@ -132,36 +113,30 @@ def test_thumbnails_that_are_broken_or_lost_are_said_to_be(tmp_path):
         broken = (b"no image", image_hash(grey(9)))
         file.execute("UPDATE thumbnails SET webp = ? WHERE hash = ?", broken)
         file.execute("DELETE FROM thumbnails WHERE hash = ?", (image_hash(grey(11)),))
-    assert report(folder).count("not kept") == 3  # the first one is in both pairs
+    assert report(folder).html.count("not kept") == 3  # the first one is in both pairs
 
 
 def test_an_empty_store_gives_a_page(tmp_path):
-    text = Page(report(store_of(tmp_path))).text
-    assert "All 0" in text and "0 opinions" in text
+    assert missing(report(store_of(tmp_path)), "All 0 | 0 opinions") == []
 
 
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_the_page_beside_the_store(tmp_path, capsys):
-    folder = store_of(tmp_path / "my run", *DECIDED)
-    assert main(["show", str(folder)]) == 0
-    assert "<h1>my run</h1>" in (folder / "verdicts.html").read_text(encoding="utf-8")
-    output = tmp_path / "page.html"
-    store = str(folder / "verdicts.sqlite")
-    assert main(["show", store, "--output", str(output), "--last", "0"]) == 0
-    assert output.is_file() and capsys.readouterr().out.endswith(f"wrote {output}\n")
-
-
-def test_the_stores_of_a_runs_processes_make_one_page(tmp_path):
-    folder, other = store_of(tmp_path / "run", *DECIDED), store_of(tmp_path / "other", *DECIDED)
+def test_the_command_makes_one_page_of_the_stores_of_a_runs_processes(tmp_path, capsys):
+    folder, other = store_of(tmp_path / "my run", *DECIDED), store_of(tmp_path / "other", *DECIDED)
     (other / "verdicts.sqlite").rename(folder / "verdicts-1.sqlite")
     with contextlib.closing(sqlite3.connect(folder / "verdicts-1.sqlite")) as file, file:
         file.execute("UPDATE verdicts SET time = '2001-01-01T00:00:00', prompt = 'the older'")
     assert main(["show", str(folder)]) == 0
-    html = (folder / "verdicts.html").read_text(encoding="utf-8")
-    assert "All 2" in html and "4 opinions" in html and html.index("prompt 0") < html.index("older")
-    assert "verdicts.sqlite, verdicts-1.sqlite" in html
+    page = Page(folder / "verdicts.html")
+    assert "<h1>my run</h1>" in page.html
+    assert missing(page, "All 2 | 4 opinions | verdicts.sqlite, verdicts-1.sqlite") == []
+    assert page.text.index("prompt 0") < page.text.index("the older")
+    output, store = tmp_path / "page.html", folder / "verdicts.sqlite"
+    assert main(["show", str(store), "--output", str(output), "--last", "0"]) == 0
+    assert "All 1" in Page(output).text
+    assert capsys.readouterr().out.endswith(f"wrote {output}\n")
 
 
 @pytest.mark.parametrize(
