@@ -12,19 +12,21 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from .common.errors import ArrError, show
+from .common.files import read_text
 from .common.images import FORMATS, SMALLEST_SIDE, image_fault
-from .common.images import open_image as open_image  # data and its images are read together
 from .common.paths import resource
 
 TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")
 EDITED = ("edited_images", "target_images", "output_images")
+_ITEM, _DECODER = re.compile(r"[^\s,]"), json.JSONDecoder()
 SOURCE = ("source_image", "base_image", "original_image", "input_image", "reference_image")
 
 
@@ -80,7 +82,7 @@ def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Exampl
 def example_of(prompt: str, source: Path | None, where: str) -> Example:
     """One example, checked as those of a file are. ``where`` is what an error names. Raises DataError."""
     values = {"prompt": prompt, "source_image": source and os.path.abspath(source)}
-    return _example(_Record(Path(where), 1, values, set()), "edit" if source else "t2i")
+    return _example(_Record(Path(where), 1, values, image_fault), "edit" if source else "t2i")
 
 
 def _example(record: _Record, task: Literal["t2i", "edit"]) -> Example:
@@ -228,12 +230,12 @@ class PromptOrder:
 
 @dataclass(frozen=True)
 class _Record:
-    """One record of a data file, where it stands, and the file's images that are known to be sound."""
+    """One record of a data file, where it stands, and what tells an image's fault."""
 
     file: Path
     line: int
     values: dict[str, Any]
-    sound: set[Path]
+    fault_of: Callable[[Path], str | None]
 
     def error(self, name: str, expected: str, got: str | None = None) -> DataError:
         """The refusal of a field; ``got`` is its value unless given."""
@@ -283,46 +285,30 @@ class _Record:
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "the path of an image", show(value))
         path = self.file.parent / value
-        if path not in self.sound:
-            fault = image_fault(path)
-            if fault:
-                raise self.error(
-                    name,
-                    f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
-                    f"{fault}: {path}",
-                )
-            self.sound.add(path)
+        if fault := self.fault_of(path):
+            raise self.error(
+                name,
+                f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
+                f"{fault}: {path}",
+            )
         return path
 
 
 def _records(name: str | Path) -> Iterator[_Record]:
     """The records of a file, or of one of the package's own (``room:path``), with their line numbers; at least one."""
     path = resource(name) or Path(name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: expected a data file, got nothing: there is no such file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: expected text in UTF-8, got other bytes at offset {error.start}"
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{path}: expected a data file that can be read, got {error.strerror}"
-        ) from None
+    text = read_text(path, "a data file", DataError)
     readers = {".txt": _text_lines, "": _text_lines, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: expected a .txt, .jsonl or .json file, got {path.suffix}")
-    sound, empty = set(), True
+    fault_of, empty = cache(image_fault), True
     for line, value in readers[path.suffix.lower()](path, text):
         empty = False
         if isinstance(value, str):
             value = {"prompt": value}
         if not isinstance(value, dict):
             raise DataError(f"{path}:{line}: expected an object or a text, got {show(value)}")
-        yield _Record(path, line, value, sound)
+        yield _Record(path, line, value, fault_of)
     if empty:
         raise DataError(f"{path}: expected at least one record, got an empty file")
 
@@ -358,12 +344,9 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}:{line}: expected a JSON list: {said}{hint}") from None
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a JSON list of objects, got {show(items)}")
-    between, decoder = re.compile(r"[^\s,]"), json.JSONDecoder()
-    line, end = 1, text.index("[") + 1 if items else 0
-    counted = 0
+    line, start, end = 1, 0, text.find("[") + 1
     for item in items:
-        found = between.search(text, end)
-        start = found.start() if found else end
-        line, counted = line + text.count("\n", counted, start), start
+        before, start = start, next(_ITEM.finditer(text, end)).start()
+        line += text.count("\n", before, start)
         yield line, item
-        _, end = decoder.raw_decode(text, start)
+        end = _DECODER.raw_decode(text, start)[1]

@@ -96,7 +96,7 @@ def table(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "")
     for name, field in schema["properties"].items():
         required = "default" not in field and field.get("type") != "object"
         default = "from the preset" if required else shown(field.get("default", {}))
-        meaning = field.get("description", "").replace("|", "\\|")
+        meaning = " ".join(field.get("description", "").split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {kind(field, definitions)} | {default} | {meaning} |")
     return lines
 

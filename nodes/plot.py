@@ -78,6 +78,6 @@ def _draw_chart(sheet: Sheet, validations: Sequence[ValidationEvent], updates: i
 
 def _opened(folder: Path, name: str | None) -> Image.Image | None:
     """An image of an event; None while there is none: it may be a moment behind its event."""
-    from ..arr_core.data import open_image
+    from ..arr_core.common.images import open_image
 
     return open_image(folder / name) if name and (folder / name).is_file() else None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import ArrError
+
 
 @contextmanager
 def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
@@ -28,6 +30,17 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_text(file: Path, expected: str, error_class: type[ArrError]) -> str:
+    """The text of a file in UTF-8. Raises ``error_class``, which says what was expected, if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        got = f"bytes at offset {error.start} that are not UTF-8"
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+    raise error_class(f"{file}: expected {expected}, got {got}")
 
 
 def write_text(file: str | os.PathLike, text: str) -> None:

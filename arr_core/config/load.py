@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ..common.command import Parser
 from ..common.errors import ArrError, describe_validation_error, did_you_mean, show
-from ..common.files import write_text
+from ..common.files import read_text, write_text
 from .presets import PRESETS
 from .schema import Section, TrainConfig
 
@@ -103,8 +103,7 @@ def parse_flags(words: Iterable[str], parser: FieldParser) -> tuple[argparse.Nam
         flag = unknown[0].partition("=")[0]
         if not flag.startswith("--"):
             raise ConfigError(f"{flag}: expected --section.field value")
-        near = did_you_mean(flag.removeprefix("--"), _names())
-        raise ConfigError(f"{flag}: unknown field{near}")
+        raise ConfigError(f"{flag}: unknown field{did_you_mean(flag[2:], _names())}")
     try:
         values = settings(parsed_args=options)()
     except SettingsError as error:
@@ -187,31 +186,25 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key may stand once, as YAML demands; SafeLoader would take the last."""
 
     def construct_mapping(self, node, deep=False):
-        seen: list[Any] = []
+        seen: dict[Any, Any] = {}
         for key, _ in node.value:
-            if key.value in seen:
+            if seen.setdefault(key.value, key) is not key:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value} stands there twice", key.start_mark
+                    problem=f"{key.value} stands there twice", problem_mark=key.start_mark
                 )
-            seen.append(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> Fields:
     """The file's sections over those of the preset that it names."""
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except FileNotFoundError:
+    if not path.exists():
         raise ConfigError(
             f"{path}: expected a YAML file or one of the presets {', '.join(PRESETS)}; there is no such "
             f"file{did_you_mean(str(path), PRESETS)}"
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected a YAML file that can be read, got {error.strerror}"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected YAML in UTF-8, got other bytes") from None
+        )
+    text = read_text(path, "a YAML file", ConfigError)
+    try:
+        loaded = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -222,10 +215,10 @@ def _read_yaml(path: Path) -> Fields:
         raise ConfigError(
             f"{path}: expected sections such as 'policy:' and 'data:', got {show(loaded)}"
         )
-    if "preset" not in loaded:
+    preset = loaded.pop("preset", None)
+    if preset is None:
         return loaded
-    preset = loaded.pop("preset")
-    if not isinstance(preset, str) or preset not in PRESETS:
+    if str(preset) not in PRESETS:
         near = did_you_mean(str(preset), PRESETS)
         raise ConfigError(
             f"{path}: preset: expected one of {', '.join(PRESETS)}, got {show(preset)}{near}"

@@ -1,6 +1,6 @@
 """The fields of a run: frozen models that refuse unknown keys and values out of range.
 
-A field's description is its documentation; ``--help`` prints it. A default is the value that both published runs share.
+A field's docstring is its description: ``--help`` prints it. A default is the value that both published runs share.
 What differs between families has no default and comes from a preset (``presets.py``).
 """
 
@@ -19,7 +19,11 @@ from ..common.paths import resource
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -38,36 +42,30 @@ def _absolute_rubric(path: Path) -> Path:
 
 
 AdapterPath = Annotated[Path, AfterValidator(_absolute)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 DataFile = Annotated[str | Path, AfterValidator(_absolute_data)]
 RubricFile = Annotated[Path, AfterValidator(_absolute_rubric)]
 
 
 class Run(Section):
-    name: str = Field(
-        "run", description="Name of the run: its folder under output_dir and its adapter file"
-    )
-    output_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        Path("runs"), description="Folder of run folders; this run writes to output_dir/name"
-    )
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="Seed of prompt order, noise, adapter weights and validation"
-    )
-    updates: int = Field(
-        300,
-        ge=1,
-        description="Rollout-and-update rounds in all; may be raised when a run is resumed",
-    )
-    save_every: int = Field(50, ge=1, description="Updates between two checkpoints")
-    keep_checkpoints: int = Field(
-        3, ge=1, description="Newest checkpoints kept; older ones are deleted"
-    )
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        [],
-        description="Metric trackers that are fed beside events.jsonl; they need the extra 'track'",
-    )
-    threads: int | None = Field(
-        None, ge=1, description="Torch threads on a CPU; null leaves torch's own choice"
-    )
+    name: str = "run"
+    """Name of the run: its folder under output_dir and its adapter file"""
+    output_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path("runs")
+    """Folder of run folders; this run writes to output_dir/name"""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of prompt order, noise, adapter weights and validation"""
+    updates: Count = 300
+    """Rollout-and-update rounds in all; may be raised when a run is resumed"""
+    save_every: Count = 50
+    """Updates between two checkpoints"""
+    keep_checkpoints: Count = 3
+    """Newest checkpoints kept; older ones are deleted"""
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+    """Metric trackers that are fed beside events.jsonl; they need the extra 'track'"""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads on a CPU; null leaves torch's own choice"""
 
     @field_validator("name")
     @classmethod
@@ -85,64 +83,39 @@ class Run(Section):
 
 
 class Policy(Section):
-    family: Literal["flux", "qwen-image-edit"] = Field(
-        description="Model family; FLUX makes images, Qwen edits them"
-    )
-    base: str = Field(min_length=1, description="Frozen base: Hugging Face id, or pipeline folder")
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face base")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        description="Number type of the frozen base; the adapter is float32"
-    )
-    quantization: Literal["nf4"] | None = Field(
-        None,
-        description=(
-            "nf4: the frozen transformer and the large text encoder in 4 bits (extra 'nf4'), about a quarter of the memory"
-        ),
-    )
-    sharded: bool = Field(
-        False,
-        description=(
-            "Split the frozen base over the cards of all processes (FSDP2), for a base that one card does not hold"
-        ),
-    )
-    device: str = Field(
-        "auto", description="'auto' (the best there is), 'cpu', 'mps', 'cuda', 'cuda:1', 'xpu'"
-    )
-    height: int = Field(
-        512, ge=16, le=4096, multiple_of=16, description="Height of sampled images in pixels"
-    )
-    width: int = Field(
-        512,
-        ge=16,
-        le=4096,
-        multiple_of=16,
-        description="Width of sampled images in pixels; an edit keeps its source's shape at this area",
-    )
-    guidance_scale: float = Field(
-        3.5, ge=0, description="FLUX only: embedded guidance, which needs no second call"
-    )
-    true_cfg_scale: float = Field(
-        1.0,
-        ge=1,
-        description="Classifier-free guidance by a second, negative call; 1 is off, as published",
-    )
-    negative_prompt: str = Field(
-        " ", description="Text of the second call when true_cfg_scale is above 1"
-    )
-    max_sequence_length: int = Field(
-        512, ge=1, le=4096, description="Text tokens kept; FLUX pads every prompt to this length"
-    )
-    condition_area: int | None = Field(
-        None,
-        ge=256,
-        description=(
-            "Edits: area in pixels of the source as the text encoder sees it; null is what the pipeline does: the "
-            "source as it is trained on, or 384*384 for the Plus pipeline"
-        ),
-    )
-    gradient_checkpointing: bool = Field(
-        True, description="Recompute activations going backward: slower, less memory"
-    )
+    family: Literal["flux", "qwen-image-edit"]
+    """Model family; FLUX makes images, Qwen edits them"""
+    base: str = Field(min_length=1)
+    """Frozen base: Hugging Face id, or pipeline folder"""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face base"""
+    dtype: Literal["float32", "bfloat16"]
+    """Number type of the frozen base; the adapter is float32"""
+    quantization: Literal["nf4"] | None = None
+    """nf4: the frozen transformer and the large text encoder in 4 bits (extra 'nf4'), about a
+    quarter of the memory"""
+    sharded: bool = False
+    """Split the frozen base over the cards of all processes (FSDP2), for a base that one card does
+    not hold"""
+    device: str = "auto"
+    """'auto' (the best there is), 'cpu', 'mps', 'cuda', 'cuda:1', 'xpu'"""
+    height: int = Field(512, ge=16, le=4096, multiple_of=16)
+    """Height of sampled images in pixels"""
+    width: int = Field(512, ge=16, le=4096, multiple_of=16)
+    """Width of sampled images in pixels; an edit keeps its source's shape at this area"""
+    guidance_scale: float = Field(3.5, ge=0)
+    """FLUX only: embedded guidance, which needs no second call"""
+    true_cfg_scale: float = Field(1.0, ge=1)
+    """Classifier-free guidance by a second, negative call; 1 is off, as published"""
+    negative_prompt: str = " "
+    """Text of the second call when true_cfg_scale is above 1"""
+    max_sequence_length: int = Field(512, ge=1, le=4096)
+    """Text tokens kept; FLUX pads every prompt to this length"""
+    condition_area: int | None = Field(None, ge=256)
+    """Edits: area in pixels of the source as the text encoder sees it; null is what the pipeline
+    does: the source as it is trained on, or 384*384 for the Plus pipeline"""
+    gradient_checkpointing: bool = True
+    """Recompute activations going backward: slower, less memory"""
 
     @field_validator("base")
     @classmethod
@@ -159,182 +132,125 @@ class Policy(Section):
 
 
 class Adapter(Section):
-    rank: int = Field(ge=1, le=1024, description="LoRA rank")
-    alpha: float = Field(
-        gt=0, description="LoRA alpha; the adapter's scale is alpha / rank, 2.0 as published"
-    )
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="LoRA dropout; must be 0 for rpo's ratio to start at exactly 1"
-    )
-    targets: list[Annotated[str, Field(min_length=1)]] = Field(
-        min_length=1, description="Modules that get an adapter, matched as name suffixes"
-    )
-    start: AdapterPath | None = Field(
-        None,
-        description=(
-            "Adapter to start from (PEFT folder or file), whose rank, alpha and targets are then kept; null starts from zero"
-        ),
-    )
-    ema_decay: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Decay of a moving average of the adapter, saved beside it; null keeps none",
-    )
+    rank: int = Field(ge=1, le=1024)
+    """LoRA rank"""
+    alpha: Positive
+    """LoRA alpha; the adapter's scale is alpha / rank, 2.0 as published"""
+    dropout: Fraction = 0.0
+    """LoRA dropout; must be 0 for rpo's ratio to start at exactly 1"""
+    targets: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    """Modules that get an adapter, matched as name suffixes"""
+    start: AdapterPath | None = None
+    """Adapter to start from (PEFT folder or file), whose rank, alpha and targets are then kept;
+    null starts from zero"""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the adapter, saved beside it; null keeps none"""
 
 
 class Data(Section):
-    train: DataFile = Field(
-        description=("Prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json)")
-    )
-    validation: DataFile | None = Field(
-        None,
-        description="Held-out prompts, never trained on; null takes them from the end of train",
-    )
-    validation_count: int = Field(
-        64, ge=1, description="Prompts held out from the end of train when validation is null"
-    )
+    train: DataFile
+    """Prompts (.txt, one a line; .jsonl; .json) or edits (.jsonl; .json)"""
+    validation: DataFile | None = None
+    """Held-out prompts, never trained on; null takes them from the end of train"""
+    validation_count: Count = 64
+    """Prompts held out from the end of train when validation is null"""
 
 
 class Rollout(Section):
-    steps: int = Field(ge=1, le=1000, description="Sampling steps of a training image")
-    sampler: Literal["dance", "flow", "cps"] = Field(
-        "dance",
-        description="rpo: dance (DanceGRPO), flow (Flow-GRPO) or cps (FlowCPS); nft samples without noise",
-    )
-    eta: float = Field(
-        0.3,
-        ge=0,
-        description="rpo: noise level of the sampler; usual are dance 0.3, flow 0.7, cps 0.8",
-    )
-    shift: float = Field(
-        3.0, gt=0, description="Static shift of the noise schedule towards high noise"
-    )
-    shared_noise: bool = Field(
-        True, description="Whether both images of a pair start from the same noise"
-    )
-    prompts_per_update: int = Field(
-        ge=1, description="Prompts in one update, two images each, over all processes together"
-    )
-    micro_batch: int = Field(
-        4, ge=1, description="Images in one transformer call; lower it when memory runs out"
-    )
+    steps: int = Field(ge=1, le=1000)
+    """Sampling steps of a training image"""
+    sampler: Literal["dance", "flow", "cps"] = "dance"
+    """rpo: dance (DanceGRPO), flow (Flow-GRPO) or cps (FlowCPS); nft samples without noise"""
+    eta: float = Field(0.3, ge=0)
+    """rpo: noise level of the sampler; usual are dance 0.3, flow 0.7, cps 0.8"""
+    shift: Positive = 3.0
+    """Static shift of the noise schedule towards high noise"""
+    shared_noise: bool = True
+    """Whether both images of a pair start from the same noise"""
+    prompts_per_update: Count
+    """Prompts in one update, two images each, over all processes together"""
+    micro_batch: Count = 4
+    """Images in one transformer call; lower it when memory runs out"""
 
 
 class Objective(Section):
-    algorithm: Literal["rpo", "nft"] = Field(
-        "rpo",
-        description="rpo: clipped ratio on stored transitions, as published; nft: DiffusionNFT, forward process",
-    )
-    advantage: Literal["raw", "centred"] = Field(
-        "raw", description="rpo: rewards as they are, or less their mean, which has less variance"
-    )
-    reward_preferred: float = Field(1.0, description="Reward of the image that the judge prefers")
-    reward_dispreferred: float = Field(
-        -0.1, description="Reward of the other image; an undecided pair has none at all"
-    )
-    clip_range: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description=(
-            "rpo: the ratio is clipped to 1 +- this. The log-prob is a mean over elements, so 0.2 hardly ever fires"
-        ),
-    )
-    ratio: Literal["plain", "guard"] = Field(
-        "plain", description="rpo: plain ratio, or GRPO-Guard's centred log ratio"
-    )
-    kl_coefficient: float = Field(
-        ge=0,
-        description=(
-            "Weight of the distance to the reference: exact KL of a transition (rpo), squared velocity difference (nft)"
-        ),
-    )
-    trained_steps: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None,
-        min_length=1,
-        description="rpo: transitions to train, counted from 0; null is all but the last",
-    )
-    reference: Literal["base", "start"] = Field(
-        "base",
-        description="What the KL term holds on to: the base without adapter, or the adapter in adapter.start",
-    )
-    nft_beta: float = Field(
-        1.0, gt=0, description="nft: how far the two implicit policies stand from the old one"
-    )
-    nft_decay: float = Field(
-        0.9,
-        ge=0,
-        lt=1,
-        description=(
-            "nft: decay of the moving average that is the old policy; 0 is no average; higher values are more robust to label noise"
-        ),
-    )
-    nft_times: int = Field(2, ge=1, description="nft: noise levels drawn for each image")
-    epochs: int = Field(1, ge=1, description="Passes of the optimizer over each rollout")
-    optimizer_steps: int = Field(
-        1, ge=1, description="Optimizer steps in one pass; the pairs are split among them"
-    )
+    algorithm: Literal["rpo", "nft"] = "rpo"
+    """rpo: clipped ratio on stored transitions, as published; nft: DiffusionNFT, forward process"""
+    advantage: Literal["raw", "centred"] = "raw"
+    """rpo: rewards as they are, or less their mean, which has less variance"""
+    reward_preferred: float = 1.0
+    """Reward of the image that the judge prefers"""
+    reward_dispreferred: float = -0.1
+    """Reward of the other image; an undecided pair has none at all"""
+    clip_range: float = Field(0.2, gt=0, lt=1)
+    """rpo: the ratio is clipped to 1 +- this. The log-prob is a mean over elements, so 0.2 hardly
+    ever fires"""
+    ratio: Literal["plain", "guard"] = "plain"
+    """rpo: plain ratio, or GRPO-Guard's centred log ratio"""
+    kl_coefficient: float = Field(ge=0)
+    """Weight of the distance to the reference: exact KL of a transition (rpo), squared velocity
+    difference (nft)"""
+    trained_steps: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    """rpo: transitions to train, counted from 0; null is all but the last"""
+    reference: Literal["base", "start"] = "base"
+    """What the KL term holds on to: the base without adapter, or the adapter in adapter.start"""
+    nft_beta: Positive = 1.0
+    """nft: how far the two implicit policies stand from the old one"""
+    nft_decay: Fraction = 0.9
+    """nft: decay of the moving average that is the old policy; 0 is no average; higher values are
+    more robust to label noise"""
+    nft_times: Count = 2
+    """nft: noise levels drawn for each image"""
+    epochs: Count = 1
+    """Passes of the optimizer over each rollout"""
+    optimizer_steps: Count = 1
+    """Optimizer steps in one pass; the pairs are split among them"""
 
 
 class Optimizer(Section):
-    learning_rate: float = Field(
-        gt=0, description="AdamW learning rate, constant after the warm-up"
-    )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.9, 0.999), description="AdamW betas"
-    )
-    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm")
-    warmup_updates: int = Field(
-        0, ge=0, description="Updates over which the learning rate rises linearly from zero"
-    )
+    learning_rate: Positive
+    """AdamW learning rate, constant after the warm-up"""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW betas"""
+    eps: Positive = 1e-08
+    """AdamW epsilon"""
+    weight_decay: float = Field(0.0001, ge=0)
+    """AdamW weight decay"""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm"""
+    warmup_updates: int = Field(0, ge=0)
+    """Updates over which the learning rate rises linearly from zero"""
 
 
 class Judge(Section):
-    profile: str = Field(
-        min_length=1,
-        description=(
-            "Judge profile: 'miniature', or a name from your judges file ('local', 'openai', ...)"
-        ),
-    )
-    both_orders: bool = Field(
-        True, description="Ask twice with the images swapped; disagreement means undecided"
-    )
-    rubric: RubricFile | None = Field(
-        None, description="Rubric file (.json or .txt); null uses the built-in one of the task"
-    )
-    timeout_s: float = Field(60.0, gt=0, description="Seconds after which a request has failed")
-    retries: int = Field(3, ge=0, description="Further attempts after a failed request")
-    concurrency: int = Field(16, ge=1, description="Requests in flight at once")
+    profile: str = Field(min_length=1)
+    """Judge profile: 'miniature', or a name from your judges file ('local', 'openai', ...)"""
+    both_orders: bool = True
+    """Ask twice with the images swapped; disagreement means undecided"""
+    rubric: RubricFile | None = None
+    """Rubric file (.json or .txt); null uses the built-in one of the task"""
+    timeout_s: Positive = 60.0
+    """Seconds after which a request has failed"""
+    retries: int = Field(3, ge=0)
+    """Further attempts after a failed request"""
+    concurrency: Count = 16
+    """Requests in flight at once"""
 
 
 class Validation(Section):
-    every: int = Field(
-        25, ge=1, description="Updates between two validations against the frozen base"
-    )
-    count: int = Field(
-        64,
-        ge=1,
-        description="Held-out prompts judged at each validation, or all if there are fewer",
-    )
-    steps: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="Sampling steps of a validation image; null is rollout.steps",
-    )
-    images: int = Field(8, ge=0, description="Sample images written at each validation")
-    judge_profile: str | None = Field(
-        None, min_length=1, description="Judge profile of the validation; null is judge.profile"
-    )
-    exact_measure: bool = Field(
-        False,
-        description=(
-            "At the end, count the exact images of the embedded world's held-out prompts, base against adapter"
-        ),
-    )
+    every: Count = 25
+    """Updates between two validations against the frozen base"""
+    count: Count = 64
+    """Held-out prompts judged at each validation, or all if there are fewer"""
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    """Sampling steps of a validation image; null is rollout.steps"""
+    images: int = Field(default=8, ge=0)
+    """Sample images written at each validation"""
+    judge_profile: str | None = Field(default=None, min_length=1)
+    """Judge profile of the validation; null is judge.profile"""
+    exact_measure: bool = False
+    """At the end, count the exact images of the embedded world's held-out prompts, base against
+    adapter"""
 
 
 class TrainConfig(Section):

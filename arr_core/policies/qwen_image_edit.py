@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
-from ..data import Example, open_image
+from ..common.images import open_image
+from ..data import Example
 from .base import Inputs, Policy, fit_to_area
 
 

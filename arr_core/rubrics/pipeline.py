@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..common.files import JsonLines
+from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
-from ..data import Exemplar, PreferencePair, open_image, task_of
+from ..data import Exemplar, PreferencePair, task_of
 from ..judging.chat import Chat
 from ..judging.judge import Judge, Pair
 from ..judging.profiles import make_chat, make_client

@@ -371,15 +371,15 @@ def test_a_bad_file_is_named(tmp_path, name, text, message):
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
     assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected a data file, got nothing"
+        "p.txt: expected a data file, got no such file"
     )
     (tmp_path / "folder").mkdir()
     assert fault(load_examples, tmp_path / "folder", "t2i").startswith(
-        "folder: expected a data file that can be read"
+        "folder: expected a data file, got is a directory"
     )
     (tmp_path / "p.txt").write_bytes("äöü".encode("utf-16"))
     assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected text in UTF-8, got other bytes"
+        "p.txt: expected a data file, got bytes at offset 0 that are not UTF-8"
     )
 
 
