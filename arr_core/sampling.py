@@ -119,7 +119,7 @@ def adapted(policy: Policy, adapter: Adapter | None, strength: float = 1.0) -> I
     if adapter is None:
         yield
         return
-    inject(scaled(adapter, strength), policy.transformer, dtype=torch.float32)
+    inject(scaled(adapter, strength), policy.transformer)
     try:
         yield
     finally:

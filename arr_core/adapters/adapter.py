@@ -21,7 +21,7 @@ import torch
 
 from ..common.files import write_json
 from .family import Family, base_id, detect_family
-from .file import CONFIG_NAME, WEIGHTS_NAME, AdapterError, read_source, write_tensors
+from .file import CONFIG_NAME, WEIGHTS_NAME, AdapterError, Source, read_source, write_tensors
 from .keys import parse_keys
 from .scale import ScaleResolver, read_record
 
@@ -34,9 +34,12 @@ class LoraPair(NamedTuple):
 
     A: torch.Tensor
     B: torch.Tensor
-    rank: int
     alpha: float
     scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
 
 
 @dataclass(frozen=True)
@@ -142,17 +145,24 @@ def load_adapter(path: str | Path, alpha: float | None = None) -> Adapter:
     ``alpha`` is for a file that does not record its strength, and only for it. Raises AdapterError.
     """
     source = read_source(Path(path))
-    where = str(source.path)
-    keys = parse_keys(source.tensors, where)
-    tensors = {key: _checked(key, tensor, where) for key, tensor in source.tensors.items()}
-    record = None if source.config is None else read_record(source.config, where)
+    try:
+        return _adapter(source, alpha)
+    except AdapterError as error:
+        raise AdapterError(f"{source.path}: {error}") from error
+
+
+def _adapter(source: Source, explicit: float | None) -> Adapter:
+    keys, tensors = parse_keys(source.tensors), source.tensors
+    for key, tensor in tensors.items():
+        _check(key, tensor)
+    record = None if source.config is None else read_record(source.config)
     baked = source.header.get("arr_scale") == UNIVERSAL["arr_scale"]
     alphas = {
         module: tensors[parts["alpha"]].item()
         for module, parts in keys.modules.items()
         if "alpha" in parts
     }
-    resolver = ScaleResolver(where, baked, record, alphas, alpha)
+    resolver = ScaleResolver(baked, record, alphas, explicit)
     modules = {
         module: _pair(module, tensors[parts["A"]], tensors[parts["B"]], resolver)
         for module, parts in sorted(keys.modules.items())
@@ -162,38 +172,33 @@ def load_adapter(path: str | Path, alpha: float | None = None) -> Adapter:
     return Adapter(modules, base_id(base), bool(record and record.use_rslora), layout)
 
 
-def _checked(key: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """``tensor``, once its dtype, shape and values have been got usable."""
-    dimensions = "one number" if key.endswith(".alpha") else "a matrix"
-    fits = (
-        tensor.numel() == 1 if key.endswith(".alpha") else tensor.ndim == 2 and tensor.numel() > 0
-    )
-    if not fits:
+def _check(key: str, tensor: torch.Tensor) -> None:
+    """Raises AdapterError for a tensor whose shape, dtype or values are not usable."""
+    is_alpha = key.endswith(".alpha")
+    if tensor.numel() != 1 if is_alpha else tensor.ndim != 2 or tensor.numel() == 0:
         raise AdapterError(
-            f"{where}: expected {dimensions} in {key}, got shape {list(tensor.shape)}; "
-            "only linear layers are supported"
+            f"expected {'one number' if is_alpha else 'a matrix'} in {key}, got shape "
+            f"{list(tensor.shape)}; only linear layers are supported"
         )
-    if not key.endswith(".alpha") and tensor.dtype not in DTYPES:
+    if not is_alpha and tensor.dtype not in DTYPES:
         raise AdapterError(
-            f"{where}: expected float32, float16 or bfloat16 in {key}, got {tensor.dtype}; "
+            f"expected float32, float16 or bfloat16 in {key}, got {tensor.dtype}; "
             "save the adapter in one of these"
         )
     if not torch.isfinite(tensor).all():
         raise AdapterError(
-            f"{where}: expected finite numbers, got NaN or infinity in {key}; "
+            f"expected finite numbers, got NaN or infinity in {key}; "
             "the training diverged or the file is damaged: use an earlier checkpoint"
         )
-    return tensor
 
 
 def _pair(module: str, a: torch.Tensor, b: torch.Tensor, resolver: ScaleResolver) -> LoraPair:
     if a.shape[0] != b.shape[1]:
         raise AdapterError(
-            f"{resolver.where}: expected one rank in {module}, got lora_A {list(a.shape)} and lora_B "
+            f"expected one rank in {module}, got lora_A {list(a.shape)} and lora_B "
             f"{list(b.shape)}; the file is damaged: save or download it again"
         )
-    alpha, scale = resolver.resolve(module, a.shape[0])
-    return LoraPair(a, b, a.shape[0], alpha, scale)
+    return LoraPair(a, b, *resolver.resolve(module, a.shape[0]))
 
 
 def _bake(module: str, pair: LoraPair) -> torch.Tensor:
@@ -218,12 +223,9 @@ def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 def _targets(modules: Mapping[str, LoraPair]) -> list[str] | str:
     """PEFT's target_modules for exactly these. A list matches by suffix: a top-level name needs the anchored form."""
     paths = sorted(modules)
-    return (
-        paths
-        if all("_blocks." in path for path in paths)
-        else "|".join(re.escape(path) for path in paths)
-    )
+    in_blocks = all("_blocks." in path for path in paths)
+    return paths if in_blocks else "|".join(map(re.escape, paths))
 
 
-def _integer(alpha: float) -> float | int:
-    return int(alpha) if float(alpha).is_integer() else alpha
+def _integer(alpha: float) -> float:
+    return int(alpha) if alpha.is_integer() else alpha

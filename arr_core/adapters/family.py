@@ -68,11 +68,7 @@ def base_id(recorded: str | None) -> str | None:
     """The base model as one may show it: a Hub id as it is, a path on somebody's disk by its last part alone."""
     if not recorded:
         return None
-    text = (
-        "".join(character for character in recorded if character.isprintable())
-        .replace("\\", "/")
-        .rstrip("/")
-    )
+    text = "".join(filter(str.isprintable, recorded)).replace("\\", "/").rstrip("/")
     cached = re.search(r"(?:^|/)models--([^/]+?)--([^/]+)", text)
     if cached:
         return f"{cached[1]}/{cached[2]}"
@@ -90,12 +86,9 @@ def base_warning(family: Family, base: str | None, loaded_base: str | None = Non
     if base and told != "unknown" and family != "unknown" and told != family:
         return f"the recorded base {base} is not of the modules' family, {family}: check where the file comes from"
     if not base:
-        twins = (
-            "; Qwen-Image, Qwen-Image-Edit, -2509 and -2511 all accept it silently"
-            if family != "flux"
-            else ""
-        )
-        return f"no base model is recorded: make sure it was trained on the model it is used with{twins}"
+        warning = "no base model is recorded: make sure it was trained on the model it is used with"
+        twins = "; Qwen-Image, Qwen-Image-Edit, -2509 and -2511 all accept it silently"
+        return warning if family == "flux" else warning + twins
     if loaded_base and _name(loaded_base) != _name(base):
         return f"trained on {base}, used with {base_id(loaded_base)}: it loads, but its effect there was not trained"
     return None
@@ -105,12 +98,9 @@ def _covers_qwen(input_widths: Mapping[str, int]) -> bool:
     blocks = {
         module.split(".")[1] for module in input_widths if module.startswith("transformer_blocks.")
     }
-    widths = {width for module, width in input_widths.items() if _is_attention(module)}
+    attention = re.compile(rf"transformer_blocks\.\d+\.{_ATTENTION}")
+    widths = {width for module, width in input_widths.items() if attention.fullmatch(module)}
     return len(blocks) == _QWEN_BLOCKS and widths == {_WIDTH}
-
-
-def _is_attention(module: str) -> bool:
-    return re.fullmatch(rf"transformer_blocks\.\d+\.{_ATTENTION}", module) is not None
 
 
 def _family_of_base(base: str | None) -> Family:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..common.errors import ArrError
-from ..common.files import atomic_write
+from ..common.files import atomic_write, read_text
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -76,7 +76,7 @@ def read_source(path: Path) -> Source:
     config_file = file.parent / CONFIG_NAME
     if file.name == WEIGHTS_NAME and config_file.exists():
         _check_inside(config_file)
-        return Source(file, tensors, header, _parse_json(_read_text(config_file), config_file))
+        return Source(file, tensors, header, _parse_json(_config_text(config_file), config_file))
     if (config := _config_in(header, file)) is not None:
         return Source(file, tensors, header, config, config_in_header=True)
     published = PUBLISHED.get(file.parent.name) if file.name == WEIGHTS_NAME else None
@@ -181,13 +181,13 @@ def _config_in(header: dict[str, str], file: Path) -> Any:
     } or config
 
 
-def _read_text(file: Path) -> str:
+def _config_text(file: Path) -> str:
     if file.stat().st_size > MAX_JSON_BYTES:
         raise AdapterError(
             f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, got {file.stat().st_size:,}; "
             "save the adapter again"
         )
-    return file.read_bytes().decode("utf-8-sig", errors="replace")
+    return read_text(file, "JSON", AdapterError)
 
 
 def _parse_json(text: str, file: Path) -> Any:

@@ -54,8 +54,8 @@ class Keys(NamedTuple):
     modules: dict[str, dict[str, str]]
 
 
-def parse_keys(keys: Iterable[str], where: str) -> Keys:
-    """The layout and the modules of a file that holds ``keys``; ``where`` is the file's name for messages.
+def parse_keys(keys: Iterable[str]) -> Keys:
+    """The layout and the modules of a file that holds ``keys``.
 
     Raises AdapterError for anything but complete LoRA pairs in one layout.
     """
@@ -63,29 +63,29 @@ def parse_keys(keys: Iterable[str], where: str) -> Keys:
     extras: set[str] = set()
     modules: dict[str, dict[str, str]] = {}
     for key in keys:
-        module, part, extra = _read(key, where)
+        module, part, extra = _read(key)
         extras.add(extra)
         layouts.setdefault(_layout(key), key)
         parts = modules.setdefault(module, {})
         if part in parts:
             raise AdapterError(
-                f"{where}: expected one adapter, got {parts[part]} and {key} for the same module; "
+                f"expected one adapter, got {parts[part]} and {key} for the same module; "
                 "save one adapter to a file"
             )
         parts[part] = key
-    _check_complete(modules, layouts, where)
+    _check_complete(modules, layouts)
     return Keys("".join((*layouts, *sorted(extras))), modules)
 
 
-def _read(key: str, where: str) -> tuple[str, str, str]:
+def _read(key: str) -> tuple[str, str, str]:
     """The module path, the part (``A``, ``B`` or ``alpha``) and what is beside the plain layout in a tensor's name."""
     for pattern, what, advice in _REFUSED:
         if re.search(pattern, key):
-            raise AdapterError(f"{where}: expected plain LoRA pairs, got {what}, {key!a}; {advice}")
+            raise AdapterError(f"expected plain LoRA pairs, got {what}, {key!a}; {advice}")
     match = _PART.fullmatch(key)
     if match is None:
         raise AdapterError(
-            f"{where}: expected names like <module>.lora_A.weight, got {key[:200]!a}; "
+            f"expected names like <module>.lora_A.weight, got {key[:200]!a}; "
             "give the LoRA of a diffusers transformer"
         )
     module = match[1].rstrip(".")
@@ -98,23 +98,17 @@ def _layout(key: str) -> str:
     return next((layout for prefix, layout in LAYOUTS.items() if key.startswith(prefix)), "bare")
 
 
-def _check_complete(
-    modules: dict[str, dict[str, str]], layouts: dict[str, str], where: str
-) -> None:
+def _check_complete(modules: dict[str, dict[str, str]], layouts: dict[str, str]) -> None:
     if not modules:
-        raise AdapterError(
-            f"{where}: expected LoRA pairs, got no tensor at all; save the adapter again"
-        )
+        raise AdapterError("expected LoRA pairs, got no tensor at all; save the adapter again")
     if len(layouts) > 1:
         raise AdapterError(
-            f"{where}: expected one prefix for all names, got {' and '.join(layouts.values())}; "
+            f"expected one prefix for all names, got {' and '.join(layouts.values())}; "
             "rename them alike"
         )
     for module, parts in modules.items():
-        for part, other in (("A", "B"), ("B", "A")):
-            if part not in parts:
-                present = parts.get(other) or parts["alpha"]
-                raise AdapterError(
-                    f"{where}: expected lora_A and lora_B of {module}, got only {present}; "
-                    "the file is incomplete: save or download it again"
-                )
+        if not {"A", "B"} <= parts.keys():
+            raise AdapterError(
+                f"expected lora_A and lora_B of {module}, got only {' and '.join(parts.values())}; "
+                "the file is incomplete: save or download it again"
+            )

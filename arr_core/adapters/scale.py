@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -71,30 +71,27 @@ class LoraRecord(BaseModel):
 
 @dataclass(frozen=True)
 class ScaleResolver:
-    """Finds each module's scale from all that a file and its user say; ``where`` is the file's name for messages."""
+    """Finds each module's scale from all that a file and its user say."""
 
-    where: str
-    baked: bool = False
-    record: LoraRecord | None = None
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    explicit: float | None = None
+    baked: bool
+    record: LoraRecord | None
+    alphas: Mapping[str, float]
+    explicit: float | None
 
     def __post_init__(self) -> None:
         if self.explicit is not None and (self.baked or self.record or self.alphas):
             raise AdapterError(
-                f"{self.where}: expected no alpha from outside, got alpha {self.explicit:g} given for "
+                f"expected no alpha from outside, got alpha {self.explicit:g} given for "
                 "a file that records its strength; leave alpha out"
             )
         if self.baked and (self.record or self.alphas):
             raise AdapterError(
-                f"{self.where}: expected a universal file alone, got another record of its strength "
+                "expected a universal file alone, got another record of its strength "
                 "beside it; remove the adapter_config.json or the alpha tensors"
             )
-        for alpha in (self.explicit, *self.alphas.values()):
-            if alpha is not None and not (math.isfinite(alpha) and alpha):
-                raise AdapterError(
-                    f"{self.where}: expected a finite alpha other than 0, got {alpha}; correct it"
-                )
+        for alpha in (*self.alphas.values(), 1.0 if self.explicit is None else self.explicit):
+            if not alpha or not math.isfinite(alpha):
+                raise AdapterError(f"expected a finite alpha other than 0, got {alpha}; correct it")
 
     def resolve(self, module: str, rank: int) -> tuple[float, float]:
         """The alpha and the scale of one module whose lora_A has ``rank`` rows."""
@@ -105,33 +102,32 @@ class ScaleResolver:
         alpha = self.alphas.get(module, self.explicit)
         if alpha is None and self.alphas:
             raise AdapterError(
-                f"{self.where}: expected an alpha for every module, got none for {module}; "
+                f"expected an alpha for every module, got none for {module}; "
                 "give the PEFT folder, or complete the file"
             )
         if alpha is None:
             raise AdapterError(
-                f"{self.where}: expected adapter_config.json, alpha tensors or metadata, got none; "
+                "expected adapter_config.json, alpha tensors or metadata, got none; "
                 "its strength is unknown: give the PEFT folder, or the alpha of its training "
                 "(--alpha N)"
             )
-        return float(alpha), scale_of(alpha, rank)
+        return alpha, scale_of(alpha, rank)
 
     def _recorded(self, record: LoraRecord, module: str, rank: int) -> tuple[float, float]:
         if record.rank_of(module) != rank:
             raise AdapterError(
-                f"{self.where}: expected rank {record.rank_of(module)} for {module} as configured, "
+                f"expected rank {record.rank_of(module)} for {module} as configured, "
                 f"got rank {rank}; pair the file with its own adapter_config.json"
             )
         alpha = record.alpha_of(module)
         scale = scale_of(alpha, rank, record.use_rslora)
-        if module in self.alphas and not math.isclose(
-            scale_of(self.alphas[module], rank), scale, rel_tol=1e-3
-        ):
+        said = self.alphas.get(module)
+        if said is not None and not math.isclose(scale_of(said, rank), scale, rel_tol=1e-3):
             raise AdapterError(
-                f"{self.where}: expected scale {scale:g} for {module} as configured, got alpha "
-                f"{self.alphas[module]:g}; remove the alpha tensors or correct the configuration"
+                f"expected scale {scale:g} for {module} as configured, got alpha "
+                f"{said:g}; remove the alpha tensors or correct the configuration"
             )
-        return float(alpha), scale
+        return alpha, scale
 
 
 def scale_of(alpha: float, rank: int, use_rslora: bool | None = False) -> float:
@@ -139,27 +135,26 @@ def scale_of(alpha: float, rank: int, use_rslora: bool | None = False) -> float:
     return alpha / math.sqrt(rank) if use_rslora else alpha / rank
 
 
-def read_record(config: Any, where: str) -> LoraRecord:
+def read_record(config: Any) -> LoraRecord:
     """The record in a PEFT configuration; raises AdapterError for one that asks for more than a plain LoRA."""
     if not isinstance(config, dict):
         raise AdapterError(
-            f"{where}: expected a JSON object, got {type(config).__name__}; save the adapter again"
+            f"expected a JSON object, got {type(config).__name__}; save the adapter again"
         )
     for name in _REFUSED:
         if config.get(name):
             raise AdapterError(
-                f"{where}: expected a plain LoRA, got {name}={config[name]!a:.100}; "
-                f"retrain without {name}"
+                f"expected a plain LoRA, got {name}={config[name]!a:.100}; retrain without {name}"
             )
     try:
         record = LoraRecord.model_validate(config)
     except ValidationError as error:
         raise AdapterError(
-            f"{where}: {describe_validation_error(error)}; correct the configuration, or train a plain LoRA"
+            f"{describe_validation_error(error)}; correct the configuration, or train a plain LoRA"
         ) from None
     if record.init_lora_weights not in _INITIALISATIONS:
         raise AdapterError(
-            f"{where}: expected a LoRA for the unchanged base model, got init_lora_weights="
+            f"expected a LoRA for the unchanged base model, got init_lora_weights="
             f"{record.init_lora_weights!a:.100}, which rewrites base weights; convert it with PEFT's "
             "path_initial_model_for_weight_conversion"
         )

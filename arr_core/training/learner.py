@@ -35,7 +35,7 @@ class Learner:
         if start is None:
             self.parameters = policy.add_adapter(config.adapter)
         else:
-            inject(start, policy.transformer, dtype=torch.float32)
+            inject(start, policy.transformer)
             self.parameters = policy.adapter_parameters()
         kept = {
             "average": bool(config.adapter.ema_decay),

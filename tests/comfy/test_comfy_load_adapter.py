@@ -38,9 +38,7 @@ def make_adapter(family: str, blocks: int = 2, alpha: float = 8.0) -> Adapter:
                 torch.randn(RANK, columns, generator=random),
                 torch.randn(rows, RANK, generator=random),
             )
-            modules[f"transformer_blocks.{block}.{name}"] = LoraPair(
-                a, b, RANK, alpha, alpha / RANK
-            )
+            modules[f"transformer_blocks.{block}.{name}"] = LoraPair(a, b, alpha, alpha / RANK)
     return Adapter(modules, BASES[family])
 
 
@@ -151,7 +149,7 @@ def wider(folder):
     random = torch.Generator().manual_seed(0)
     a, b = torch.randn(4, 64, generator=random), torch.randn(64, 4, generator=random)
     Adapter(
-        {"transformer_blocks.0.attn.to_q": LoraPair(a, b, 4, 4.0, 1.0)}, BASES["flux"]
+        {"transformer_blocks.0.attn.to_q": LoraPair(a, b, 4.0, 1.0)}, BASES["flux"]
     ).save_universal(folder / "wider.safetensors")
 
 

@@ -19,6 +19,7 @@ from tiny_transformers import ATTENTION, BASES, TARGETS, output, random_adapter,
 
 from arr_core import adapter as command
 from arr_core.adapters import (
+    Adapter,
     AdapterError,
     base_id,
     base_warning,
@@ -62,6 +63,28 @@ def plain(family, tmp_path_factory):
     return saved(random_adapter(tiny_transformer(family), TARGETS[family]), folder, BASES[family])
 
 
+@pytest.fixture(scope="module")
+def adapter(plain):
+    return load_adapter(plain)
+
+
+@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
+def trained(family, request):
+    """The tiny transformer of ``family`` with a random adapter, as PEFT trains it."""
+    return random_adapter(tiny_transformer(family), TARGETS[family], **request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, family, tmp_path_factory):
+    return saved(trained, tmp_path_factory.mktemp("peft"), BASES[family])
+
+
+def refused(path, reason: str, **options) -> None:
+    with pytest.raises(AdapterError, match=reason) as caught:
+        load_adapter(path, **options)
+    assert "\n" not in str(caught.value)
+
+
 def saved(model: PeftModel, folder, base=None):
     """``folder``, after PEFT has saved its adapter there, with ``base`` recorded as PEFT records it."""
     model.save_pretrained(folder)
@@ -83,6 +106,14 @@ def through_diffusers(family, file) -> torch.Tensor:
     transformer = tiny_transformer(family)
     pipeline(transformer).load_lora_weights(str(file.parent), weight_name=file.name)
     return output(transformer)
+
+
+def identity(adapter) -> tuple:
+    return adapter.content_hash, adapter.base, adapter.use_rslora
+
+
+def strengths(adapter) -> dict[str, tuple]:
+    return {module: (p.rank, p.alpha, p.scale) for module, p in adapter.modules.items()}
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -121,67 +152,37 @@ def header_of(folder, prefix: str) -> dict[str, str]:
 # ---- strength: PEFT itself, on the model it trained, is the oracle
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_universal_file_in_diffusers_acts_as_peft_did(family, config, tmp_path):
-    transformer = tiny_transformer(family)
-    trained = random_adapter(transformer, TARGETS[family], **config)
-    adapter = load_adapter(saved(trained, tmp_path / "peft"))
+def test_a_universal_file_in_diffusers_acts_as_peft_did(family, trained, folder, tmp_path):
+    universal = load_adapter(folder).save_universal(tmp_path / "universal.safetensors")
+    raw = relaid(folder, tmp_path / "raw.safetensors", "transformer.")
 
-    loaded = through_diffusers(family, adapter.save_universal(tmp_path / "universal.safetensors"))
-
-    assert distance(loaded, output(trained)) < TOLERANCE
-    assert distance(loaded, output(transformer)) > 1e-2
-    half = through_diffusers(
-        family, relaid(tmp_path / "peft", tmp_path / "raw.safetensors", "transformer.")
-    )
-    assert distance(half, output(trained)) > 1e-2
+    assert distance(through_diffusers(family, universal), output(trained)) < TOLERANCE
+    assert distance(output(tiny_transformer(family)), output(trained)) > 1e-2
+    assert distance(through_diffusers(family, raw), output(trained)) > 1e-2
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_an_injected_adapter_acts_as_peft_did_and_comes_out_unchanged(family, config, tmp_path):
-    trained = random_adapter(tiny_transformer(family), TARGETS[family], **config)
-    adapter = load_adapter(saved(trained, tmp_path))
-    transformer = tiny_transformer(family)
+def test_an_injected_adapter_acts_as_peft_did_and_comes_out_unchanged(family, trained, folder):
+    adapter, transformer = load_adapter(folder), tiny_transformer(family)
 
-    inject(adapter, transformer, "policy")
+    inject(adapter, transformer)
 
     assert distance(output(transformer), output(trained)) < TOLERANCE
-    trainable = [
-        name for name, parameter in transformer.named_parameters() if parameter.requires_grad
-    ]
-    assert len(trainable) == 2 * len(adapter.modules) and all(
-        ".policy." in name for name in trainable
-    )
-    taken = extract(transformer, "policy", base="org/model")
-    assert (taken.content_hash, taken.use_rslora, taken.base) == (
-        adapter.content_hash,
-        adapter.use_rslora,
-        "org/model",
-    )
+    trainable = [name for name, part in transformer.named_parameters() if part.requires_grad]
+    assert len(trainable) == 2 * len(adapter.modules) and all(".lora_" in n for n in trainable)
+    taken = extract(transformer, base="org/model")
+    assert identity(taken) == (adapter.content_hash, "org/model", adapter.use_rslora)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_saved_folder_is_read_back_by_peft_and_by_us(family, config, tmp_path):
-    trained = random_adapter(tiny_transformer(family), TARGETS[family], **config)
-    adapter = load_adapter(saved(trained, tmp_path / "peft", BASES[family]))
+def test_a_saved_folder_is_read_back_by_peft_and_by_us(family, trained, folder, tmp_path):
+    adapter = load_adapter(folder)
 
-    folder = adapter.save(tmp_path / "ours")
+    ours = adapter.save(tmp_path / "ours")
 
-    again = load_adapter(folder)
-    assert (again.content_hash, again.base, again.use_rslora) == (
-        adapter.content_hash,
-        BASES[family],
-        adapter.use_rslora,
-    )
-    assert {m: p[2:] for m, p in again.modules.items()} == {
-        m: p[2:] for m, p in adapter.modules.items()
-    }
-    assert (
-        distance(
-            output(PeftModel.from_pretrained(tiny_transformer(family), folder)), output(trained)
-        )
-        < TOLERANCE
-    )
+    again = load_adapter(ours)
+    assert identity(again) == (adapter.content_hash, BASES[family], adapter.use_rslora)
+    assert strengths(again) == strengths(adapter)
+    loaded = PeftModel.from_pretrained(tiny_transformer(family), ours)
+    assert distance(output(loaded), output(trained)) < TOLERANCE
 
 
 def test_a_saved_folder_names_a_top_level_module_without_its_namesakes(tmp_path):
@@ -198,18 +199,6 @@ def test_a_saved_folder_names_a_top_level_module_without_its_namesakes(tmp_path)
     assert layers == set(adapter.modules) == {"proj_out", "transformer_blocks.0.attn.to_q"}
 
 
-def test_the_universal_form_is_scale_times_b_a_for_programs_that_read_no_configuration(plain):
-    adapter = load_adapter(plain)
-
-    universal = adapter.to_universal()
-
-    assert not [name for name in universal if "alpha" in name]
-    for module, pair in adapter.modules.items():
-        assert pair.scale == 2.0
-        a, b = (universal[f"transformer.{module}.lora_{side}.weight"] for side in "AB")
-        torch.testing.assert_close(b @ a, 2.0 * pair.B @ pair.A)
-
-
 def test_a_universal_file_has_one_rank_and_says_what_it_is(tmp_path):
     trained = random_adapter(tiny_transformer("flux"), TARGETS["flux"], **CONFIGS["patterns"])
     adapter = load_adapter(saved(trained, tmp_path, "black-forest-labs/FLUX.1-dev"))
@@ -218,10 +207,9 @@ def test_a_universal_file_has_one_rank_and_says_what_it_is(tmp_path):
 
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
-        ranks = {
-            opened.get_slice(name).get_shape()[0] for name in opened.keys() if "lora_A" in name
-        }
-    assert ranks == {6}
+        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
+    assert {shape[0] for name, shape in shapes.items() if "lora_A" in name} == {6}
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in shapes)
     assert header == {
         "format": "pt",
         "arr_adapter": "universal",
@@ -232,11 +220,7 @@ def test_a_universal_file_has_one_rank_and_says_what_it_is(tmp_path):
         "arr_content_hash": adapter.content_hash,
     }
     again = load_adapter(file)
-    assert (again.content_hash, again.base, again.layout) == (
-        adapter.content_hash,
-        adapter.base,
-        "universal",
-    )
+    assert identity(again) == identity(adapter) and again.layout == "universal"
     assert {pair.scale for pair in again.modules.values()} == {1.0}
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     (tmp_path / "ordinary").touch()
@@ -259,14 +243,9 @@ def test_a_baked_lora_b_keeps_its_dtype_only_where_no_bit_is_lost(alpha, stored,
     )
 
 
-def test_an_injected_adapter_can_be_more_precise_than_its_base(tmp_path):
-    adapter = load_adapter(
-        saved(random_adapter(tiny_transformer("flux"), TARGETS["flux"]), tmp_path)
-    )
-    transformer = tiny_transformer("flux").to(torch.bfloat16)
-
-    inject(adapter, transformer, dtype=torch.float32)
-
+def test_an_injected_adapter_is_as_precise_on_a_base_that_is_not(adapter, family):
+    transformer = tiny_transformer(family).to(torch.bfloat16)
+    inject(adapter, transformer)
     assert extract(transformer).content_hash == adapter.content_hash
 
 
@@ -286,45 +265,32 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_of_the_same_numbers_is_the_same_adapter(plain, name, tmp_path):
+def test_every_layout_of_the_same_numbers_is_the_same_adapter(plain, adapter, name, tmp_path):
     prefix, alpha, infix, header_prefix = LAYOUTS[name]
     header = None if header_prefix is None else header_of(plain, header_prefix)
-
-    adapter = load_adapter(
-        relaid(plain, tmp_path / "one.safetensors", prefix, alpha, infix, header)
-    )
-
-    expected = load_adapter(plain)
-    assert adapter.content_hash == expected.content_hash
-    assert adapter.layout == name
-    assert {(pair.rank, pair.alpha, pair.scale) for pair in adapter.modules.values()} == {
-        (4, 8.0, 2.0)
-    }
+    read = load_adapter(relaid(plain, tmp_path / "one.safetensors", prefix, alpha, infix, header))
+    assert (read.content_hash, read.layout) == (adapter.content_hash, name)
+    assert set(strengths(read).values()) == {(4, 8.0, 2.0)}
 
 
-def test_what_diffusers_saves_is_read(plain, family, tmp_path):
+def test_what_diffusers_and_peft_save_is_read(plain, adapter, family, tmp_path):
     transformer = tiny_transformer(family)
-    inject(load_adapter(plain), transformer)
+    inject(adapter, transformer)
     transformer.save_lora_adapter(tmp_path)
-
-    adapter = load_adapter(tmp_path)
-
-    assert adapter.layout == "bare+header"
-    assert adapter.content_hash == load_adapter(plain).content_hash
-
-
-def test_the_weights_of_a_peft_folder_find_the_configuration_beside_them(plain):
-    assert load_adapter(plain / files.WEIGHTS_NAME).content_hash == load_adapter(plain).content_hash
+    for path, layout in ((tmp_path, "bare+header"), (plain / files.WEIGHTS_NAME, "peft")):
+        read = load_adapter(path)
+        assert (read.content_hash, read.layout) == (adapter.content_hash, layout)
 
 
 @pytest.mark.parametrize("prefix", ["base_model.model.", "transformer.", ""])
-def test_a_file_that_records_no_strength_needs_the_alpha_of_its_training(plain, prefix, tmp_path):
+def test_a_file_that_records_no_strength_needs_the_alpha_of_its_training(
+    plain, adapter, prefix, tmp_path
+):
     file = relaid(plain, tmp_path / "renamed.safetensors", prefix)
 
-    with pytest.raises(AdapterError, match="strength is unknown.*--alpha N"):
-        load_adapter(file)
+    refused(file, "strength is unknown.*--alpha N")
 
-    assert load_adapter(file, alpha=8).content_hash == load_adapter(plain).content_hash
+    assert load_adapter(file, alpha=8).content_hash == adapter.content_hash
 
 
 def test_a_repository_of_one_adapter_stands_for_it_and_of_two_is_refused_by_their_names(tmp_path):
@@ -332,10 +298,7 @@ def test_a_repository_of_one_adapter_stands_for_it_and_of_two_is_refused_by_thei
     assert load_adapter(tmp_path).rank == 4
 
     one_pair(tmp_path / "ARR-Qwen-Image-Edit")
-    with pytest.raises(
-        AdapterError, match=r"got ARR-FLUX\.1-dev, ARR-Qwen-Image-Edit; give one of them"
-    ):
-        load_adapter(tmp_path)
+    refused(tmp_path, r"got ARR-FLUX\.1-dev, ARR-Qwen-Image-Edit; give one of them")
 
 
 def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_card(tmp_path):
@@ -343,8 +306,8 @@ def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_c
     folder = one_pair(
         tmp_path / "ARR-FLUX.1-dev",
         tensors={
-            f"{MODULE}.lora_A.weight": torch.ones(16, 32),
-            f"{MODULE}.lora_B.weight": torch.ones(32, 16),
+            A: torch.ones(16, 32),
+            B: torch.ones(32, 16),
         },
     )
     (folder / files.CONFIG_NAME).unlink()
@@ -355,8 +318,7 @@ def test_a_published_adapter_without_its_configuration_has_the_strength_of_its_c
         } and adapter.base == "black-forest-labs/FLUX.1-dev"
     folder = one_pair(tmp_path / "ARR-Qwen-Image-Edit")
     (folder / files.CONFIG_NAME).unlink()
-    with pytest.raises(AdapterError, match="expected rank 32 .* got rank 4"):
-        load_adapter(folder)
+    refused(folder, "expected rank 32 .* got rank 4")
 
 
 def test_what_neither_family_could_load_is_not_converted(tmp_path, monkeypatch, capsys):
@@ -411,9 +373,8 @@ def test_what_is_said_of_a_raw_file_is_what_diffusers_does(
 ):
     said_header = header_of(plain, "transformer." if prefix else "") if header else None
     file = relaid(plain, tmp_path / "raw.safetensors", prefix, alpha, infix, said_header)
-    adapter = load_adapter(file, alpha=None if alpha or header else 8)
 
-    said = raw_outcomes(adapter)["diffusers"]
+    said = raw_outcomes(load_adapter(file, alpha=None if alpha or header else 8))["diffusers"]
 
     if said == compatibility.FAILS:
         with pytest.raises((KeyError, ValueError)):
@@ -425,36 +386,28 @@ def test_what_is_said_of_a_raw_file_is_what_diffusers_does(
 
 
 @pytest.fixture(scope="module")
-def effects(family, plain):
+def effects(family, adapter):
     """The output of the tiny transformer with the plain adapter at each strength that a file may come to."""
-    adapter, results = load_adapter(plain), {}
+    results = {}
     for said, scale in (
         (compatibility.FULL, 2.0),
         ("0.50 of its strength", 1.0),
         (compatibility.TWICE, 4.0),
     ):
         transformer = tiny_transformer(family)
-        inject(
-            type(adapter)(
-                {
-                    module: pair._replace(alpha=scale * pair.rank, scale=scale)
-                    for module, pair in adapter.modules.items()
-                }
-            ),
-            transformer,
-        )
+        modules = {
+            module: pair._replace(alpha=scale * pair.rank, scale=scale)
+            for module, pair in adapter.modules.items()
+        }
+        inject(Adapter(modules), transformer)
         results[said] = output(transformer)
     return {**results, compatibility.NOTHING: output(tiny_transformer(family))}
 
 
-def test_only_a_universal_file_is_at_full_strength_everywhere(plain, family, tmp_path):
-    raw = raw_outcomes(load_adapter(plain))
-    universal = raw_outcomes(
-        load_adapter(load_adapter(plain).save_universal(tmp_path / "u.safetensors"))
-    )
-
-    assert raw["ComfyUI"] == "nothing is applied, yet the node reports success"
-    assert universal == {"diffusers": "full strength", "ComfyUI": "full strength"}
+def test_only_a_universal_file_is_at_full_strength_everywhere(adapter, tmp_path):
+    universal = load_adapter(adapter.save_universal(tmp_path / "u.safetensors"))
+    assert raw_outcomes(adapter)["ComfyUI"] == "nothing is applied, yet the node reports success"
+    assert raw_outcomes(universal) == {"diffusers": "full strength", "ComfyUI": "full strength"}
 
 
 # ---- family and base
@@ -568,8 +521,8 @@ def test_a_base_that_was_not_trained_on_is_warned_of(base, loaded, warning):
 # ---- matching
 
 
-def test_what_does_not_fit_a_transformer_is_refused_before_it_is_changed(plain, family):
-    adapter, transformer = load_adapter(plain), tiny_transformer(family)
+def test_what_does_not_fit_a_transformer_is_refused_before_it_is_changed(adapter, family):
+    transformer = tiny_transformer(family)
     module, absent = "transformer_blocks.0.attn.to_q", "transformer_blocks.9.attn.to_q"
     pair = adapter.modules[module]
     cut = pair._replace(A=pair.A[:, :31])
@@ -578,47 +531,33 @@ def test_what_does_not_fit_a_transformer_is_refused_before_it_is_changed(plain, 
         ({module: cut}, rf"shape \[32, 32\] for {module}, got \[32, 31\]"),
     ):
         with pytest.raises(AdapterError, match=reason):
-            inject(type(adapter)(modules), transformer)
+            inject(Adapter(modules), transformer)
     other = tiny_transformer(FAMILIES[1 - FAMILIES.index(family)])
     with pytest.raises(AdapterError, match=f"got one of {family}; load the base model"):
         inject(adapter, other)
     assert not hasattr(transformer, "peft_config") and not hasattr(other, "peft_config")
     inject(adapter, transformer)
-    with pytest.raises(AdapterError, match="got 'default' in use"):
+    with pytest.raises(AdapterError, match="expected a transformer without an adapter"):
         inject(adapter, transformer)
-
-
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_a_second_adapter_goes_beside_the_first(plain, family):
-    adapter, transformer, alone = (
-        load_adapter(plain),
-        tiny_transformer(family),
-        tiny_transformer(family),
-    )
-    inject(adapter, transformer, "reference")
-    inject(adapter, transformer, "policy")
-    inject(adapter, alone)
-    assert distance(output(transformer), output(alone)) < TOLERANCE
 
 
 # ---- refusals
 
 MODULE = "base_model.model.transformer_blocks.0.attn.to_q"
+A, B = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
 
 
-def one_pair(folder, dtype=torch.float32, tensors=None, drop=(), **config):
-    """``folder``, holding the smallest PEFT adapter: one pair of rank 4, alpha 8, with changes."""
+def one_pair(folder, dtype=torch.float32, tensors=None, **config):
+    """``folder``, holding the smallest PEFT adapter: one pair of rank 4, alpha 8, with changes; None is no tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(3)
     pair = {
-        f"{MODULE}.lora_A.weight": torch.randn(4, 32, generator=generator).to(dtype),
-        f"{MODULE}.lora_B.weight": torch.randn(32, 4, generator=generator).to(dtype),
+        A: torch.randn(4, 32, generator=generator).to(dtype),
+        B: torch.randn(32, 4, generator=generator).to(dtype),
         **(tensors or {}),
     }
-    save_file(
-        {name: tensor for name, tensor in pair.items() if name not in drop},
-        folder / files.WEIGHTS_NAME,
-    )
+    written = {name: tensor for name, tensor in pair.items() if tensor is not None}
+    save_file(written, folder / files.WEIGHTS_NAME)
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}
     (folder / files.CONFIG_NAME).write_text(json.dumps(settings))
     return folder
@@ -626,6 +565,8 @@ def one_pair(folder, dtype=torch.float32, tensors=None, drop=(), **config):
 
 ONE = torch.ones(1)
 REFUSED_TENSORS = {
+    "no A": ({A: None}, r"got only .*lora_B\.weight; the file is incomplete"),
+    "no B": ({B: None}, r"got only .*lora_A\.weight; the file is incomplete"),
     "DoRA": ({f"{MODULE}.lora_magnitude_vector": ONE}, "a DoRA magnitude.*use_dora=False"),
     "DoRA of Kohya": ({"x.dora_scale": ONE}, "a DoRA magnitude"),
     "LoRA bias": ({f"{MODULE}.lora_B.bias": ONE}, "a trained bias.*lora_bias=False"),
@@ -655,20 +596,20 @@ REFUSED_TENSORS = {
         r"lora_A and lora_B of y, got only base_model.model.y.alpha",
     ),
     "NaN": (
-        {f"{MODULE}.lora_A.weight": torch.full((4, 32), math.nan)},
+        {A: torch.full((4, 32), math.nan)},
         r"NaN or infinity in .*lora_A.weight",
     ),
     "infinity": (
-        {f"{MODULE}.lora_B.weight": torch.full((32, 4), math.inf)},
+        {B: torch.full((32, 4), math.inf)},
         r"NaN or infinity in .*lora_B.weight",
     ),
     "convolution": (
-        {f"{MODULE}.lora_A.weight": torch.ones(4, 32, 1, 1)},
+        {A: torch.ones(4, 32, 1, 1)},
         r"expected a matrix.*\[4, 32, 1, 1\]",
     ),
-    "empty": ({f"{MODULE}.lora_A.weight": torch.ones(0, 32)}, r"expected a matrix.*\[0, 32\]"),
+    "empty": ({A: torch.ones(0, 32)}, r"expected a matrix.*\[0, 32\]"),
     "integers": (
-        {f"{MODULE}.lora_A.weight": torch.ones(4, 32, dtype=torch.int32)},
+        {A: torch.ones(4, 32, dtype=torch.int32)},
         "got torch.int32",
     ),
     "alpha of many": ({f"{MODULE}.alpha": torch.ones(2)}, "expected one number in"),
@@ -678,11 +619,11 @@ REFUSED_TENSORS = {
         "expected scale 2 .*got alpha 4",
     ),
     "ranks of A and B": (
-        {f"{MODULE}.lora_A.weight": torch.ones(3, 32)},
+        {A: torch.ones(3, 32)},
         r"expected one rank in transformer_blocks.0",
     ),
     "overflow": (
-        {f"{MODULE}.lora_B.weight": torch.full((32, 4), 3e38)},
+        {B: torch.full((32, 4), 3e38)},
         "an overflow in transformer_blocks.0",
     ),
 }
@@ -693,14 +634,6 @@ def test_tensors_that_are_no_plain_lora_are_refused_by_name(tensors, reason, tmp
     with pytest.raises(AdapterError, match=reason) as caught:
         load_adapter(one_pair(tmp_path, tensors=tensors)).to_universal()
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("dropped", "kept"), ["AB", "BA"])
-def test_half_a_pair_is_refused(dropped, kept, tmp_path):
-    with pytest.raises(
-        AdapterError, match=rf"got only .*lora_{kept}\.weight; the file is incomplete"
-    ):
-        load_adapter(one_pair(tmp_path, drop=[f"{MODULE}.lora_{dropped}.weight"]))
 
 
 REFUSED_CONFIGS = {
@@ -743,8 +676,7 @@ REFUSED_CONFIGS = {
 def test_a_configuration_of_more_or_less_than_a_plain_lora_is_refused_by_name(
     config, reason, tmp_path
 ):
-    with pytest.raises(AdapterError, match=reason):
-        load_adapter(one_pair(tmp_path, **config))
+    refused(one_pair(tmp_path, **config), reason)
 
 
 @pytest.mark.parametrize(
@@ -754,8 +686,7 @@ def test_a_configuration_of_more_or_less_than_a_plain_lora_is_refused_by_name(
 )
 def test_a_configuration_that_is_no_json_object_is_refused(content, tmp_path):
     (one_pair(tmp_path) / files.CONFIG_NAME).write_bytes(content)
-    with pytest.raises(AdapterError, match="expected.* JSON"):
-        load_adapter(tmp_path)
+    refused(tmp_path, "expected.* JSON")
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".pkl"])
@@ -766,15 +697,13 @@ def test_a_pickle_is_refused_unopened(suffix, tmp_path):
 
     file = tmp_path / f"adapter_model{suffix}"
     file.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(AdapterError, match="expected safetensors, got a pickle"):
-        load_adapter(file)
+    refused(file, "expected safetensors, got a pickle")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_of_a_pickle_is_refused(tmp_path):
     (one_pair(tmp_path) / files.WEIGHTS_NAME).rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(AdapterError, match="got adapter_model.bin, a pickle"):
-        load_adapter(tmp_path)
+    refused(tmp_path, "got adapter_model.bin, a pickle")
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
@@ -792,18 +721,14 @@ def damaged(content: bytes) -> dict[str, bytes]:
 def test_a_damaged_file_is_one_clear_error(damage, tmp_path):
     file = one_pair(tmp_path) / files.WEIGHTS_NAME
     file.write_bytes(damaged(file.read_bytes())[damage])
-    with pytest.raises(
-        AdapterError, match=r"expected a complete safetensors file, got [\d,]+ bytes"
-    ):
-        load_adapter(tmp_path)
+    refused(tmp_path, r"expected a complete safetensors file, got [\d,]+ bytes")
 
 
 def test_a_file_of_the_size_of_a_model_is_refused_unread(tmp_path):
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
         stream.truncate(files.MAX_FILE_BYTES + 1)
-    with pytest.raises(AdapterError, match="at most 8 GiB, got 8.0 GiB; is this a whole model"):
-        load_adapter(file)
+    refused(file, "at most 8 GiB, got 8.0 GiB; is this a whole model")
 
 
 @pytest.mark.parametrize("name", [files.WEIGHTS_NAME, files.CONFIG_NAME])
@@ -811,60 +736,47 @@ def test_a_link_out_of_the_folder_is_refused(name, tmp_path):
     folder = one_pair(tmp_path / "adapter")
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AdapterError, match="a link that leads out of it"):
-        load_adapter(folder)
+    refused(folder, "a link that leads out of it")
 
 
 def test_a_linked_folder_is_refused_inside_a_repository(tmp_path):
     one_pair(tmp_path / "elsewhere")
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "ARR").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AdapterError, match="a link that leads out of it"):
-        load_adapter(tmp_path / "repository")
+    refused(tmp_path / "repository", "a link that leads out of it")
 
 
 def test_what_is_no_adapter_says_what_was_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("?")
-    with pytest.raises(AdapterError, match="got nothing; check the path"):
-        load_adapter(tmp_path / "absent")
-    with pytest.raises(AdapterError, match="expected a .safetensors file, got .txt"):
-        load_adapter(tmp_path / "notes.txt")
-    with pytest.raises(
-        AdapterError,
-        match="expected adapter_config.json and adapter_model.safetensors.*got neither",
-    ):
-        load_adapter(tmp_path)
+    refused(tmp_path / "absent", "got nothing; check the path")
+    refused(tmp_path / "notes.txt", "expected a .safetensors file, got .txt")
+    refused(tmp_path, "expected adapter_config.json and adapter_model.safetensors.*got neither")
     (one_pair(tmp_path) / files.CONFIG_NAME).unlink()
-    with pytest.raises(
-        AdapterError,
-        match="expected adapter_config.json beside adapter_model.safetensors, got none",
-    ):
-        load_adapter(tmp_path)
+    refused(tmp_path, "expected adapter_config.json beside adapter_model.safetensors, got none")
     one_pair(tmp_path)
     (tmp_path / files.WEIGHTS_NAME).unlink()
-    with pytest.raises(AdapterError, match="expected adapter_model.safetensors, got none"):
-        load_adapter(tmp_path)
+    refused(tmp_path, "expected adapter_model.safetensors, got none")
     save_file({}, tmp_path / "empty.safetensors")
-    with pytest.raises(AdapterError, match="got no tensor at all"):
-        load_adapter(tmp_path / "empty.safetensors")
+    refused(tmp_path / "empty.safetensors", "got no tensor at all")
 
 
-def test_one_file_says_its_strength_once(plain, tmp_path):
-    universal = load_adapter(plain).save_universal(tmp_path / "universal.safetensors")
-    with pytest.raises(
-        AdapterError,
-        match="got alpha 8 given for a file that records its strength; leave alpha out",
-    ):
-        load_adapter(universal, alpha=8)
-    with pytest.raises(AdapterError, match="leave alpha out"):
-        load_adapter(plain, alpha=8)
-    with pytest.raises(AdapterError, match="expected a finite alpha other than 0, got nan"):
-        load_adapter(relaid(plain, tmp_path / "raw.safetensors", "transformer."), alpha=math.nan)
+def test_one_file_says_its_strength_once(plain, adapter, tmp_path):
+    universal = adapter.save_universal(tmp_path / "universal.safetensors")
+    refused(
+        universal,
+        "got alpha 8 given for a file that records its strength; leave alpha out",
+        alpha=8,
+    )
+    refused(plain, "leave alpha out", alpha=8)
+    refused(
+        relaid(plain, tmp_path / "raw.safetensors", "transformer."),
+        "expected a finite alpha other than 0, got nan",
+        alpha=math.nan,
+    )
     (tmp_path / "mixed").mkdir()
     universal.rename(tmp_path / "mixed" / files.WEIGHTS_NAME)
     (tmp_path / "mixed" / files.CONFIG_NAME).write_bytes((plain / files.CONFIG_NAME).read_bytes())
-    with pytest.raises(AdapterError, match="expected a universal file alone"):
-        load_adapter(tmp_path / "mixed")
+    refused(tmp_path / "mixed", "expected a universal file alone")
 
 
 def test_alpha_tensors_must_be_complete(plain, tmp_path):
@@ -873,28 +785,23 @@ def test_alpha_tensors_must_be_complete(plain, tmp_path):
     name = next(name for name in tensors if name.endswith(".alpha"))
     del tensors[name]
     save_file(tensors, file)
-    with pytest.raises(
-        AdapterError, match=f"none for {name.removeprefix('transformer.').removesuffix('.alpha')}"
-    ):
-        load_adapter(file)
+    refused(file, f"none for {name.removeprefix('transformer.').removesuffix('.alpha')}")
 
 
 def test_header_metadata_that_is_no_json_is_refused(plain, tmp_path):
     file = relaid(
         plain, tmp_path / "one.safetensors", "transformer.", header={"lora_adapter_metadata": "{"}
     )
-    with pytest.raises(AdapterError, match="expected JSON"):
-        load_adapter(file)
+    refused(file, "expected JSON")
 
 
 # ---- the command
 
 
-def test_inspect_prints_a_table(plain, family, capsys):
+def test_inspect_prints_a_table(plain, adapter, family, capsys):
     assert command.main(["inspect", str(plain)]) == 0
     printed = capsys.readouterr()
     rows = dict(re.findall(r"^(\w+) +(.+)$", printed.out, re.MULTILINE))
-    adapter = load_adapter(plain)
     assert rows["family"] == family and rows["base"] == BASES[family] and rows["layout"] == "peft"
     assert (rows["rank"], rows["alpha"], rows["scale"], rows["dtype"]) == ("4", "8", "2", "float32")
     assert rows["hash"] == adapter.content_hash and rows["modules"] == str(len(adapter.modules))

@@ -191,7 +191,7 @@ def test_an_adapter_to_start_from_computes_its_activations_again_too(ready):
     adapter = extract(ready("flux").policy.transformer, base="base")
 
     def start(policy, settings):
-        inject(adapter, policy.transformer, dtype=torch.float32)
+        inject(adapter, policy.transformer)
         return policy.adapter_parameters()
 
     assert ready(

@@ -47,7 +47,7 @@ def test_a_file_that_was_made_otherwise_or_is_no_image_counts_as_missing(tmp_pat
 
 
 def test_strength_scales_what_the_adapter_adds():
-    pair = LoraPair(torch.ones(2, 4), torch.ones(4, 2), 2, 8.0, 4.0)
+    pair = LoraPair(torch.ones(2, 4), torch.ones(4, 2), 8.0, 4.0)
     half = scaled(Adapter({"module": pair}, "base", False), 0.5).modules["module"]
     assert (half.scale, half.alpha) == (2.0, 4.0) and half.B is pair.B
 
