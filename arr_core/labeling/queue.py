@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..data import open_image
+from ..common.images import open_image
 from ..judging.verdict import Place
 
 Choice = Place | None  # the place in the task; None: neither is better

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data import open_image
+from ..common.images import open_image
 
 LARGEST = 448  # pixels; a larger image is scaled down
 CRISP_BELOW = 160  # pixels; a smaller image is shown enlarged, its pixels as squares
