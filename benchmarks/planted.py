@@ -35,7 +35,7 @@ class PlantedJudge(Judge):
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
         verdicts = await super()._compare(pairs, rubric)
         hashes = await self._work(hash_images, pairs)
-        asked = [self._questions(pair, rubric, hashes) for pair in pairs]
+        asked = [self._questions(*each, rubric) for each in zip(pairs, hashes, strict=True)]
         keys = [[key for key, _ in orders] for orders in asked]
         return [self._erring(*each) for each in zip(keys, verdicts, strict=True)]
 

@@ -17,6 +17,8 @@ from .pictures import image_hash
 from .store import Entry, VerdictStore, shared_file, thumbnail
 from .verdict import Opinion, Verdict, combine
 
+Hashes = tuple[bytes, bytes, bytes | None]  # of image a, image b and the source
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -26,6 +28,11 @@ class Pair:
     image_a: Image.Image
     image_b: Image.Image
     source: Image.Image | None = None
+
+    @property
+    def images(self) -> tuple[Image.Image, Image.Image, Image.Image | None]:
+        """Image a, image b and the source."""
+        return self.image_a, self.image_b, self.source
 
 
 class Judge:
@@ -94,7 +101,7 @@ class Judge:
         hashes = await self._work(hash_images, pairs)
         if self.store.keeps_trail:
             self._thumbnail_pool.submit(self._keep_thumbnails, pairs, hashes)
-        asked = [self._questions(pair, rubric, hashes) for pair in pairs]
+        asked = [self._questions(*each, rubric) for each in zip(pairs, hashes, strict=True)]
         questions = {key: question for orders in asked for key, question in orders}
         new = {key: question for key, question in questions.items() if key not in self._in_flight}
         if new:
@@ -102,9 +109,6 @@ class Judge:
         tasks = {key: self._in_flight[key] for key in questions}
         # All of them, even where one fails: what is answered is stored, and nothing is paid twice.
         await asyncio.wait(tasks.values())
-        for error in [task.exception() for task in tasks.values()]:
-            if error is not None:
-                raise error
         verdicts, unpaid = [], set(new)
         for orders in asked:
             opinions = []
@@ -117,17 +121,13 @@ class Judge:
             await self._work(self._record, pairs, hashes, verdicts, rubric)
         return verdicts
 
-    def _questions(
-        self, pair: Pair, rubric: Rubric, hashes: Mapping[int, bytes]
-    ) -> list[tuple[str, Question]]:
+    def _questions(self, pair: Pair, hashes: Hashes, rubric: Rubric) -> list[tuple[str, Question]]:
         """The question of each order with its key: (a, b), then (b, a)."""
-        orders = [(pair.image_a, pair.image_b), (pair.image_b, pair.image_a)]
-        questions = []
-        for first, second in orders if self.both_orders else orders[:1]:
-            shown = hashes[id(first)], hashes[id(second)], hashes.get(id(pair.source))
-            question = Question(pair.prompt, first, second, pair.source, rubric, shown)
-            questions.append((question.key(self.client.identity), question))
-        return questions
+        a, b, source = hashes
+        order = Question(pair.prompt, *pair.images, rubric, hashes)
+        swapped = replace(order, first=order.second, second=order.first, hashes=(b, a, source))
+        orders = [order, swapped] if self.both_orders else [order]
+        return [(question.key(self.client.identity), question) for question in orders]
 
     def _start(self, questions: Mapping[str, Question]) -> None:
         """Enter a task for every question into ``_in_flight``, until its answer is stored."""
@@ -165,40 +165,33 @@ class Judge:
         """Run what takes time on a thread beside the loop."""
         return self.runner.loop.run_in_executor(self._workers, function, *arguments)
 
-    def _keep_thumbnails(self, pairs: Sequence[Pair], hashes: Mapping[int, bytes]) -> None:
-        images = {hashes[id(image)]: image for image in _images(pairs)}
-        missing = self.store.without_thumbnail(images)
+    def _keep_thumbnails(self, pairs: list[Pair], hashes: list[Hashes]) -> None:
+        images = {
+            key: image
+            for pair, keys in zip(pairs, hashes, strict=True)
+            for key, image in zip(keys, pair.images, strict=True)
+            if key is not None and image is not None
+        }
+        missing = images.keys() - self.store.thumbnails(images).keys()
         self.store.put_thumbnails({key: thumbnail(images[key]) for key in missing})
 
     def _record(
-        self,
-        pairs: list[Pair],
-        hashes: Mapping[int, bytes],
-        verdicts: list[Verdict],
-        rubric: Rubric,
+        self, pairs: list[Pair], hashes: list[Hashes], verdicts: list[Verdict], rubric: Rubric
     ) -> None:
+        asked = rubric.content_hash, self.client.identity
         entries = [
-            Entry(
-                pair.prompt,
-                hashes[id(pair.image_a)],
-                hashes[id(pair.image_b)],
-                hashes.get(id(pair.source)),
-                rubric.content_hash,
-                self.client.identity,
-                verdict.preferred,
-                verdict.reason,
-                verdict.opinions,
-            )
-            for pair, verdict in zip(pairs, verdicts, strict=True)
+            Entry(pair.prompt, *shown, *asked, verdict.preferred, verdict.reason, verdict.opinions)
+            for pair, shown, verdict in zip(pairs, hashes, verdicts, strict=True)
         ]
-        self.store.put_verdicts(entries, [(rubric.content_hash, rubric.name, rubric.text)])
+        self.store.put_rubric(rubric.content_hash, rubric.name, rubric.text)
+        self.store.put_verdicts(entries)
 
 
-def _images(pairs: Sequence[Pair]) -> list[Image.Image]:
-    shown = [image for pair in pairs for image in (pair.image_a, pair.image_b, pair.source)]
-    return list({id(image): image for image in shown if image is not None}.values())
-
-
-def hash_images(pairs: Sequence[Pair]) -> dict[int, bytes]:
-    """The hash of every image of the pairs, by the object's id; each object is hashed once."""
-    return {id(image): image_hash(image) for image in _images(pairs)}
+def hash_images(pairs: Sequence[Pair]) -> list[Hashes]:
+    """The hashes of a, b and the source of each pair; every object is hashed once."""
+    images = {id(image): image for pair in pairs for image in pair.images if image is not None}
+    hashes = {key: image_hash(image) for key, image in images.items()}
+    return [
+        (hashes[id(pair.image_a)], hashes[id(pair.image_b)], hashes.get(id(pair.source)))
+        for pair in pairs
+    ]

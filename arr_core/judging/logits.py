@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .chat import Chat, RequestOptions
+from .chat import Chat, RequestOptions, merge_log_probs
 from .client import Client, Question
 from .pairwise import spent
 from .prompts import LETTER_VERSION, LETTERS, letter_messages
@@ -48,12 +48,12 @@ class LogitsClient(Client):
                 "the profile's mode to reasons"
             )
             return replace(opinion, failure=failure)
-        confidence = confidence_of(log_odds)
+        confidence, share = confidence_of(log_odds), 1 / (1 + math.exp(-log_odds))
         undecided = confidence < self.threshold or log_odds == 0
         return replace(
             opinion,
             preferred=None if undecided else 0 if log_odds > 0 else 1,
-            reason=f"A {1 / (1 + math.exp(-log_odds)):.0%}, B {1 / (1 + math.exp(log_odds)):.0%}",
+            reason=f"A {share:.0%}, B {1 - share:.0%}",
             confidence=confidence,
             log_odds=log_odds,
         )
@@ -70,17 +70,9 @@ def letter_log_odds(log_probs: Mapping[str, float]) -> float | None:
     A letter that is not among the candidates is at most as likely as the least of them, and is taken to be so: that errs
     on the side of doubt.
     """
-    found = {
-        letter: [value for token, value in log_probs.items() if token.strip() == letter]
-        for letter in LETTERS
-    }
-    if not any(found.values()):
+    merged = merge_log_probs([(token.strip(), value) for token, value in log_probs.items()])
+    if not merged.keys() & LETTERS:
         return None
     least = min(log_probs.values())
-    first, second = (
-        max(values) + math.log(sum(math.exp(value - max(values)) for value in values))
-        if values
-        else least
-        for values in (found[letter] for letter in LETTERS)
-    )
+    first, second = (merged.get(letter, least) for letter in LETTERS)
     return max(-MOST, min(MOST, first - second))

@@ -24,12 +24,13 @@ narrow; accuracy, coverage and flip rate count pairs.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
@@ -63,8 +64,7 @@ class Measures:
     cost_per_pair: float  # of all replies, cached ones included
     tokens_per_pair: float
     latency_s: tuple[float, float] | None  # of a reply: median, 95th percentile
-    # accuracy and coverage
-    by_tag: Mapping[str, tuple[Proportion, Proportion]] = field(default_factory=dict)
+    by_tag: Mapping[str, tuple[Proportion, Proportion]]  # accuracy and coverage
 
     @property
     def right(self) -> int:
@@ -139,9 +139,11 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
     both = [place for place in places if len(place) == 2 and None not in place]
     opinions = [opinion for verdict in verdicts for opinion in verdict.opinions]
     failures = Counter(opinion.failure for opinion in opinions if opinion.failure)
-    latencies = sorted(
-        opinion.latency_s for opinion in opinions if opinion.latency_s and not opinion.failure
-    )
+    latencies = [one.latency_s for one in opinions if one.latency_s and not one.failure]
+    latency_s = None
+    if latencies:
+        median, late = np.quantile(latencies, (0.5, 0.95), method="inverted_cdf")
+        latency_s = float(median), float(late)
     accuracy, coverage = _accuracy(judged)
     return Measures(
         pairs=len(judged),
@@ -158,7 +160,7 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         cost=sum(verdict.cost for verdict in verdicts),
         cost_per_pair=sum(opinion.cost for opinion in opinions) / max(1, len(judged)),
         tokens_per_pair=sum(opinion.tokens for opinion in opinions) / max(1, len(judged)),
-        latency_s=(_quantile(latencies, 0.5), _quantile(latencies, 0.95)) if latencies else None,
+        latency_s=latency_s,
         by_tag={
             tag: _accuracy([judged[at] for at in members])
             for tag, members in tag_groups(pairs).items()
@@ -208,8 +210,3 @@ def _share(values: Iterable[bool]) -> Proportion:
 def _plain(part: Proportion) -> dict[str, Any]:
     low, high = part.interval
     return {"value": part.value, "low": low, "high": high, **asdict(part)}
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that is not below ``share`` of all; ``values`` are sorted."""
-    return values[max(0, math.ceil(share * len(values)) - 1)]

@@ -12,9 +12,8 @@ from .chat import Chat, Messages, Reply, RequestOptions
 from .client import Client, Question
 from .parsing import read_reply
 from .prompts import REASONS_VERSION, SCHEMA, messages, repair_messages
-from .verdict import Opinion, Place
+from .verdict import Opinion, summed
 
-VOTES: tuple[Place | None, ...] = (0, 1, None)
 NEXT = "\n\n[asked again]\n\n"  # between the replies that made one opinion
 
 
@@ -73,32 +72,27 @@ def spent(reply: Reply) -> dict[str, Any]:
 
 def _sum(opinion: Opinion, parts: Sequence[Opinion], latency_s: float) -> Opinion:
     """The opinion with the cost of all its parts; their replies stay readable for an audit."""
-    return replace(
-        opinion,
-        reply=NEXT.join(part.reply for part in parts),
-        tokens=sum(part.tokens for part in parts),
-        cost=sum(part.cost for part in parts),
-        calls=sum(part.calls for part in parts),
-        latency_s=latency_s,
-    )
+    replies = NEXT.join(part.reply for part in parts)
+    return replace(opinion, reply=replies, latency_s=latency_s, **summed(parts))
 
 
 def _majority(votes: Sequence[Opinion], threshold: float) -> Opinion:
     failures = [vote.failure for vote in votes if vote.failure]
     count = Counter(vote.preferred for vote in votes if not vote.failure)
-    place = max(VOTES, key=lambda vote: count[vote])
-    share = count[place] / len(votes)
     tally = f"{count[0]} votes for the first, {count[1]} for the second, {count[None]} for neither"
-    if share > 0.5:
-        example = next(vote for vote in votes if not vote.failure and vote.preferred == place)
-        opinion = Opinion(place, f"{tally}: {example.reason}", example.findings, share)
-        if place is not None and share < threshold:
-            reason = f"{tally}, less than {threshold:.0%}"
-            opinion = replace(opinion, preferred=None, reason=reason)
+    opinion = Opinion(None, tally, threshold=threshold)
+    agreeing = [
+        vote for vote in votes if not vote.failure and count[vote.preferred] > len(votes) / 2
+    ]
+    if agreeing:
+        example, share = agreeing[0], len(agreeing) / len(votes)
+        opinion = replace(opinion, findings=example.findings, confidence=share)
+        if example.preferred is not None and share < threshold:
+            opinion = replace(opinion, reason=f"{tally}, less than {threshold:.0%}")
+        else:
+            reason = f"{tally}: {example.reason}"
+            opinion = replace(opinion, preferred=example.preferred, reason=reason)
     elif failures:
         failure = f"{len(failures)} of {len(votes)} votes failed: {failures[0]}"
-        opinion = Opinion(None, failure=failure)
-    else:
-        opinion = Opinion(None, tally)
-    latency_s = max(vote.latency_s for vote in votes)
-    return _sum(replace(opinion, threshold=threshold), votes, latency_s)
+        opinion = replace(opinion, reason="", failure=failure)
+    return _sum(opinion, votes, max(vote.latency_s for vote in votes))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 from .client import Client, Question
-from .verdict import Opinion
+from .verdict import Opinion, summed
 
 Rule = Literal["majority", "unanimous"]
 
@@ -25,10 +26,10 @@ class Panel(Client):
         self.identity = f"panel:{rule}:[{', '.join(member.identity for member in self.members)}]"
 
     async def close(self) -> None:
-        closing = [member.close() for member in self.members]
-        for fault in await asyncio.gather(*closing, return_exceptions=True):
-            if isinstance(fault, BaseException):
-                raise fault
+        closing = [asyncio.ensure_future(member.close()) for member in self.members]
+        await asyncio.wait(closing)
+        for closed in closing:
+            closed.result()
 
     def ask(self, questions: Sequence[Question]) -> list[asyncio.Future[Opinion]]:
         """One future a question, in order; its opinion holds the members' opinions."""
@@ -37,23 +38,21 @@ class Panel(Client):
 
     async def _joint(self, *answers: asyncio.Future[Opinion]) -> Opinion:
         opinions = tuple(await asyncio.gather(*answers))
-        votes = [opinion.preferred for opinion in opinions]
-        first, second, neither = (votes.count(vote) for vote in (0, 1, None))
+        votes = Counter(opinion.preferred for opinion in opinions)
         joint = Opinion(
             None,
-            f"{first} for the first, {second} for the second, {neither} for neither",
-            tokens=sum(one.tokens for one in opinions),
-            cost=sum(one.cost for one in opinions),
-            calls=sum(one.calls for one in opinions),
+            f"{votes[0]} for the first, {votes[1]} for the second, {votes[None]} for neither",
+            **summed(opinions),
             latency_s=max(one.latency_s for one in opinions),
             members=opinions,
             quorum=self.quorum,
         )
-        for place, count in ((0, first), (1, second)):
-            if count >= self.quorum:
-                findings = opinions[votes.index(place)].findings
-                share = count / len(votes)
-                return replace(joint, preferred=place, findings=findings, confidence=share)
+        for one in opinions:
+            if one.preferred is not None and votes[one.preferred] >= self.quorum:
+                share = votes[one.preferred] / len(opinions)
+                return replace(
+                    joint, preferred=one.preferred, findings=one.findings, confidence=share
+                )
         failures = [one.failure for one in opinions if one.failure]
         if failures:  # asked again next time: with one more vote it may be decided
             failure = f"{len(failures)} of {len(opinions)} judges failed: {failures[0]}"

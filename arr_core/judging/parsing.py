@@ -52,10 +52,10 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     answer = answer.strip()[-LONGEST:]
     if not answer:
         return Opinion(None, failure="an empty reply", reply=reply)
+    nothing = Opinion(None, failure="a reply without a verdict", reply=reply)
     form = _form(answer, cut)
     if form is not None:
-        return _from_form(form, reply)
-    nothing = Opinion(None, failure="a reply without a verdict", reply=reply)
+        return _from_form(form, nothing)
     if cut:
         return nothing
     ranks = _rank_list(answer)
@@ -67,22 +67,18 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     return _naming(answer.strip(" .\"'*`").lower(), nothing)
 
 
-def _from_form(content: dict[str, Any], reply: str) -> Opinion:
-    findings = content.get("findings")
-    rows = [row for row in findings if isinstance(row, dict)] if isinstance(findings, list) else []
-    opinion = Opinion(
-        None,
-        str(content.get("reason", "")),
-        tuple(
-            (
-                str(row.get("criterion", "")),
-                f"first: {row.get('first', '')}; second: {row.get('second', '')}",
-            )
-            for row in rows
-        ),
-        failure="a reply without a verdict",
-        reply=reply,
+def _from_form(content: dict[str, Any], nothing: Opinion) -> Opinion:
+    """The opinion in a form; ``nothing`` is the one of a reply without a verdict."""
+    rows = content.get("findings")
+    findings = tuple(
+        (
+            str(row.get("criterion", "")),
+            f"first: {row.get('first', '')}; second: {row.get('second', '')}",
+        )
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict)
     )
+    opinion = replace(nothing, reason=str(content.get("reason", "")), findings=findings)
     preferred = str(content["preferred"]).strip().lower()
     if preferred in TIES:
         return replace(opinion, failure="", reason=opinion.reason or "a tie")

@@ -10,15 +10,11 @@ from collections import OrderedDict
 
 from PIL import Image
 
-SMALL = 256 * 256  # pixels up to which hashing is faster than reaching a thread
-
 
 def image_hash(image: Image.Image) -> bytes:
     """Sixteen bytes that name what a judge sees: the size and the pixels, whatever the file or the palette."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    digest = hashlib.sha256(repr(image.size).encode())
-    digest.update(rgb.tobytes())
-    return digest.digest()[:16]
+    content = repr(image.size).encode() + image.convert("RGB").tobytes()
+    return hashlib.sha256(content).digest()[:16]
 
 
 def smaller(image: Image.Image, max_side: int) -> Image.Image:
@@ -46,10 +42,7 @@ class EncodedImages:
 
     async def uri(self, image: Image.Image, known_hash: bytes | None = None) -> str:
         """The data URI. Both orders of a pair ask at the same time, and one of them makes it."""
-        small = image.width * image.height <= SMALL
-        key = known_hash or (
-            image_hash(image) if small else await asyncio.to_thread(image_hash, image)
-        )
+        key = known_hash or await asyncio.to_thread(image_hash, image)
         if key in self._uris:
             self._uris.move_to_end(key)
             return self._uris[key]

@@ -17,28 +17,26 @@ FORM = (
     '{"findings": [{"criterion": 1, "first": "what you see in FIRST", "second": "what you see in SECOND"}, ...], '
     '"reason": "one sentence", "preferred": "first" or "second" or "tie"}'
 )
-SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["findings", "reason", "preferred"],
-    "properties": {
-        "findings": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["criterion", "first", "second"],
-                "properties": {
-                    "criterion": {"type": "integer"},
-                    "first": {"type": "string"},
-                    "second": {"type": "string"},
-                },
-            },
-        },
-        "reason": {"type": "string"},
-        "preferred": {"type": "string", "enum": ["first", "second", "tie"]},
-    },
-}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these properties and no others."""
+    required = list(properties)
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": required,
+        "properties": properties,
+    }
+
+
+TEXT = {"type": "string"}
+FINDING = _object(criterion={"type": "integer"}, first=TEXT, second=TEXT)
+SCHEMA = _object(
+    findings={"type": "array", "items": FINDING},
+    reason=TEXT,
+    preferred={"type": "string", "enum": ["first", "second", "tie"]},
+)
 LETTER_SYSTEM = (
     "You compare two images fairly, check them against every criterion, and answer with one letter: A or B. "
     "The order in which the images are shown means nothing."
@@ -95,17 +93,15 @@ def _messages(
 ) -> list[dict[str, Any]]:
     task = "prompt" if question.source is None else "edit instruction"
     first, second = labels
-    images = list(
-        zip(
-            (*labels, BASE),
-            (question.first, question.second, question.source),
-            question.hashes,
-            strict=True,
-        )
+    one, other, source = question.hashes
+    images = (
+        (BASE, question.source, source),
+        (first, question.first, one),
+        (second, question.second, other),
     )
     text = SHOWN.format(task=task, prompt=question.prompt, criteria=question.rubric.text)
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    for label, image, image_hash in (images[2], *images[:2]):
+    for label, image, image_hash in images:
         if image is not None:
             content += [
                 {"type": "text", "text": f"{label}:"},

@@ -25,20 +25,20 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .pictures import smaller
 from .verdict import JudgeError, Opinion, Side
 
 VERSION = 1  # of the tables; SQLite keeps it as user_version
 LARGEST = 192  # pixels of a thumbnail's longer side
 EXACT = 96  # pixels up to which a thumbnail is kept without loss
 QUALITY = 50  # of WebP: about 4 kB a photograph
-AT_ONCE = 500  # values in one question to SQLite
 TABLES = {
     "opinions": "key TEXT PRIMARY KEY, content BLOB NOT NULL",
     "replies": "key TEXT PRIMARY KEY, content BLOB NOT NULL",
@@ -91,17 +91,9 @@ def shared_file() -> str | None:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A WebP of at most 192 pixels a side; an image of a few pixels is kept exactly. About 4 ms for half a megapixel."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    if max(rgb.size) > LARGEST:
-        scale = LARGEST / max(rgb.size)
-        width, height = (max(1, round(side * scale)) for side in rgb.size)
-        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    if max(rgb.size) <= EXACT:
-        rgb.save(buffer, "WEBP", lossless=True, method=1, quality=20)
-    else:
-        rgb.save(buffer, "WEBP", quality=QUALITY, method=2)
+    """A WebP of at most 192 pixels a side; an image of a few pixels is kept exactly."""
+    small, buffer = smaller(image, LARGEST), io.BytesIO()
+    small.save(buffer, "WEBP", lossless=max(small.size) <= EXACT, quality=QUALITY, method=2)
     return buffer.getvalue()
 
 
@@ -121,9 +113,9 @@ class VerdictStore:
             except JudgeError as error:
                 raise JudgeError(f"ARR_VERDICTS names {error}") from error
         with self._open():
-            # Transactions begin only where they are written, so that a group of rows is one transaction.
+            # A transaction begins as a writer, so that two processes wait for each other instead of failing half-way.
             self._connection = sqlite3.connect(
-                self.path, check_same_thread=False, timeout=60, isolation_level=None
+                self.path, check_same_thread=False, timeout=60, isolation_level="IMMEDIATE"
             )
             self._connection.execute("PRAGMA journal_mode=WAL")
             # Survives a kill of the process; a power cut may lose the last transactions.
@@ -152,55 +144,42 @@ class VerdictStore:
         """Store the text of a reply."""
         self._put("replies", {key: _packed(text)})
 
-    def put_verdicts(
-        self, entries: Iterable[Entry], rubrics: Iterable[tuple[str, str, str]] = ()
-    ) -> None:
-        """Add verdicts to the audit trail, and the rubrics (content hash, name, text) that they name."""
+    def put_verdicts(self, entries: Iterable[Entry]) -> None:
+        """Add verdicts to the audit trail."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         rows = []
         for entry in entries:
             opinions = _packed([asdict(replace(one, cached=False)) for one in entry.opinions])
             row = {**vars(entry), "opinions": opinions, "time": entry.time or now}
-            rows.append((entry.content_hash, *map(_utf8, row.values())))
-        self._insert("rubrics", [tuple(map(_utf8, rubric)) for rubric in rubrics])
+            rows.append((entry.content_hash, *row.values()))
         self._insert("verdicts", rows)
+
+    def put_rubric(self, content_hash: str, name: str, text: str) -> None:
+        """Store the words of a rubric that verdicts name."""
+        self._insert("rubrics", [(content_hash, name, text)])
 
     def put_thumbnails(self, thumbnails: Mapping[bytes, bytes]) -> None:
         """Store WebP files by the hash of their image."""
         self._insert("thumbnails", thumbnails.items())
 
-    def without_thumbnail(self, hashes: Iterable[bytes]) -> set[bytes]:
-        """Those of the images of which there is no thumbnail yet."""
-        hashes = set(hashes)
-        return hashes - {key for (key,) in self._select("hash", "thumbnails", hashes)}
-
-    def entries(self, last: int | None = None) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Entry]:
         """The verdicts of the audit trail, the newest first."""
-        columns = ", ".join(field.name for field in fields(Entry))
-        with self._open():
-            rows = self._connection.execute(
-                f"SELECT {columns} FROM verdicts ORDER BY rowid DESC LIMIT ?",
-                (-1 if last is None else last,),
-            ).fetchall()
-        for row in rows:
-            entry = Entry(*row)
-            opinions = _unpacked(row[-2])
-            yield replace(entry, opinions=tuple(map(Opinion.load, opinions)))
+        for row in self._query("SELECT * FROM verdicts ORDER BY rowid DESC"):
+            _, *fields, opinions, time = row
+            said = tuple(map(Opinion.load, _unpacked(opinions)))
+            yield Entry(*fields, opinions=said, time=time)
 
     def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """The WebP files of images, by hash, where there are any."""
-        return dict(self._select("hash, webp", "thumbnails", hashes))
+        return self._select("thumbnails", "hash", hashes)
 
     def rubrics(self) -> dict[str, tuple[str, str]]:
         """Name and text of the rubrics, by content hash."""
-        with self._open():
-            rows = self._connection.execute("SELECT hash, name, text FROM rubrics").fetchall()
-        return {key: (name, text) for key, name, text in rows}
+        return {key: (name, text) for key, name, text in self._query("SELECT * FROM rubrics")}
 
     def __len__(self) -> int:
         """The number of opinions."""
-        with self._open():
-            return self._connection.execute("SELECT count(*) FROM opinions").fetchone()[0]
+        return self._query("SELECT count(*) FROM opinions")[0][0]
 
     def close(self) -> None:
         with self._lock:
@@ -210,7 +189,7 @@ class VerdictStore:
 
     def _get(self, table: str, keys: Sequence[str]) -> dict[str, bytes]:
         """What a cache holds. What only the shared file knows is copied."""
-        found = dict(self._select("key, content", table, keys))
+        found = self._select(table, "key", keys)
         if self._shared is not None and (missing := [key for key in keys if key not in found]):
             copied = self._shared._get(table, missing)
             self._insert(table, copied.items())
@@ -222,41 +201,42 @@ class VerdictStore:
         if self._shared is not None:
             self._shared._put(table, contents)
 
-    def _select(self, columns: str, table: str, keys: Iterable) -> list[tuple]:
-        """The rows with these keys; the key is the first of the columns."""
-        keys, rows = list(keys), []
+    def _query(self, question: str, values: Sequence = ()) -> list[tuple]:
         with self._open():
-            for at in range(0, len(keys), AT_ONCE):
-                part = keys[at : at + AT_ONCE]
-                question = f"SELECT {columns} FROM {table} WHERE {columns.partition(',')[0]} IN ({', '.join('?' * len(part))})"
-                rows += self._connection.execute(question, part).fetchall()
-        return rows
+            return self._connection.execute(question, values).fetchall()
+
+    def _select(self, table: str, column: str, keys: Iterable) -> dict[Any, bytes]:
+        """The contents of a table of two columns, by these keys."""
+        question = f"SELECT * FROM {table} WHERE {column} = ?"
+        return dict(row for key in keys for row in self._query(question, [key]))
 
     def _insert(self, table: str, rows: Iterable[Sequence]) -> None:
         """Store rows in one transaction; the first that has a key stays."""
-        rows = list(rows)
-        if rows:
-            places = ", ".join("?" * len(rows[0]))
-            with self._open(), self._transaction():
+        storable = [tuple(map(_utf8, row)) for row in rows]
+        if storable:
+            places = ", ".join("?" * len(storable[0]))
+            with self._open(), self._connection:
                 self._connection.executemany(
-                    f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows
+                    f"INSERT OR IGNORE INTO {table} VALUES ({places})", storable
                 )
 
     def _version(self) -> int:
         return self._connection.execute("PRAGMA user_version").fetchone()[0]
 
     def _create_tables(self) -> None:
-        with self._transaction():
-            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not tables:
-                for table, columns in TABLES.items():
-                    self._connection.execute(f"CREATE TABLE {table} ({columns})")
-                self._connection.execute(f"PRAGMA user_version={VERSION}")
-            elif self._version() != VERSION:  # another process may have been first
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            version = self._version()
+            if version == VERSION:  # another process was first
+                return
+            if self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise JudgeError(
-                    f"{self.path}: expected a verdict store of version {VERSION}, got version {self._version()} or "
+                    f"{self.path}: expected a verdict store of version {VERSION}, got version {version} or "
                     "another program's file; move it away, and a new one is made"
                 )
+            for table, columns in TABLES.items():
+                self._connection.execute(f"CREATE TABLE {table} ({columns})")
+            self._connection.execute(f"PRAGMA user_version={VERSION}")
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -268,13 +248,6 @@ class VerdictStore:
                 raise JudgeError(
                     f"{self.path}: expected a verdict store that can be written; {error}"
                 ) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing. It begins as a writer, so that two processes wait for each other instead of failing half-way."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
 
 
 def _utf8(value: Any) -> Any:

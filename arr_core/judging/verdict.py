@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -55,13 +57,9 @@ class Opinion:
     @classmethod
     def load(cls, content: dict[str, Any]) -> Opinion:
         """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back."""
-        return cls(
-            **{
-                **content,
-                "findings": tuple(tuple(finding) for finding in content.get("findings", ())),
-                "members": tuple(cls.load(member) for member in content.get("members", ())),
-            }
-        )
+        findings = tuple(map(tuple, content["findings"]))
+        members = tuple(map(cls.load, content["members"]))
+        return cls(**{**content, "findings": findings, "members": members})
 
 
 @dataclass(frozen=True)
@@ -92,31 +90,20 @@ class Verdict:
         stated = [one.log_odds for one in self.opinions if one.log_odds is not None]
         if not stated or len(stated) < len(self.opinions):
             return None
-        return sum(-value if swapped else value for swapped, value in enumerate(stated)) / len(
-            stated
-        )
+        return (stated[0] - sum(stated[1:])) / len(stated)
 
     @property
     def confidence(self) -> float | None:
         """The probability of what is preferred; else the least confident of the orders, where the judge states it."""
         if self.log_odds is not None:
             return confidence_of(self.log_odds)
-        stated = [opinion.confidence for opinion in self.opinions if opinion.confidence is not None]
-        return min(stated) if stated else None
+        stated = (one.confidence for one in self.opinions if one.confidence is not None)
+        return min(stated, default=None)
 
     @property
     def findings(self) -> tuple[tuple[str, str], ...]:
         """What was found per criterion, from the first order."""
         return self.opinions[0].findings if self.opinions else ()
-
-    @property
-    def replies(self) -> tuple[str, ...]:
-        return tuple(opinion.reply for opinion in self.opinions)
-
-    @property
-    def first_picks(self) -> int:
-        """How many of the opinions named the image shown first: half of them, for a judge without position bias."""
-        return sum(opinion.preferred == 0 for opinion in self.opinions)
 
     @property
     def _paid(self) -> list[Opinion]:
@@ -139,6 +126,12 @@ class Verdict:
         return max((opinion.latency_s for opinion in self.opinions), default=0.0)
 
 
+def summed(parts: Sequence[Opinion]) -> dict[str, Any]:
+    """What these opinions took in all, as fields of one."""
+    names = ("calls", "tokens", "cost")
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
+
+
 def confidence_of(log_odds: float) -> float:
     """The probability of the likelier side, 0.5..1."""
     return 1.0 / (1.0 + math.exp(-abs(log_odds)))
@@ -150,54 +143,48 @@ def combine(opinions: tuple[Opinion, ...]) -> Verdict:
     Probabilities are averaged over the orders and must reach the threshold. Words must agree: orders that disagree
     decide nothing. A panel's members each make their own verdict first.
     """
-    if any(opinion.members for opinion in opinions):
-        return _of_members(opinions)
-    failures = [opinion.failure for opinion in opinions if opinion.failure]
-    if failures:
-        return Verdict(None, f"no verdict: {failures[0]}", opinions)
-    verdict = Verdict(None, "", opinions)
-    if verdict.log_odds is not None:
-        return _of_probabilities(verdict, verdict.log_odds)
+    undecided = Verdict(None, "", opinions)
+    preferred, reason = _decide(undecided)
+    return replace(undecided, preferred=preferred, reason=reason)
+
+
+def _decide(verdict: Verdict) -> tuple[Side | None, str]:
+    """Which image the opinions prefer, and why."""
+    opinions, log_odds = verdict.opinions, verdict.log_odds
+    if all(opinion.members for opinion in opinions):
+        return _decide_by_members(opinions)
+    for opinion in opinions:
+        if opinion.failure:
+            return None, f"no verdict: {opinion.failure}"
+    if log_odds is not None:
+        threshold = max(opinion.threshold for opinion in opinions)
+        confidence = confidence_of(log_odds)
+        if log_odds == 0:
+            return None, "undecided: a tie"
+        if confidence < threshold:
+            return None, f"undecided: {confidence:.0%} sure, less than {threshold:.0%}"
+        return "a" if log_odds > 0 else "b", f"{confidence:.0%} sure"
     for opinion in opinions:
         if opinion.preferred is None:
-            return replace(verdict, reason=f"undecided: {opinion.reason or 'a tie'}")
+            return None, f"undecided: {opinion.reason or 'a tie'}"
     first, *second = (opinion.preferred for opinion in opinions)
     if first in second:
-        return replace(verdict, reason="undecided: the two orders disagree")
-    return Verdict("a" if first == 0 else "b", opinions[0].reason, opinions)
+        return None, "undecided: the two orders disagree"
+    return "a" if first == 0 else "b", opinions[0].reason
 
 
-def _of_probabilities(verdict: Verdict, log_odds: float) -> Verdict:
-    threshold = max(opinion.threshold for opinion in verdict.opinions)
-    confidence = confidence_of(log_odds)
-    if log_odds == 0:
-        return replace(verdict, reason="undecided: a tie")
-    if confidence < threshold:
-        reason = f"undecided: {confidence:.0%} sure, less than {threshold:.0%}"
-        return replace(verdict, reason=reason)
-    side: Side = "a" if log_odds > 0 else "b"
-    return replace(verdict, preferred=side, reason=f"{confidence:.0%} sure")
-
-
-def _of_members(opinions: tuple[Opinion, ...]) -> Verdict:
-    """The panel's verdict. A member that failed, or that is undecided, is no vote for anybody."""
-    quorum = max(opinion.quorum for opinion in opinions)
-    for opinion in opinions:
-        if not opinion.members:
-            return Verdict(None, f"no verdict: {opinion.failure}", opinions)
+def _decide_by_members(opinions: tuple[Opinion, ...]) -> tuple[Side | None, str]:
+    """What a quorum of the panel says. A member that failed, or that is undecided, is no vote for anybody."""
+    quorum = opinions[0].quorum
     members = zip(*(opinion.members for opinion in opinions), strict=True)
     verdicts = [combine(orders) for orders in members]
-    votes: dict[Side, list[Verdict]] = {
-        side: [one for one in verdicts if one.preferred == side] for side in SIDES
-    }
-    for side, agreeing in votes.items():
-        if len(agreeing) >= quorum:
-            reason = f"{len(agreeing)} of {len(verdicts)} judges: {agreeing[0].reason}"
-            return Verdict(side, reason, opinions)
-    neither = sum(not one.decided for one in verdicts)
-    failed = sum(one.failed for one in verdicts)
-    reason = (
-        f"undecided: {quorum} of {len(verdicts)} judges must agree; {len(votes['a'])} for a, "
-        f"{len(votes['b'])} for b, {neither} for neither"
+    votes = Counter(verdict.preferred for verdict in verdicts)
+    for verdict in verdicts:
+        agreeing = votes[verdict.preferred]
+        if verdict.decided and agreeing >= quorum:
+            return verdict.preferred, f"{agreeing} of {len(verdicts)} judges: {verdict.reason}"
+    failed = sum(verdict.failed for verdict in verdicts)
+    return None, (
+        f"undecided: {quorum} of {len(verdicts)} judges must agree; {votes['a']} for a, {votes['b']} for b, "
+        f"{votes[None]} for neither{f' ({failed} failed)' if failed else ''}"
     )
-    return Verdict(None, f"{reason} ({failed} failed)" if failed else reason, opinions)

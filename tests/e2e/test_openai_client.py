@@ -109,7 +109,7 @@ def test_a_judge_that_always_says_first_decides_nothing_over_http():
         verdicts = it.submit(pairs(10)).result()
         assert server.calls == 20
     assert not any(v.decided or v.failed for v in verdicts)
-    assert sum(v.first_picks for v in verdicts) == 20
+    assert sum(one.preferred == 0 for v in verdicts for one in v.opinions) == 20
 
 
 # --- replies (method.md, section 5) -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import random
 import threading
 
 import pytest
-from doubles.client import Scripted
+from doubles.client import FAILED, RUBRIC, Scripted, always_first, brighter, grey, level
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Opinion, Pair
@@ -16,21 +16,8 @@ from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import VerdictStore, thumbnail
 from arr_core.rubrics import Rubric
 
-RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
-
-
-def grey(level: int) -> Image.Image:
-    return Image.new("RGB", (4, 4), (level, level, level))
-
-
-def always_first(question):
-    return 0
-
-
-def brighter(question):
-    """A judge that makes no mistake: level of the first pixel, whatever the place."""
-    first, second = question.first.getpixel((0, 0)), question.second.getpixel((0, 0))
-    return None if first == second else int(second > first)
+PAIR = Pair("a cup", grey(200), grey(100))
+DARK = Rubric(name="light", task="t2i", criteria=("It is dark.",))
 
 
 def judge(choose, **settings) -> Judge:
@@ -39,37 +26,53 @@ def judge(choose, **settings) -> Judge:
 
 def pairs(count: int) -> list[Pair]:
     """Pairs that differ from one another; a is the brighter one where the number is even."""
+    bright, dark = PAIR.image_a, PAIR.image_b
     return [
-        Pair(f"prompt {n}", *(grey(200), grey(100))[:: 1 if n % 2 == 0 else -1])
-        for n in range(count)
+        Pair(f"prompt {n}", *((dark, bright) if n % 2 else (bright, dark))) for n in range(count)
     ]
 
 
-def test_a_judge_that_always_names_the_first_image_decides_nothing():
-    with judge(always_first) as it:
+def preferred(verdicts) -> list[str | None]:
+    return [verdict.preferred for verdict in verdicts]
+
+
+@pytest.mark.parametrize(
+    "choose, sides, reason, first_picks",
+    [
+        (always_first, [None, None], "undecided: the two orders disagree", 100),
+        (brighter, ["a", "b"], "as scripted", 50),
+    ],
+)
+def test_a_preference_for_a_place_decides_nothing_and_a_perfect_judge_everything(
+    choose, sides, reason, first_picks
+):
+    with judge(choose) as it:
         verdicts = it.submit(pairs(50)).result()
-    assert not any(verdict.decided or verdict.failed for verdict in verdicts)
-    assert sum(verdict.first_picks for verdict in verdicts) == 100  # of 100 opinions: rate 1
-    assert {verdict.reason for verdict in verdicts} == {"undecided: the two orders disagree"}
+    assert preferred(verdicts) == sides * 25
+    assert not any(verdict.failed for verdict in verdicts)
+    assert {verdict.reason for verdict in verdicts} == {reason}
+    places = [opinion.preferred for verdict in verdicts for opinion in verdict.opinions]
+    assert places.count(0) == first_picks
 
 
-def test_in_one_order_the_same_judge_always_prefers_a():
+def test_in_one_order_a_judge_that_names_the_first_always_prefers_a():
     with judge(always_first, both_orders=False) as it:
-        assert {verdict.preferred for verdict in it.submit(pairs(10)).result()} == {"a"}
+        assert preferred(it.submit(pairs(10)).result()) == ["a"] * 10
         assert len(it.client.asked) == 10
 
 
-def test_a_perfect_judge_leaves_nothing_undecided():
-    with judge(brighter) as it:
-        verdicts = it.submit(pairs(50)).result()
-    assert [verdict.preferred for verdict in verdicts] == ["a", "b"] * 25
-    assert sum(verdict.first_picks for verdict in verdicts) == 50  # rate one half
+def test_a_client_that_hides_the_order_is_asked_once():
+    client = Scripted(brighter)
+    client.hides_order = True
+    with Judge(client, RUBRIC) as it:
+        assert preferred(it.submit(pairs(4)).result()) == ["a", "b", "a", "b"]
+        assert len(client.asked) == 4
 
 
 @pytest.mark.parametrize(
     "choose", [always_first, lambda question: 1, brighter, lambda question: None]
 )
-def test_swapping_the_images_swaps_the_verdict(choose):
+def test_swapping_the_images_swaps_the_verdict_and_equal_ones_are_undecided(choose):
     mirror = {"a": "b", "b": "a", None: None}
     with judge(choose) as it:
         for pair in pairs(6):
@@ -77,114 +80,74 @@ def test_swapping_the_images_swaps_the_verdict(choose):
             back = it.compare(pair.prompt, pair.image_b, pair.image_a)
             assert back.preferred == mirror[there.preferred]
         assert len(it.client.asked) == 12  # the way back is remembered
-
-
-def test_equal_images_are_undecided():
-    with judge(always_first) as it:
-        assert it.compare("a", grey(9), grey(9)).preferred is None
-    with judge(brighter) as it:
         assert it.compare("a", grey(9), grey(9)).preferred is None
 
 
 def test_the_client_sees_prompt_rubric_source_and_both_orders():
     with judge(brighter) as it:
         it.compare("make it brighter", grey(1), grey(2), source=grey(3))
-    one, other = it.client.asked
-    assert {question.prompt for question in (one, other)} == {"make it brighter"}
-    assert one.rubric == other.rubric == RUBRIC
-    assert [image.getpixel((0, 0))[0] for image in (one.first, one.second, one.source)] == [1, 2, 3]
-    assert [image.getpixel((0, 0))[0] for image in (other.first, other.second, other.source)] == [
-        2,
-        1,
-        3,
-    ]
+        asked = it.client.asked
+    assert [(one.prompt, one.rubric) for one in asked] == [("make it brighter", RUBRIC)] * 2
+    shown = [[level(image) for image in (one.first, one.second, one.source)] for one in asked]
+    assert shown == [[1, 2, 3], [2, 1, 3]]
 
 
-def test_the_same_question_costs_no_second_call(tmp_path):
-    with judge(brighter, store=tmp_path / "verdicts.sqlite") as it:
-        first = it.submit(pairs(4)).result()
-        again = it.submit(pairs(4)).result()
-        assert len(it.client.asked) == 8
-    assert [v.preferred for v in again] == [v.preferred for v in first]
-    assert (sum(v.calls for v in first), sum(v.calls for v in again)) == (8, 0)
-    with judge(brighter, store=tmp_path / "verdicts.sqlite") as reopened:
-        assert [v.preferred for v in reopened.submit(pairs(4)).result()] == [
-            v.preferred for v in first
-        ]
+def test_the_same_question_costs_no_second_call_and_a_tie_is_remembered(tmp_path):
+    store = tmp_path / "verdicts.sqlite"
+    same = Pair("a tie", grey(1), grey(1))
+    with judge(brighter, store=store) as it:
+        first = it.submit([*pairs(4), *pairs(4), same]).result()
+        again = it.submit([*pairs(4), same]).result()
+        assert len(it.client.asked) == 9  # both orders of equal images are one question
+    assert preferred(first) == ["a", "b"] * 4 + [None]
+    assert preferred(again) == ["a", "b"] * 2 + [None]
+    assert [sum(verdict.calls for verdict in one) for one in (first, again)] == [9, 0]
+    with judge(brighter, store=store) as reopened:
+        assert preferred(reopened.submit(pairs(4)).result()) == ["a", "b"] * 2
         assert reopened.client.asked == []
 
 
-def test_a_question_that_comes_twice_at_once_is_asked_once():
-    with judge(brighter) as it:
-        verdicts = it.submit([*pairs(1), *pairs(1)]).result()
-        assert len(it.client.asked) == 2
-    assert [v.preferred for v in verdicts] == ["a", "a"]
-    assert sum(v.calls for v in verdicts) == 2
+def palette(*colour: int) -> Image.Image:
+    image = Image.new("P", (4, 4))
+    image.putpalette(colour)
+    return image
 
 
 @pytest.mark.parametrize(
-    "change",
+    "change, calls",
     [
-        {"prompt": "a mug"},
-        {"image_a": grey(9)},
-        {"image_b": Image.new("RGB", (2, 8), (2, 2, 2))},
-        {"source": None},
-        {"rubric": Rubric(name="light", task="t2i", criteria=("It is dark.",))},
-        {"identity": "another"},
+        ({"prompt": "a mug"}, 4),
+        ({"image_a": grey(9)}, 4),
+        ({"image_b": Image.new("RGB", (2, 8))}, 4),
+        ({"image_b": palette(255, 0, 0)}, 4),
+        ({"source": None}, 4),
+        ({"rubric": DARK}, 4),
+        ({"identity": "another"}, 4),
+        ({"rubric": RUBRIC.model_copy(update={"name": "other", "provenance": {"m": "m"}})}, 2),
     ],
-    ids=lambda change: next(iter(change)),
 )
-def test_whatever_changes_the_question_is_asked_anew(change):
-    pair = {"prompt": "a cup", "image_a": grey(1), "image_b": grey(2), "source": grey(3)}
+def test_whatever_may_change_an_answer_is_asked_anew(change, calls):
+    pair = {
+        "prompt": "a cup",
+        "image_a": grey(1),
+        "image_b": palette(0, 0, 0),
+        "source": grey(3),
+    }
     with judge(always_first) as it:
         it.compare(**pair)
-        it.rubric = change.get("rubric", it.rubric)
-        it.client.identity = change.get("identity", it.client.identity)
-        it.compare(**{name: change.get(name, value) for name, value in pair.items()})
-        assert len(it.client.asked) == 4
-
-
-def test_images_that_differ_in_their_palettes_alone_are_different():
-    red, green = Image.new("P", (4, 4)), Image.new("P", (4, 4))
-    red.putpalette([255, 0, 0])
-    green.putpalette([0, 255, 0])
-    with judge(always_first) as it:
-        it.compare("a cup", grey(1), red)
-        it.compare("a cup", grey(1), green)
-        assert len(it.client.asked) == 4
-
-
-def test_the_name_of_a_rubric_is_no_part_of_the_question():
-    with judge(always_first) as it:
-        it.compare("a cup", grey(1), grey(2))
-        it.rubric = RUBRIC.model_copy(update={"name": "other", "provenance": {"model": "m"}})
-        it.compare("a cup", grey(1), grey(2))
-        assert len(it.client.asked) == 2
+        it.client.identity = change.pop("identity", it.client.identity)
+        rubric = change.pop("rubric", None)
+        it.submit([Pair(**{**pair, **change})], rubric=rubric).result()
+        assert len(it.client.asked) == calls
 
 
 def test_a_failure_is_undecided_and_asked_again():
-    replies = iter([Opinion(None, failure="HTTP 500"), Opinion(1)])
+    replies = iter([FAILED, Opinion(1)])
     with judge(lambda question: next(replies, Opinion(0))) as it:
         failed = it.compare("a cup", grey(1), grey(2))
         assert (failed.preferred, failed.failed, len(it.store)) == (None, True, 1)
         assert it.compare("a cup", grey(1), grey(2)).preferred == "a"
         assert (len(it.client.asked), len(it.store)) == (3, 2)
-
-
-def test_an_honest_tie_is_remembered():
-    with judge(lambda question: None) as it:
-        it.compare("a cup", grey(1), grey(2))
-        it.compare("a cup", grey(1), grey(2))
-        assert (len(it.client.asked), len(it.store)) == (2, 2)
-
-
-def test_a_judge_that_cannot_answer_says_so_to_the_caller():
-    def refuse(question):
-        raise JudgeError("the key is wrong")
-
-    with judge(refuse) as it:
-        with pytest.raises(JudgeError, match="the key is wrong"):
-            it.compare("a cup", grey(1), grey(2))
 
 
 def test_what_was_answered_before_a_judge_gave_up_is_not_asked_again():
@@ -202,23 +165,11 @@ def test_what_was_answered_before_a_judge_gave_up_is_not_asked_again():
         with pytest.raises(JudgeError, match="the budget is spent"):
             it.submit(pairs(4)).result()
         assert len(it.store) == 5
-        assert [one.preferred for one in it.submit(pairs(4)).result()] == ["a", "b", "a", "b"]
+        assert preferred(it.submit(pairs(4)).result()) == ["a", "b", "a", "b"]
         assert it.client.calls == 8 + 3
 
 
-def test_the_caller_goes_on_while_the_judge_works():
-    free = threading.Event()
-
-    class Slow(Scripted):
-        async def answer_all(self, questions):
-            await asyncio.to_thread(free.wait)
-            return await super().answer_all(questions)
-
-    with Judge(Slow(brighter), RUBRIC) as it:
-        futures = [it.submit([pair]) for pair in pairs(3)]
-        assert not any(future.done() for future in futures)
-        free.set()
-        assert [future.result(timeout=10)[0].preferred for future in futures] == ["a", "b", "a"]
+# --- in flight ----------------------------------------------------------------------------------------------------
 
 
 class Held(Scripted):
@@ -234,16 +185,17 @@ class Held(Scripted):
         return answers
 
 
-def test_a_question_that_is_in_flight_is_not_asked_again():
+def test_the_caller_goes_on_and_a_question_that_is_in_flight_is_not_asked_again():
     with Judge(Held(brighter), RUBRIC) as it:
         futures = [it.submit(pairs(3)) for _ in range(4)]
         mirrored = it.submit([Pair(pair.prompt, pair.image_b, pair.image_a) for pair in pairs(3)])
+        assert not any(future.done() for future in futures)
         it.client.free.set()
         verdicts = [future.result(timeout=10) for future in futures]
         assert len(it.client.asked) == 6
-        assert [[v.preferred for v in group] for group in verdicts] == [["a", "b", "a"]] * 4
+        assert [preferred(group) for group in verdicts] == [["a", "b", "a"]] * 4
         assert sorted(sum(v.calls for v in group) for group in verdicts) == [0, 0, 0, 6]
-        assert [v.preferred for v in mirrored.result(timeout=10)] == ["b", "a", "b"]
+        assert preferred(mirrored.result(timeout=10)) == ["b", "a", "b"]
 
 
 def test_an_error_in_flight_is_everybodys_error_and_the_next_one_asks_again():
@@ -260,7 +212,7 @@ def test_an_error_in_flight_is_everybodys_error_and_the_next_one_asks_again():
         for future in futures:
             with pytest.raises(JudgeError, match="the server went away"):
                 future.result(timeout=10)
-        assert it.compare("prompt 0", grey(200), grey(100)).preferred == "a"
+        assert preferred(it.submit(pairs(1)).result()) == ["a"]
 
 
 def test_a_caller_who_cancels_takes_the_answer_from_nobody():
@@ -271,11 +223,11 @@ def test_a_caller_who_cancels_takes_the_answer_from_nobody():
         second = it.submit(pairs(1))
         first.cancel()
         it.client.free.set()
-        assert second.result(timeout=10)[0].preferred == "a"
+        assert preferred(second.result(timeout=10)) == ["a"]
 
 
 def test_a_failure_in_flight_is_everybodys_failure_and_nobody_is_credited():
-    with Judge(Held(lambda question: Opinion(None, failure="HTTP 500")), RUBRIC) as it:
+    with Judge(Held(lambda question: FAILED), RUBRIC) as it:
         futures = [it.submit(pairs(1)) for _ in range(3)]
         it.client.free.set()
         assert [future.result(timeout=10)[0].failed for future in futures] == [True] * 3
@@ -288,18 +240,16 @@ def test_many_askers_of_the_same_questions_at_once_pay_once():
         futures = []
 
         def ask(seed: int) -> None:
-            mixed = random.Random(seed).sample(pairs(40), 40)
-            futures.extend((pair, it.submit([pair])) for pair in mixed)
+            order = random.Random(seed).sample(range(40), 40)
+            futures.extend((number, it.submit([pairs(40)[number]])) for number in order)
 
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(10)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        for pair, future in futures:
-            assert future.result(timeout=30)[0].preferred == (
-                "a" if int(pair.prompt.split()[1]) % 2 == 0 else "b"
-            )
+        for number, future in futures:
+            assert preferred(future.result(timeout=30)) == ["ab"[number % 2]]
         assert len(it.client.asked) == 80
 
 
@@ -317,7 +267,7 @@ def test_images_are_hashed_and_made_small_beside_the_caller(tmp_path, monkeypatc
         assert not future.done()
         hash_now.set()
         assert len(future.result(timeout=10)) == 4
-        shades = [image_hash(grey(level)) for level in (100, 200)]
+        shades = [image_hash(grey(shade)) for shade in (100, 200)]
         assert it.store.thumbnails(shades) == {}
         shrink_now.set()
     reopened = VerdictStore(tmp_path / "store")
@@ -325,26 +275,7 @@ def test_images_are_hashed_and_made_small_beside_the_caller(tmp_path, monkeypatc
     reopened.close()
 
 
-def test_a_client_that_hides_the_order_is_asked_once():
-    client = Scripted(brighter)
-    client.hides_order = True
-    with Judge(client, RUBRIC) as it:
-        assert [verdict.preferred for verdict in it.submit(pairs(4)).result()] == [
-            "a",
-            "b",
-            "a",
-            "b",
-        ]
-        assert len(client.asked) == 4
-
-
-def test_another_rubric_is_another_question():
-    other = Rubric(name="dark", task="t2i", criteria=("It is dark.",))
-    with judge(brighter) as it:
-        it.submit(pairs(1)).result()
-        it.submit(pairs(1), rubric=other).result()
-        it.submit(pairs(1), rubric=other).result()
-        assert [question.rubric for question in it.client.asked] == [RUBRIC] * 2 + [other] * 2
+# --- the end ------------------------------------------------------------------------------------------------------
 
 
 def test_closing_cancels_what_is_in_flight_and_may_be_done_twice():

@@ -33,6 +33,10 @@ def question(first: Image.Image, second: Image.Image, rubric=RUBRICS["with"]) ->
     return Question(PROMPT, first, second, None, rubric)
 
 
+def planted(bias: float, grain: float = 0) -> PlantedChat:
+    return PlantedChat(Brightness(), bias=bias, grain=grain)
+
+
 def log_odds(chat: PlantedChat, first: Image.Image, second: Image.Image) -> float:
     return ask(LogitsClient(chat), question(first, second))[0].log_odds
 
@@ -49,13 +53,11 @@ def firsts(chat: PlantedChat, first: Image.Image, second: Image.Image, count: in
 
 def test_equal_pictures_have_the_log_odds_that_were_planted():
     for bias in (-0.5, 0.0, BIAS):
-        assert log_odds(
-            PlantedChat(Brightness(), bias=bias, grain=0), GREY, GREY.copy()
-        ) == pytest.approx(bias)
+        assert log_odds(planted(bias), GREY, GREY.copy()) == pytest.approx(bias)
 
 
 def test_swapping_cancels_the_bias_and_leaves_the_difference_of_the_scores():
-    chat = PlantedChat(Brightness(), bias=BIAS, grain=0)
+    chat = planted(BIAS)
     there, back = log_odds(chat, LIGHT, DARK), log_odds(chat, DARK, LIGHT)
     assert (there + back) / 2 == pytest.approx(BIAS)
     assert (there - back) / 2 == pytest.approx((160 - 100) / 255 / TEMPERATURE)
@@ -63,28 +65,26 @@ def test_swapping_cancels_the_bias_and_leaves_the_difference_of_the_scores():
 
 @pytest.mark.parametrize("first, second", [(GREY, GREY), (LIGHT, DARK), (DARK, LIGHT)])
 def test_words_are_drawn_from_the_probability_that_logits_state(first, second):
-    chat = PlantedChat(Brightness(), bias=BIAS, grain=0)
+    chat = planted(BIAS)
     stated = 1 / (1 + math.exp(-log_odds(chat, first, second)))
-    assert firsts(chat, first, second) == pytest.approx(
-        stated, abs=3 * math.sqrt(stated * (1 - stated) / 4000)
-    )
+    deviation = math.sqrt(stated * (1 - stated) / 4000)
+    assert firsts(chat, first, second) == pytest.approx(stated, abs=3 * deviation)
 
 
 def test_votes_differ_and_the_same_question_at_the_same_seed_does_not():
     def verdict():
-        with Judge(
-            PairwiseClient(PlantedChat(Brightness(), bias=0, grain=0), votes=51), RUBRICS["with"]
-        ) as judge:
+        client = PairwiseClient(planted(0), votes=51)
+        with Judge(client, RUBRICS["with"]) as judge:
             return judge.compare(PROMPT, GREY, LIGHT)
 
     one, again = verdict(), verdict()
-    assert one.replies == again.replies
-    assert all(0.5 < opinion.confidence < 1 for opinion in one.opinions)
+    for opinion, same in zip(one.opinions, again.opinions, strict=True):
+        assert opinion.reply == same.reply and 0.5 < opinion.confidence < 1
 
 
 def test_grain_is_the_same_at_every_look_and_differs_between_pictures():
     scores = [
-        PlantedChat(Brightness(), bias=0, grain=30).scores(PROMPT, ("bright",), picture)
+        planted(0, grain=30).scores(PROMPT, ("bright",), picture)
         for picture in (GREY, GREY.copy(), Image.new("RGB", (8, 8), (128, 128, 129)))
     ]
     assert scores[0] == scores[1] != scores[2]

@@ -64,13 +64,6 @@ def test_thoughts_are_no_verdict(thoughts):
         )
 
 
-@pytest.mark.parametrize(
-    "reply", ['{"```json1```preferred:t,', '{"preferred": first, "```json{"```']
-)
-def test_what_the_repairing_library_trips_over_is_no_verdict(reply):
-    assert read_reply(reply).preferred is None
-
-
 @pytest.mark.parametrize("said", ["tie", "neither", "both", "Equal", "none", None])
 def test_a_tie_is_an_answer_that_prefers_nothing(said):
     opinion = read_reply(form(said))
@@ -119,17 +112,15 @@ def test_the_references_rank_list_is_read(reply, preferred):
         "[null, null]",
         "[1, 2",
         "[" + "1" * 5000 + ", 2]",
+        # Within prose a list may be about anything.
+        "FIRST fails the criteria [1, 2].",
+        "Criteria [1, 2] and [2, 1] look alike, I cannot say.",
     ],
 )
 def test_every_other_list_decides_nothing(reply):
     opinion = read_reply(reply)
     assert opinion.preferred is None
     assert opinion.failure
-
-
-def test_a_list_within_prose_is_not_about_the_images():
-    assert read_reply("FIRST fails the criteria [1, 2].").preferred is None
-    assert read_reply("Criteria [1, 2] and [2, 1] look alike, I cannot say.").preferred is None
 
 
 @pytest.mark.parametrize(
@@ -189,6 +180,8 @@ def test_a_form_cut_off_anywhere_before_its_verdict_decides_nothing():
         '{"reason": "I say \\"preferred\\": \\"first\\", since", "preferred": "sec',
         '<think>I would say {"preferred": "first"} but let me see whether',
         "The first image is better.",
+        '{"```json1```preferred:t,',  # what the repairing library trips over
+        '{"preferred": first, "```json{"```',
         "both",
         "yes",
         "{}",
@@ -212,13 +205,6 @@ def test_an_empty_reply_is_a_failure(reply):
 
 
 @pytest.mark.parametrize(
-    "reply, preferred", [("first", 0), ("Second.", 1), ("**A**", 0), ('"second"', 1), ("2", 1)]
-)
-def test_a_bare_word_is_read(reply, preferred):
-    assert read_reply(reply).preferred == preferred
-
-
-@pytest.mark.parametrize(
     "findings", [None, "two cups", 3, [1, "a", None], {"criterion": 1}, [{"other": 1}]]
 )
 def test_findings_of_another_shape_cost_no_verdict(findings):
@@ -236,6 +222,7 @@ def test_findings_of_another_shape_cost_no_verdict(findings):
         "{" + " " * 100_000,
         "```" * 30_000,
         "[1, 2]" * 20_000,
+        '{"preferred":' + " " * 50_000,
     ],
 )
 def test_a_reply_without_end_is_read_in_seconds(reply):
@@ -277,13 +264,6 @@ def test_pieces_of_replies_in_any_order_never_crash():
         assert not (opinion.failure and opinion.preferred is not None)
 
 
-def test_a_reply_that_ends_in_spaces_is_read_at_once():
-    begun = time.monotonic()
-    assert read_reply('{"preferred":' + " " * 50_000).failure
-    assert read_reply('{"preferred": first ' + " " * 40_000 + ",").preferred == 0
-    assert time.monotonic() - begun < 2
-
-
 @pytest.mark.parametrize(
     "reply, preferred",
     [
@@ -296,7 +276,13 @@ def test_a_reply_that_ends_in_spaces_is_read_at_once():
         ("{preferred: first or second}", None),
         ("{preferred: first; second}", None),
         ("{preferred: }", None),
+        ("{preferred: first " + " " * 40_000 + ",", 0),
+        ("first", 0),
+        ("Second.", 1),
+        ("**A**", 0),
+        ('"second"', 1),
+        ("2", 1),
     ],
 )
-def test_a_value_without_quotes_is_read_where_it_is_whole(reply, preferred):
+def test_a_value_without_quotes_and_a_bare_word_are_read_where_they_are_whole(reply, preferred):
     assert read_reply(reply).preferred == preferred

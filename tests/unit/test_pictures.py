@@ -59,16 +59,20 @@ def test_a_picture_that_fits_is_shown_bit_for_bit():
     assert ImageChops.difference(shown(data_uri(image, 64)), image).getbbox() is None
 
 
-def test_many_questions_about_a_picture_encode_it_once(made):
-    a, b = noise(30, 30), noise(30, 30)
+def asked(images) -> list[str]:
+    """The data URIs of images that are asked for at the same time."""
 
     async def ask():
         held = EncodedImages(64)
-        uris = await asyncio.gather(*(held.uri(image) for image in (a, b) * 20))
-        return [*uris, await held.uri(a), await held.uri(a.copy())]  # a copy shows the same
+        return await asyncio.gather(*map(held.uri, images))
 
-    uris = asyncio.run(ask())
-    assert len(made) == 2 and len(set(uris)) == 2 and uris[0] == uris[-1] == uris[-2]
+    return asyncio.run(ask())
+
+
+def test_many_questions_about_a_picture_encode_it_once(made):
+    a, b = noise(30, 30), noise(30, 30)
+    uris = asked((a, b) * 20 + (a.copy(),))  # a copy shows the same
+    assert len(made) == 2 and len(set(uris)) == 2 and uris[0] == uris[-1]
 
 
 def test_a_picture_that_was_drawn_into_is_another_picture(made):
@@ -85,14 +89,9 @@ def test_a_picture_that_was_drawn_into_is_another_picture(made):
 
 
 def test_equal_bytes_of_another_shape_are_another_picture():
-    async def ask():
-        held = EncodedImages(64)
-        return [
-            shown(await held.uri(Image.new("RGB", size, "red"))).size
-            for size in ((8, 2), (2, 8), (4, 4))
-        ]
-
-    assert asyncio.run(ask()) == [(8, 2), (2, 8), (4, 4)]
+    sizes = [(8, 2), (2, 8), (4, 4)]
+    uris = asked([Image.new("RGB", size, "red") for size in sizes])
+    assert [shown(uri).size for uri in uris] == sizes
 
 
 def test_the_oldest_leave_when_the_memory_is_full(made):

@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from doubles.client import Scripted
-from PIL import Image
+from doubles.client import FAILED, RUBRIC, Scripted, bright_first, brighter
 
-from arr_core.judging import Opinion, Pair
-from arr_core.rubrics import Rubric
 from benchmarks.planted import PlantedJudge
-
-RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
-
-
-def grey(level: int) -> Image.Image:
-    return Image.new("RGB", (4, 4), (level, level, level))
-
-
-def brighter(question):
-    first, second = question.first.getpixel((0, 0)), question.second.getpixel((0, 0))
-    return None if first == second else int(second > first)
 
 
 def judge(choose, **settings) -> PlantedJudge:
@@ -28,10 +14,6 @@ def judge(choose, **settings) -> PlantedJudge:
 
 def share(verdicts, side: str) -> float:
     return sum(verdict.preferred == side for verdict in verdicts) / len(verdicts)
-
-
-def bright_first(count: int) -> list[Pair]:
-    return [Pair(f"prompt {n}", grey(200), grey(100)) for n in range(count)]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
@@ -68,10 +50,10 @@ def test_planted_errors_are_the_same_every_time_and_are_not_stored(tmp_path):
     assert {"a", "b", None} == set(first)
 
 
-def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie():
-    with judge(
-        lambda question: Opinion(None, failure="HTTP 500"), flip_rate=1.0, position_bias=1.0
-    ) as it:
-        assert not any(verdict.decided for verdict in it.submit(bright_first(20)).result())
-    with judge(lambda question: None, flip_rate=1.0) as it:
+@pytest.mark.parametrize(
+    "answer, rates",
+    [(FAILED, {"flip_rate": 1.0, "position_bias": 1.0}), (None, {"flip_rate": 1.0})],
+)
+def test_planted_errors_make_no_verdict_of_a_failure_or_a_tie(answer, rates):
+    with judge(lambda question: answer, **rates) as it:
         assert not any(verdict.decided for verdict in it.submit(bright_first(20)).result())

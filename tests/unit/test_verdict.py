@@ -6,68 +6,46 @@ import dataclasses
 import itertools
 
 import pytest
+from doubles.client import FAILED
 
 from arr_core.judging.verdict import Opinion, Verdict, combine
 
-FIRST, SECOND, TIE, FAILED = (
-    Opinion(0, "clear"),
-    Opinion(1, "clear"),
-    Opinion(None),
-    Opinion(None, failure="HTTP 500"),
-)
+FIRST, SECOND, TIE = Opinion(0, "clear"), Opinion(1, "clear"), Opinion(None)
 
 
 @pytest.mark.parametrize(
-    "orders, preferred",
+    "orders, preferred, reason",
     [
-        ((FIRST, SECOND), "a"),
-        ((SECOND, FIRST), "b"),
-        ((FIRST, FIRST), None),
-        ((SECOND, SECOND), None),
-        ((TIE, FIRST), None),
-        ((FIRST, TIE), None),
-        ((TIE, TIE), None),
-        ((FIRST,), "a"),
-        ((SECOND,), "b"),
-        ((TIE,), None),
+        ((FIRST, SECOND), "a", "clear"),
+        ((SECOND, FIRST), "b", "clear"),
+        ((FIRST, FIRST), None, "undecided: the two orders disagree"),
+        ((SECOND, SECOND), None, "undecided: the two orders disagree"),
+        ((TIE, FIRST), None, "undecided: a tie"),
+        ((FIRST, TIE), None, "undecided: a tie"),
+        ((Opinion(None, "both show two cups"), FIRST), None, "undecided: both show two cups"),
+        ((FIRST,), "a", "clear"),
+        ((SECOND,), "b", "clear"),
+        ((TIE,), None, "undecided: a tie"),
+        # Where one order alone gives probabilities, the words count.
+        ((Opinion(0, log_odds=9.0), FIRST), None, "undecided: the two orders disagree"),
+        ((Opinion(0, "so", log_odds=0.1), SECOND), "a", "so"),
     ],
 )
-def test_two_orders_must_agree_and_one_order_decides_alone(orders, preferred):
+def test_two_orders_must_agree_and_one_order_decides_alone(orders, preferred, reason):
     verdict = combine(orders)
-    assert verdict.preferred == preferred
+    assert (verdict.preferred, verdict.reason) == (preferred, reason)
     assert verdict.decided == (preferred is not None)
     assert verdict.winner == {"a": 0, "b": 1, None: None}[preferred]
     assert not verdict.failed
     assert verdict.opinions == orders
 
 
-@pytest.mark.parametrize(
-    "orders",
-    [
-        orders
-        for n in (1, 2)
-        for orders in itertools.product((FIRST, SECOND, TIE, FAILED), repeat=n)
-        if FAILED in orders
-    ],
-)
-def test_one_failure_leaves_the_pair_undecided(orders):
-    verdict = combine(orders)
-    assert verdict.failed
-    assert verdict.winner is None
-    assert verdict.reason == "no verdict: HTTP 500"
-
-
-@pytest.mark.parametrize(
-    "orders, reason",
-    [
-        ((FIRST, FIRST), "undecided: the two orders disagree"),
-        ((FIRST, TIE), "undecided: a tie"),
-        ((Opinion(None, "both show two cups"), FIRST), "undecided: both show two cups"),
-        ((FIRST, SECOND), "clear"),
-    ],
-)
-def test_a_verdict_says_why(orders, reason):
-    assert combine(orders).reason == reason
+@pytest.mark.parametrize("other", [FIRST, SECOND, TIE, FAILED, Opinion(0, log_odds=9.0)])
+def test_one_failure_leaves_the_pair_undecided(other):
+    for orders in ((FAILED,), (FAILED, other), (other, FAILED)):
+        verdict = combine(orders)
+        assert (verdict.failed, verdict.winner) == (True, None)
+        assert verdict.reason == "no verdict: HTTP 500"
 
 
 def test_a_failure_prefers_nothing_and_a_place_is_0_or_1():
@@ -91,44 +69,23 @@ def test_what_was_remembered_costs_nothing():
         0,
         tokens=100,
         cost=0.5,
+        calls=3,  # votes and repairs
         latency_s=2.0,
         confidence=0.9,
         findings=(("1", "seen"),),
-        reply="{}",
     )
-    remembered = dataclasses.replace(asked, preferred=1, cached=True, latency_s=3.0, confidence=0.7)
-    verdict = combine((asked, remembered))
-    assert (verdict.calls, verdict.tokens, verdict.cost) == (1, 100, 0.5)
-    assert (verdict.latency_s, verdict.confidence, verdict.replies) == (3.0, 0.7, ("{}", "{}"))
+    other = dataclasses.replace(asked, preferred=1, latency_s=3.0, confidence=0.7)
+    assert combine((asked, other)).calls == 6
+    verdict = combine((asked, dataclasses.replace(other, cached=True)))
+    assert (verdict.calls, verdict.tokens, verdict.cost) == (3, 100, 0.5)
+    assert (verdict.latency_s, verdict.confidence) == (3.0, 0.7)
     assert verdict.findings == (("1", "seen"),)
-
-
-def test_first_picks_count_places_not_images():
-    assert [
-        combine(orders).first_picks
-        for orders in ((FIRST, FIRST), (FIRST, SECOND), (SECOND, SECOND), (TIE, TIE))
-    ] == [2, 1, 0, 0]
 
 
 def test_a_verdict_without_opinions_has_no_confidence():
     verdict = Verdict(None, "nothing was asked")
-    assert (verdict.confidence, verdict.findings, verdict.calls, verdict.latency_s) == (
-        None,
-        (),
-        0,
-        0.0,
-    )
-
-
-def test_calls_count_votes_and_repairs():
-    three = dataclasses.replace(FIRST, calls=3)
-    assert combine((three, SECOND)).calls == 4
-    assert combine((three, dataclasses.replace(SECOND, cached=True))).calls == 3
-
-
-def test_orders_of_which_one_gives_probabilities_must_agree_in_words():
-    assert combine((Opinion(0, log_odds=9.0), FIRST)).preferred is None
-    assert combine((Opinion(0, log_odds=0.1), SECOND)).preferred == "a"
+    assert (verdict.confidence, verdict.findings) == (None, ())
+    assert (verdict.calls, verdict.latency_s) == (0, 0.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
