@@ -44,6 +44,7 @@ def _pairs(options: argparse.Namespace) -> int:
     from .reports.rubric import write_report
     from .rubrics.estimate import estimate
     from .rubrics.pipeline import from_pairs, open_judge_and_writer
+    from .rubrics.prompts import Assignment
     from .rubrics.splitting import split
 
     _check_new(options.output)
@@ -89,10 +90,8 @@ def _pairs(options: argparse.Namespace) -> int:
                     pairs,
                     judge,
                     chat,
-                    task=options.task,
+                    Assignment(options.task, options.language, examples),
                     folder=folder,
-                    language=options.language,
-                    examples=examples,
                     held_out=held_out,
                     at_once=options.concurrency,
                     most_criteria=options.most_criteria,
@@ -102,8 +101,6 @@ def _pairs(options: argparse.Namespace) -> int:
                 )
             )
     except JudgeError as error:
-        if not folder.exists():
-            raise
         raise JudgeError(f"{error}; the same command goes on from here") from error
     return _finish(
         outcome, options.output, write_report(outcome, options.output.with_suffix(".html"), name)
@@ -136,6 +133,7 @@ def _describe(options: argparse.Namespace) -> int:
     from .data import load_exemplars
     from .judging.profiles import make_chat
     from .rubrics import RubricError
+    from .rubrics.prompts import Assignment
     from .rubrics.writer import from_description
 
     if options.output:
@@ -148,14 +146,11 @@ def _describe(options: argparse.Namespace) -> int:
         except (OSError, UnicodeDecodeError) as error:
             raise RubricError(f"{file}: expected a text file in UTF-8; {error}") from error
     examples = load_exemplars(options.examples) if options.examples else []
+    assignment = Assignment(options.task, options.language, examples)
     chat = make_chat(options.judge, concurrency=options.concurrency)
     runner = AsyncRunner("rubric")
     try:
-        rubric = runner.run(
-            from_description(
-                text, chat, task=options.task, language=options.language, examples=examples
-            )
-        )
+        rubric = runner.run(from_description(text, chat, assignment))
     finally:
         runner.close(chat.close())
     if options.name:
@@ -172,16 +167,9 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from .rubrics import BUILT_IN, RubricError, load_rubric
+    from .rubrics import load_rubric
 
-    try:
-        rubric = load_rubric(options.file, options.task)
-    except RubricError as error:
-        if Path(options.file).exists():
-            raise
-        raise RubricError(
-            f"{error}; the built-in ones are {', '.join(map(repr, BUILT_IN))}"
-        ) from error
+    rubric = load_rubric(options.file, options.task)
     print(*shown(rubric), sep="\n")
     if options.output:
         _check_new(options.output)

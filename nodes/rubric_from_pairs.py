@@ -36,6 +36,7 @@ class ARRRubricFromPairs(Node):
     ) -> io.NodeOutput:
         with Live(cls) as live:
             from ..arr_core.rubrics.pipeline import from_pairs, open_judge_and_writer
+            from ..arr_core.rubrics.prompts import Assignment
 
             name = save_as.strip()
             path = folders.rubric_file(name)
@@ -54,8 +55,7 @@ class ARRRubricFromPairs(Node):
                     pairs,
                     asked,
                     writer,
-                    task=TASKS[task],
-                    language=LANGUAGES[language],
+                    Assignment(TASKS[task], LANGUAGES[language]),
                     folder=folder,
                     name=path.stem,
                     report_progress=lambda *progress: reports.append(progress),

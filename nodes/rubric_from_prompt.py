@@ -37,6 +37,7 @@ class ARRRubricFromPrompt(Node):
     def execute(cls, description, judge: JudgeChoice, task, language, save_as) -> io.NodeOutput:
         with Live(cls) as live:
             from ..arr_core.judging.profiles import make_chat
+            from ..arr_core.rubrics.prompts import Assignment
             from ..arr_core.rubrics.writer import from_description
 
             name = save_as.strip()
@@ -45,9 +46,8 @@ class ARRRubricFromPrompt(Node):
             live.show_text(f"{judge.profile} writes ...")
             free_models_for(judge.profile)
             chat = make_chat(judge.profile)
-            work = from_description(
-                description, chat, task=TASKS[task], language=LANGUAGES[language]
-            )
+            assignment = Assignment(TASKS[task], LANGUAGES[language])
+            work = from_description(description, chat, assignment)
             rubric = run_async(work, chat.close)
             saved = save(rubric, name) if name else ""
             live.show_text(f"{len(rubric.statements)} criteria{saved}")

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from ..common.files import JsonLines
 from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
-from ..data import Exemplar, PreferencePair, task_of
+from ..data import PreferencePair, task_of
 from ..judging.chat import Chat
 from ..judging.judge import Judge, Pair
 from ..judging.profiles import make_chat, make_client
 from ..judging.verdict import Verdict
 from .built_in import NO_RUBRIC
 from .comparison import Comparison, compare_judges
+from .prompts import Assignment
 from .provenance import data_hash, with_provenance
 from .rubric import Rubric, RubricError, Task
 from .selection import select
@@ -40,10 +41,10 @@ class Outcome:
     rubric: Rubric | None
     candidate: Rubric | None
     sentence: str
-    pairs: tuple[PreferencePair, ...]
-    held_out: tuple[PreferencePair, ...]
-    outcomes: tuple[PairOutcome, ...]  # of the pairs, in order
-    selected: tuple[str, ...]
+    pairs: Sequence[PreferencePair]
+    held_out: Sequence[PreferencePair]
+    outcomes: Sequence[PairOutcome]  # of the pairs, in order
+    selected: Sequence[str]
     comparison: Comparison | None
     calls: int
     cached: int  # replies that an earlier start had paid for
@@ -86,11 +87,9 @@ async def from_pairs(
     pairs: Sequence[PreferencePair],
     judge: Judge,
     writer: Chat,
+    assignment: Assignment,
     *,
-    task: Task,
     folder: str | Path,
-    language: str = "en",
-    examples: Sequence[Exemplar] = (),
     held_out: float | Sequence[PreferencePair] = HELD_OUT,
     most_criteria: int = MOST_CRITERIA,
     at_once: int = AT_ONCE,
@@ -112,10 +111,10 @@ async def from_pairs(
     """
     seeds, held = split(pairs, held_out)
     for part in (seeds, held):
-        task_of(part, "the labelled pairs", task)
+        task_of(part, "the labelled pairs", assignment.task)
     chat = CachedChat(writer, judge.store)
     job = _Job(judge, at_once, report_progress, Counter() if notes is None else notes)
-    author = Writer(chat, job.compare, task, language, examples)
+    author = Writer(chat, job.compare, assignment)
     outcomes = await job.write(author, seeds, Path(folder) / "pairs.jsonl")
     selected = select([line for one in outcomes for line in one.criteria], most_criteria)
     candidate, comparison = None, None
@@ -129,25 +128,27 @@ async def from_pairs(
         except ChatError as error:
             sentence = f"The {len(selected)} verified criteria could not be put in order: {error}. Run the command again."
         else:
-            candidate = Rubric(name=name, task=task, language=language, themes=themes)
+            candidate = Rubric(
+                name=name, task=assignment.task, language=assignment.language, themes=themes
+            )
             comparison = await job.check(held, candidate)
             sentence = comparison.sentence
             candidate = with_provenance(
                 candidate,
                 "labelled pairs",
                 model=writer.identity,
-                examples=len(examples),
+                examples=len(assignment.examples),
                 judge=judge.client.identity,
                 **_facts(seeds, outcomes, len(selected), comparison),
             )
     return Outcome(
-        candidate if comparison is not None and comparison.better else None,
+        candidate if comparison and comparison.better else None,
         candidate,
         sentence,
-        tuple(seeds),
-        tuple(held),
-        tuple(outcomes),
-        tuple(selected),
+        seeds,
+        held,
+        outcomes,
+        selected,
         comparison,
         calls=chat.calls + sum(verdict.calls for verdict in job.verdicts),
         cached=chat.cached

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ..data import Exemplar
 from ..judging.parsing import after_thoughts, repaired
 from .rubric import Task, Theme
 
@@ -61,6 +63,20 @@ _COMPARISON = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """What a rubric is wanted for: the task, the language of its criteria, and examples of how experts reason."""
+
+    task: Task
+    language: str = "en"
+    examples: Sequence[Exemplar] = ()
+
+    @property
+    def asked(self) -> str:
+        """What a user gives beside the source: a prompt, or the instruction of an edit."""
+        return "edit instruction" if self.task == "edit" else "prompt"
+
+
 def comparison(criterion: str) -> str:
     """The words in which a criterion compares candidates, or nothing."""
     found = _COMPARISON.search(criterion)
@@ -68,42 +84,28 @@ def comparison(criterion: str) -> str:
 
 
 def write_messages(
-    prompt: str,
-    images: Sequence[tuple[str, Any]],
-    *,
-    task: Task,
-    language: str,
-    examples: Sequence[Any] = (),
-    failed: str = "",
+    prompt: str, images: Sequence[tuple[str, Any]], assignment: Assignment, failed: str = ""
 ) -> list[dict[str, Any]]:
     """The question for criteria of a labelled pair. ``images`` are labels with pictures: BASE, PREFERRED, OTHER.
 
     failed: criteria of an earlier attempt and what went wrong with them, as ``critique`` says it.
     """
-    asked = _asked(task)
-    content: list[dict[str, Any]] = [
-        {
-            "type": "text",
-            "text": (
-                f"{_shown_examples(examples)}People were shown two images for this {asked}, and liked PREFERRED more.\n"
-                f"The {asked}:\n{prompt}"
-            ),
-        }
+    asked = assignment.asked
+    content = [
+        _text(
+            f"{_shown_examples(assignment)}People were shown two images for this {asked}, and liked PREFERRED more.\n"
+            f"The {asked}:\n{prompt}"
+        )
     ]
     for label, image in images:
         note = " (the source: for comparison, never judged)" if label == "BASE" else ""
-        content += [{"type": "text", "text": f"{label}{note}:"}, {"type": "image", "image": image}]
-    content.append(
-        {
-            "type": "text",
-            "text": (
-                f"{failed}Look at {AIMS[task]}. State what decides between the two, then write exactly {CRITERIA} criteria that "
-                "PREFERRED meets and OTHER does not, or not all of them. Someone who does not know which is which must come to the "
-                f"same choice with them. Reply in this form:\n{CRITERIA_FORM}"
-            ),
-        }
+        content += [_text(f"{label}{note}:"), {"type": "image", "image": image}]
+    ending = _text(
+        f"{failed}Look at {AIMS[assignment.task]}. State what decides between the two, then write exactly {CRITERIA} criteria "
+        "that PREFERRED meets and OTHER does not, or not all of them. Someone who does not know which is which must come to the "
+        f"same choice with them. Reply in this form:\n{CRITERIA_FORM}"
     )
-    return [_system(task, language), {"role": "user", "content": content}]
+    return _messages(assignment, [*content, ending])
 
 
 def critique(criteria: Sequence[str], said: str) -> str:
@@ -112,41 +114,27 @@ def critique(criteria: Sequence[str], said: str) -> str:
     return f"These criteria did not do:\n{numbered}\nWhat went wrong:\n{said}\nWrite others, or word them anew.\n\n"
 
 
-def structure_messages(
-    criteria: Sequence[str], *, task: Task, language: str
-) -> list[dict[str, Any]]:
+def structure_messages(criteria: Sequence[str], assignment: Assignment) -> list[dict[str, Any]]:
     """The question for themes with tips, made of criteria that were verified one pair at a time."""
     listed = "\n".join(f"- {line}" for line in criteria)
-    return [
-        _system(task, language),
-        {
-            "role": "user",
-            "content": (
-                f"Each of these criteria has been verified on a pair of images for some {_asked(task)}:\n{listed}\n\n"
-                f"Put them in order: at most {MOST_THEMES} themes that do not overlap, each with tips, at most {MOST_TIPS}. A tip "
-                "is a criterion: say the same thing once, keep what holds for many images, leave out what holds for one only, and "
-                f"add nothing of your own. What decides most often comes first. Reply in this form:\n{THEMES_FORM}"
-            ),
-        },
-    ]
+    return _messages(
+        assignment,
+        f"Each of these criteria has been verified on a pair of images for some {assignment.asked}:\n{listed}\n\n"
+        f"Put them in order: at most {MOST_THEMES} themes that do not overlap, each with tips, at most {MOST_TIPS}. A tip "
+        "is a criterion: say the same thing once, keep what holds for many images, leave out what holds for one only, and "
+        f"add nothing of your own. What decides most often comes first. Reply in this form:\n{THEMES_FORM}",
+    )
 
 
-def describe_messages(
-    text: str, *, task: Task, language: str, examples: Sequence[Any] = ()
-) -> list[dict[str, Any]]:
+def describe_messages(text: str, assignment: Assignment) -> list[dict[str, Any]]:
     """The question for a rubric from a task description, or from a prompt alone."""
-    return [
-        _system(task, language),
-        {
-            "role": "user",
-            "content": (
-                f"{_shown_examples(examples)}Images are made for this, which describes a task or is itself one {_asked(task)}:\n"
-                f"{text}\n\nWrite a rubric for judging them: at most {MOST_THEMES} themes that do not overlap, each with tips, at "
-                f"most {MOST_TIPS}. A tip is a criterion. Look at {AIMS[task]}, and at what this text asks for in particular. What "
-                f"should decide most often comes first. Reply in this form:\n{THEMES_FORM}"
-            ),
-        },
-    ]
+    return _messages(
+        assignment,
+        f"{_shown_examples(assignment)}Images are made for this, which describes a task or is itself one {assignment.asked}:\n"
+        f"{text}\n\nWrite a rubric for judging them: at most {MOST_THEMES} themes that do not overlap, each with tips, at "
+        f"most {MOST_TIPS}. A tip is a criterion. Look at {AIMS[assignment.task]}, and at what this text asks for in particular. "
+        f"What should decide most often comes first. Reply in this form:\n{THEMES_FORM}",
+    )
 
 
 def read_criteria(reply: str) -> tuple[str, ...]:
@@ -190,28 +178,28 @@ def _object(reply: str, name: str) -> dict[str, Any]:
     raise ValueError(f"no {name} in the reply")
 
 
-def _shown_examples(examples: Sequence[Any]) -> str:
-    if not examples:
+def _shown_examples(assignment: Assignment) -> str:
+    if not assignment.examples:
         return ""
-    parts = []
-    for example in examples:
-        criteria = "".join(f"\n- {line}" for line in example.criteria)
-        parts.append(
-            f"{example.prompt}\nWhy people chose as they did: {example.rationale}"
-            f"{f'{chr(10)}Good criteria:{criteria}' if criteria else ''}"
-        )
-    return "Examples of how experts reason:\n\n" + "\n\n".join(parts) + "\n\n---\n\n"
+    parts = ["Examples of how experts reason:"]
+    for example in assignment.examples:
+        lines = [example.prompt, f"Why people chose as they did: {example.rationale}"]
+        if example.criteria:
+            lines += ["Good criteria:", *(f"- {line}" for line in example.criteria)]
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, "---\n\n"])
 
 
-def _system(task: Task, language: str) -> dict[str, Any]:
-    sight = "the edited image and its BASE" if task == "edit" else "the image and its prompt"
-    return {
-        "role": "system",
-        "content": SYSTEM.format(
-            sight=sight, asked=_asked(task), language=LANGUAGES.get(language, language)
-        ),
-    }
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
 
 
-def _asked(task: Task) -> str:
-    return "edit instruction" if task == "edit" else "prompt"
+def _messages(assignment: Assignment, question: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat messages of a question: how criteria are written, then what is asked."""
+    edits, language = assignment.task == "edit", assignment.language
+    rules = SYSTEM.format(
+        sight="the edited image and its BASE" if edits else "the image and its prompt",
+        asked=assignment.asked,
+        language=LANGUAGES.get(language, language),
+    )
+    return [{"role": "system", "content": rules}, {"role": "user", "content": question}]

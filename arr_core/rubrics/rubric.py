@@ -115,37 +115,38 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
     from .built_in import BUILT_IN
 
     path = Path(path)
-    if str(path) in BUILT_IN and not path.exists():
-        return _of_task(BUILT_IN[str(path)], path, task)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RubricError(f"{path}: expected a rubric, .json or .txt in UTF-8; {error}") from error
-    if path.suffix.lower() != ".json":
-        return _from_text(path, text, task)
-    try:
-        content = json.loads(text)
-        if isinstance(content, dict):
-            content.pop("hash", None)
-        rubric = Rubric.model_validate(content)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RubricError(
-            f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {error}"
-        ) from error
-    except ValidationError as error:
-        raise RubricError(
-            f"{path}: expected a rubric with name, task, and criteria or themes; "
-            f"{describe_validation_error(error, fields=Rubric.model_fields)}"
-        ) from error
-    return _of_task(rubric, path, task)
-
-
-def _of_task(rubric: Rubric, path: Path, task: Task | None) -> Rubric:
+    rubric = BUILT_IN.get(str(path))
+    if rubric is None or path.exists():
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RubricError(
+                f"{path}: expected a rubric, .json or .txt in UTF-8, or the name of a built-in one "
+                f"({', '.join(map(repr, BUILT_IN))}); {error}"
+            ) from error
+        if path.suffix.lower() != ".json":
+            return _from_text(path, text, task)
+        rubric = _from_json(path, text)
     if task not in (None, rubric.task):
         raise RubricError(
             f"{path}: expected a rubric for the task {task!r}, got one for {rubric.task!r}"
         )
     return rubric
+
+
+def _from_json(path: Path, text: str) -> Rubric:
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            content.pop("hash", None)
+        return Rubric.model_validate(content)
+    except (ValueError, RecursionError) as error:
+        fault = error
+        if isinstance(error, ValidationError):
+            fault = describe_validation_error(error, fields=Rubric.model_fields)
+        raise RubricError(
+            f"{path}: expected a rubric in JSON with name, task, and criteria or themes; {fault}"
+        ) from error
 
 
 def _from_text(path: Path, text: str, task: Task | None) -> Rubric:

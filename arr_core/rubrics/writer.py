@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from ..data import Exemplar
 from ..judging.chat import Chat, RequestOptions
 from ..judging.judge import Pair
 from ..judging.pictures import image_hash
@@ -18,8 +17,9 @@ from ..judging.prompts import once_more
 from ..judging.store import VerdictStore
 from ..judging.verdict import Verdict
 from . import prompts
+from .prompts import Assignment
 from .provenance import with_provenance
-from .rubric import Rubric, RubricError, Task, Theme
+from .rubric import Rubric, RubricError, Theme
 
 TRIES = 2  # of a question whose reply cannot be read
 REFINEMENTS = 5
@@ -126,9 +126,7 @@ class Writer:
 
     chat: CachedChat
     compare: Compare
-    task: Task
-    language: str = "en"
-    examples: Sequence[Exemplar] = ()
+    assignment: Assignment
 
     async def criteria_of(self, pair: Pair, preferred: Literal[0, 1]) -> PairOutcome:
         """The outcome of a labelled pair after at most five refinements, the last one verified like all others.
@@ -138,16 +136,10 @@ class Writer:
         images = _labelled(pair, preferred)
         attempts: list[Attempt] = []
         for number in range(REFINEMENTS + 1):
-            messages = prompts.write_messages(
-                pair.prompt,
-                images,
-                task=self.task,
-                language=self.language,
-                examples=self.examples,
-                failed=prompts.critique(attempts[-1].criteria, attempts[-1].critique)
-                if attempts
-                else "",
-            )
+            failed = ""
+            if attempts:
+                failed = prompts.critique(attempts[-1].criteria, attempts[-1].critique)
+            messages = prompts.write_messages(pair.prompt, images, self.assignment, failed)
             try:
                 criteria = await self.chat.ask(
                     messages, prompts.CRITERIA_SCHEMA, prompts.read_criteria, seed=number
@@ -167,7 +159,7 @@ class Writer:
 
     async def structure(self, criteria: Sequence[str]) -> tuple[Theme, ...]:
         """Themes with tips, made of verified criteria. Raises ChatError."""
-        messages = prompts.structure_messages(criteria, task=self.task, language=self.language)
+        messages = prompts.structure_messages(criteria, self.assignment)
         return await self.chat.ask(messages, prompts.THEMES_SCHEMA, prompts.read_themes)
 
     async def _verify(
@@ -181,9 +173,7 @@ class Writer:
         ]
         if comparing:
             return Attempt(criteria, "criteria that compare the two images", "\n".join(comparing))
-        rubric = Rubric(
-            name="criteria of one pair", task=self.task, language=self.language, criteria=criteria
-        )
+        rubric = Rubric(name="criteria of one pair", task=self.assignment.task, criteria=criteria)
         verdict = await self.compare(pair, rubric)
         if verdict.failed:
             raise ChatError(next(one.failure for one in verdict.opinions if one.failure))
@@ -221,9 +211,7 @@ def _labelled(pair: Pair, preferred: Literal[0, 1]) -> list[tuple[str, Any]]:
     return [("BASE", pair.source), *both] if pair.source is not None else both
 
 
-async def from_description(
-    text: str, chat: Chat, *, task: Task, language: str = "en", examples: Sequence[Exemplar] = ()
-) -> Rubric:
+async def from_description(text: str, chat: Chat, assignment: Assignment) -> Rubric:
     """The rubric that a chat model writes from a task description or a prompt alone; nothing has verified it.
 
     Raises RubricError, JudgeError.
@@ -231,7 +219,7 @@ async def from_description(
     text = text.strip()
     if not text:
         raise RubricError("expected a task description or a prompt, got nothing")
-    messages = prompts.describe_messages(text, task=task, language=language, examples=examples)
+    messages = prompts.describe_messages(text, assignment)
     with contextlib.closing(VerdictStore(":memory:")) as store:
         try:
             themes = await CachedChat(chat, store).ask(
@@ -243,11 +231,10 @@ async def from_description(
             ) from None
     name = " ".join(text.split())
     name = name if len(name) <= 60 else f"{name[:57]}..."
-    rubric = Rubric(name=name, task=task, language=language, themes=themes)
     return with_provenance(
-        rubric,
+        Rubric(name=name, task=assignment.task, language=assignment.language, themes=themes),
         "a description",
         model=chat.identity,
-        examples=len(examples),
+        examples=len(assignment.examples),
         description=text[:2000],
     )

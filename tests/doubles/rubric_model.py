@@ -19,6 +19,7 @@ from arr_core.judging.chat import Chat, Reply
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.rubrics import NO_RUBRIC
 from arr_core.rubrics.pipeline import from_pairs
+from arr_core.rubrics.prompts import Assignment
 
 FILLERS = (
     "The thing that the prompt names is there.",
@@ -45,10 +46,8 @@ def light(image: Image.Image) -> float:
 
 def _write(text: str, pictures: Mapping[str, Image.Image]) -> str:
     word = "dark" if light(pictures["PREFERRED"]) < light(pictures["OTHER"]) else "bright"
-    right, known = (
-        f"The picture is {word}.",
-        [line for line in (*VAGUE, COMPARING) if f"1. {line}" in text],
-    )
+    right = f"The picture is {word}."
+    known = [line for line in (*VAGUE, COMPARING) if f"1. {line}" in text]
     told = len(known) and (known[0] == COMPARING or VAGUE.index(known[0]) + 1)
     if "comparing" in text and not known:
         right = COMPARING
@@ -63,15 +62,11 @@ def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
     criteria = "" if "All in all" in criteria else criteria  # the question without a rubric
     brighter = "tie" if first == second else "first" if first > second else "second"
     darker = {"first": "second", "second": "first"}.get(brighter, "tie")
-    preferred = (
-        brighter
-        if not criteria
-        else darker
-        if "dark" in criteria
-        else brighter
-        if "bright" in criteria
-        else "first"
-    )
+    preferred = "first"
+    if "dark" in criteria:
+        preferred = darker
+    elif "bright" in criteria or not criteria:
+        preferred = brighter
     finding = {"criterion": 1, "first": f"light {first:.0f}", "second": f"light {second:.0f}"}
     return json.dumps(
         {"findings": [finding], "reason": f"{preferred} by its light", "preferred": preferred}
@@ -79,21 +74,12 @@ def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
 
 
 def _structure(text: str) -> str:
-    given = text.partition("Reply with one JSON object and nothing else.")[
-        2
-    ]  # what follows the rules
-    lines = dict.fromkeys(re.findall(r"^- (.+)$", given, re.MULTILINE))
-    about = [line for line in lines if "dark" in line or "bright" in line] or [
-        "The picture is bright."
-    ]
-    return json.dumps(
-        {
-            "themes": [
-                {"theme": "Light", "tips": about},
-                {"theme": "The rest", "tips": [line for line in lines if line not in about][:4]},
-            ]
-        }
-    )
+    _, _, given = text.partition("Reply with one JSON object and nothing else.")  # the last rule
+    lines = list(dict.fromkeys(re.findall(r"^- (.+)$", given, re.MULTILINE)))
+    about = [line for line in lines if "dark" in line or "bright" in line]
+    rest = [line for line in lines if line not in about]
+    light = {"theme": "Light", "tips": about or ["The picture is bright."]}
+    return json.dumps({"themes": [light, {"theme": "The rest", "tips": rest[:4]}]})
 
 
 class ScriptedChat(Chat):
@@ -108,9 +94,9 @@ class ScriptedChat(Chat):
         text, pictures, label = "", {}, ""
         for message in messages:
             content = message["content"]
-            for part in (
-                [{"type": "text", "text": content}] if isinstance(content, str) else content
-            ):
+            if isinstance(content, str):
+                content = [{"type": "text", "text": content}]
+            for part in content:
                 if part["type"] == "image":
                     pictures[label] = part["image"]
                 else:
@@ -129,5 +115,5 @@ def make_rubric(pairs, chat: Chat, *, folder, task="t2i", **options):
     folder.mkdir(parents=True, exist_ok=True)
     client = PairwiseClient(chat)
     with Judge(client, NO_RUBRIC[task], store=folder / "verdicts.sqlite") as judge:
-        work = from_pairs(pairs, judge, chat, task=task, folder=folder, **options)
+        work = from_pairs(pairs, judge, chat, Assignment(task), folder=folder, **options)
         return judge.runner.run(work)

@@ -16,25 +16,30 @@ from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.store import VerdictStore
 from arr_core.judging.verdict import JudgeError
 from arr_core.rubrics import NO_RUBRIC
-from arr_core.rubrics.prompts import comparison, read_criteria, read_themes
+from arr_core.rubrics.prompts import Assignment, comparison, read_criteria, read_themes
 from arr_core.rubrics.writer import REFINEMENTS, CachedChat, ChatError, Writer, question_key
 
 DARK, LIGHT = Image.new("RGB", (16, 16), (40, 40, 40)), Image.new("RGB", (16, 16), (200, 200, 200))
 
 
-def write(
-    prompt: str, chat: ScriptedChat | None = None, preferred: int = 0, source=None, **options
-):
+def write(prompt: str, chat: ScriptedChat, preferred: int = 0, source=None, **options):
     """The outcome of a pair whose darker picture was preferred."""
     images = (DARK, LIGHT) if preferred == 0 else (LIGHT, DARK)
-    chat, task = chat or ScriptedChat(), "edit" if source else "t2i"
+    task = "edit" if source else "t2i"
     with Judge(PairwiseClient(chat), NO_RUBRIC[task]) as judge:
 
         async def compare(pair, rubric):
             return (await asyncio.wrap_future(judge.submit([pair], rubric=rubric)))[0]
 
-        writer = Writer(CachedChat(chat, judge.store), compare, task, **options)
+        writer = Writer(CachedChat(chat, judge.store), compare, Assignment(task, **options))
         return judge.runner.run(writer.criteria_of(Pair(prompt, *images, source), preferred))
+
+
+def answering(label: str, reply) -> ScriptedChat:
+    """A chat that says ``reply`` to every question that shows a picture of that label."""
+    return ScriptedChat(
+        lambda text, pictures: reply if label in pictures else answer(text, pictures)
+    )
 
 
 def kinds(chat: ScriptedChat) -> list[str]:
@@ -53,12 +58,15 @@ def test_criteria_that_a_verifier_chooses_by_are_kept(preferred):
 
 
 def test_the_verifier_sees_both_orders_and_no_label():
-    chat = ScriptedChat()
     shown = []
-    chat.said = lambda text, pictures: shown.append([*pictures.items()]) or answer(text, pictures)
+
+    def said(text, pictures):
+        shown.append([(label, image.getpixel((0, 0))[0]) for label, image in pictures.items()])
+        return answer(text, pictures)
+
+    chat = ScriptedChat(said)
     write("a cup", chat)
-    assert [[label for label, _ in pictures] for pictures in shown[1:]] == [["FIRST", "SECOND"]] * 2
-    assert [pictures[0][1].getpixel((0, 0))[0] for pictures in shown[1:]] == [40, 200]
+    assert shown[1:] == [[("FIRST", 40), ("SECOND", 200)], [("FIRST", 200), ("SECOND", 40)]]
     for text, _ in chat.asked[1:]:
         assert "PREFERRED" not in text and "liked" not in text and "The picture is dark." in text
 
@@ -67,45 +75,36 @@ def test_the_verifier_sees_both_orders_and_no_label():
 def test_criteria_are_refined_with_the_critique_until_they_are_verified(needed):
     chat = ScriptedChat()
     outcome = write(f"a cup, hard {needed}", chat)
-    assert (outcome.ending, len(outcome.attempts), outcome.criteria[0]) == (
-        "refined",
-        needed + 1,
-        "The picture is dark.",
-    )
-    assert kinds(chat) == ["write", "verify", "verify"] * (
-        needed + 1
-    )  # the last refinement is verified too
-    told = [text for text, labels in chat.asked if "PREFERRED" in labels]
-    assert "did not do" not in told[0]
-    for number, text in enumerate(told[1:]):
-        assert VAGUE[number] in text  # what was tried
-        assert (
-            "criterion 1: first: light 40; second: light 200" in text and "chose OTHER" in text
-        )  # what was said to it
-        assert "chose PREFERRED" in text
-    assert all(
-        attempt.fault.startswith("the verifier could not decide")
-        for attempt in outcome.attempts[:-1]
-    )
+    assert (outcome.ending, outcome.criteria[0]) == ("refined", "The picture is dark.")
+    assert len(outcome.attempts) == needed + 1
+    # The last refinement is verified, too.
+    assert kinds(chat) == ["write", "verify", "verify"] * (needed + 1)
+    writing = [
+        (seed, text)
+        for seed, (text, labels) in zip(chat.seeds, chat.asked, strict=True)
+        if "PREFERRED" in labels
+    ]
+    assert [seed for seed, _ in writing] == list(range(needed + 1))  # else replies might repeat
+    (_, first), *refining = writing
+    assert "did not do" not in first
+    for tried, (_, text) in zip(VAGUE, refining, strict=False):
+        said = "criterion 1: first: light 40; second: light 200", "chose OTHER", "chose PREFERRED"
+        assert all(words in text for words in (tried, *said))
+    for attempt in outcome.attempts[:-1]:
+        assert attempt.fault.startswith("the verifier could not decide")
 
 
 def test_a_pair_that_no_refinement_helps_is_discarded_after_the_last_was_verified():
     chat = ScriptedChat()
     outcome = write("a cup, hopeless", chat)
-    assert (outcome.ending, outcome.criteria, len(outcome.attempts)) == (
-        "discarded",
-        (),
-        REFINEMENTS + 1,
-    )
+    assert (outcome.ending, outcome.criteria) == ("discarded", ())
     assert kinds(chat) == ["write", "verify", "verify"] * (REFINEMENTS + 1)
     assert "after 5 refinements" in outcome.reason
 
 
 def test_a_verifier_that_chooses_the_other_image_is_told_apart_from_one_that_is_undecided():
     wrong = json.dumps({"reason": "", "criteria": ["The picture is bright.", *FILLERS]})
-    chat = ScriptedChat(
-        lambda text, pictures: wrong if "PREFERRED" in pictures else answer(text, pictures)
-    )
+    chat = answering("PREFERRED", wrong)
     assert write("a cup", chat).attempts[0].fault == "the verifier chose the other image"
 
 
@@ -129,55 +128,31 @@ def test_which_picture_the_writer_sees_first_differs_from_prompt_to_prompt():
     chat = ScriptedChat()
     for number in range(12):
         write(f"cup {number}", chat)
-    assert {labels for _, labels in chat.asked if "OTHER" in labels} == {
-        ("PREFERRED", "OTHER"),
-        ("OTHER", "PREFERRED"),
-    }
-
-
-def test_every_attempt_is_asked_with_another_seed():
-    chat = ScriptedChat()
-    write("a cup, hard 2", chat)
-    writing = [
-        seed
-        for seed, (_, labels) in zip(chat.seeds, chat.asked, strict=True)
-        if "PREFERRED" in labels
-    ]
-    assert writing == [0, 1, 2]
+    orders = {labels for _, labels in chat.asked if "OTHER" in labels}
+    assert orders == {("PREFERRED", "OTHER"), ("OTHER", "PREFERRED")}
 
 
 def test_language_and_examples_reach_the_writer_and_not_the_verifier():
     chat = ScriptedChat()
     example = Exemplar("a red bus", "the liked bus is red all over", ("The colour is even.",))
     write("a cup", chat, language="zh", examples=[example])
-    assert "Simplified Chinese" in chat.asked[0][0]
-    assert all(
-        words in chat.asked[0][0] for words in ("a red bus", "red all over", "The colour is even.")
-    )
-    assert "red bus" not in chat.asked[1][0]
+    (writing, _), (verifying, _), *_ = chat.asked
+    for words in ("Simplified Chinese", "a red bus", "red all over", "The colour is even."):
+        assert words in writing and words not in verifying
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_writer_that_fails_costs_its_pair():
-    chat = ScriptedChat(lambda text, pictures: Reply(failure="HTTP 500"))
+    chat = answering("PREFERRED", Reply(failure="HTTP 500"))
     outcome = write("a cup", chat)
-    assert (outcome.ending, outcome.criteria, outcome.reason) == (
-        "failed",
-        (),
-        "no criteria: HTTP 500",
-    )
+    assert (outcome.ending, outcome.reason) == ("failed", "no criteria: HTTP 500")
     assert len(chat.asked) == 1  # the chat has tried often enough by itself
 
 
 def test_a_verifier_that_fails_is_no_verification():
-    chat = ScriptedChat(
-        lambda text, pictures: (
-            Reply(failure="no reply") if "FIRST" in pictures else answer(text, pictures)
-        )
-    )
-    outcome = write("a cup", chat)
+    outcome = write("a cup", answering("FIRST", Reply(failure="no reply")))
     assert (outcome.ending, outcome.criteria) == ("failed", ())
     assert outcome.reason == "not verified: no reply"
 
@@ -187,10 +162,9 @@ def test_an_unreadable_reply_is_asked_for_once_more():
     chat = ScriptedChat(lambda text, pictures: next(replies, None) or answer(text, pictures))
     assert write("a cup", chat).ending == "kept"
     assert chat.seeds[:2] == [0, 1000]
-    mute = ScriptedChat(lambda text, pictures: "")
-    assert (
-        write("a cup", mute).reason == "no criteria: no JSON in the reply" and len(mute.asked) == 2
-    )
+    mute = answering("PREFERRED", "")
+    assert write("a cup", mute).reason == "no criteria: no JSON in the reply"
+    assert len(mute.asked) == 2
 
 
 def test_what_can_never_work_is_not_swallowed():
@@ -206,17 +180,20 @@ def test_what_can_never_work_is_not_swallowed():
 FIVE = ["One.", "Two.", "Three.", "Four.", "Five."]
 
 
+def criteria(*lines) -> str:
+    return json.dumps({"criteria": lines})
+
+
 @pytest.mark.parametrize(
     "reply",
     [
-        json.dumps({"criteria": FIVE}),
         f"```json\n{json.dumps({'reason': 'x', 'criteria': FIVE})}\n```",
-        f"<think>{{maybe}}</think>Here it is: {json.dumps({'criteria': FIVE})}",
-        json.dumps({"criteria": [*FIVE, "Six."]}),
-        json.dumps({"criteria": ["One.", "One.", " ", *FIVE[1:]]}),
-        json.dumps({"criteria": FIVE})[:-1] + ",}",
-        json.dumps({"criteria": ["One.", 7, *FIVE[1:]]}),
-        json.dumps({"criteria": ["One.\n", *FIVE[1:]]}),
+        f"<think>{{maybe}}</think>Here it is: {criteria(*FIVE)}",
+        criteria(*FIVE, "Six."),
+        criteria("One.", *FIVE, " "),
+        criteria(*FIVE)[:-1] + ",}",
+        criteria(7, *FIVE),
+        criteria("One.\n", *FIVE[1:]),
     ],
 )
 def test_five_criteria_are_read_from_what_surrounds_them(reply):
@@ -234,10 +211,10 @@ def test_five_criteria_are_read_from_what_surrounds_them(reply):
         '{"criteria": 5}',
         '{"criteria": null}',
         "<think>{}",
-        json.dumps({"criteria": FIVE[:4]}),
-        json.dumps({"criteria": [FIVE]}),
+        criteria(*FIVE[:4]),
+        criteria(FIVE),
         "{" * 5000,
-        json.dumps({"criteria": ["One."] * 5}),
+        criteria(*["One."] * 5),
     ],
 )
 def test_a_reply_without_five_criteria_is_refused(reply):
@@ -246,17 +223,13 @@ def test_a_reply_without_five_criteria_is_refused(reply):
 
 
 def test_themes_are_read_without_tips_that_compare():
-    reply = json.dumps(
-        {
-            "themes": [
-                {"theme": "Light", "tips": ["It is dark.", "It is better lit.", "It is dark."]},
-                {"theme": "Which image is better", "tips": []},
-                {"theme": " ", "tips": ["x"]},
-                "no",
-            ]
-        }
-    )
-    [theme] = read_themes(reply)
+    entries = [
+        {"theme": "Light", "tips": ["It is dark.", "It is better lit.", "It is dark."]},
+        {"theme": "Which image is better", "tips": []},
+        {"theme": " ", "tips": ["x"]},
+        "no",
+    ]
+    [theme] = read_themes(json.dumps({"themes": entries}))
     assert (theme.theme, theme.tips) == ("Light", ("It is dark.",))
 
 
@@ -268,29 +241,30 @@ def test_a_reply_without_themes_or_with_too_many_is_refused(themes):
         read_themes(json.dumps({"themes": themes}))
 
 
-@pytest.mark.parametrize(
-    "criterion, compares",
-    [
-        ("The cup is better lit.", True),
-        ("It matches the prompt more than the other image.", True),
-        ("PREFERRED is sharp.", True),
-        ("The first image has no seams.", True),
-        ("Image 1 is sharp.", True),
-        ("比另一张更清晰。", True),
-        ("图1没有水印。", True),
-        ("The second cup is blue.", False),
-        ("The change is as in the BASE image.", False),
-        ("Another cup stands behind the first.", False),
-        ("It is sharper than the alternative.", True),
-        ("Of the two images it is sharper.", True),
-        ("另一张图没有手。", True),
-        ("Exactly two pictures hang on the wall.", False),
-        ("另一张椅子是红色的。", False),
-        ("画面中第一张桌子是圆的。", False),
-    ],
-)
-def test_a_comparison_of_candidates_is_recognised(criterion, compares):
-    assert bool(comparison(criterion)) == compares
+COMPARE = [
+    "The cup is better lit.",
+    "It matches the prompt more than the other image.",
+    "PREFERRED is sharp.",
+    "The first image has no seams.",
+    "Image 1 is sharp.",
+    "It is sharper than the alternative.",
+    "Of the two images it is sharper.",
+    "比另一张更清晰。",
+    "图1没有水印。",
+    "另一张图没有手。",
+]
+DESCRIBE = [
+    "The second cup is blue.",
+    "The change is as in the BASE image.",
+    "Another cup stands behind the first.",
+    "Exactly two pictures hang on the wall.",
+    "另一张椅子是红色的。",
+    "画面中第一张桌子是圆的。",
+]
+
+
+def test_a_comparison_of_candidates_is_recognised():
+    assert [line for line in COMPARE + DESCRIBE if comparison(line)] == COMPARE
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -306,11 +280,8 @@ def test_a_question_that_was_answered_is_not_asked_again(tmp_path):
     assert ask(chat, "a") == ask(chat, "a") == "said to a"
     assert (chat.calls, chat.cached, chat.tokens, chat.cost) == (1, 1, 10, 0.001)
     again = CachedChat(model, VerdictStore(tmp_path / "store.sqlite"))
-    assert [ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")] == [
-        "said to a",
-        "said to a",
-        "said to b",
-    ]
+    replies = [ask(again, "a"), ask(again, "a", seed=1), ask(again, "b")]
+    assert replies == ["said to a", "said to a", "said to b"]
     assert (again.calls, again.cached, len(model.asked)) == (2, 1, 3)
 
 
@@ -324,16 +295,8 @@ def test_failed_and_unreadable_replies_are_not_kept():
 
 def test_model_seed_texts_roles_and_pixels_name_a_question():
     def key(identity="m", seed=0, role="user", text="a", image=DARK):
-        return question_key(
-            identity,
-            [
-                {
-                    "role": role,
-                    "content": [{"type": "text", "text": text}, {"type": "image", "image": image}],
-                }
-            ],
-            seed,
-        )
+        content = [{"type": "text", "text": text}, {"type": "image", "image": image}]
+        return question_key(identity, [{"role": role, "content": content}], seed)
 
     keys = {
         key(),
