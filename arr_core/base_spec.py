@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from .common.errors import describe_validation_error
 from .config import PRESETS, ConfigError, Judge, Policy, Rollout, TrainConfig, load_config
 
-FAMILIES = ("flux", "qwen-image-edit")  # each is a preset with the published settings
 CARD_STEPS = 30
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -39,51 +38,47 @@ def resolve(name: str, given: Mapping[str, Any]) -> BaseSpec:
 
     A run samples as in its training, everything else with the model card's steps. Raises ConfigError and PolicyError.
     """
-    folder = Path(name)
+    config, folder = None, Path(name)
     if (folder / "config.yaml").is_file():
         config = load_config(str(folder / "config.yaml"))
-        policy, rollout, judge = (
-            section.model_dump() for section in (config.policy, config.rollout, config.judge)
-        )
+        sections = config.model_dump()
     else:
-        config = None
-        preset = PRESETS[name if name in PRESETS else _family(name, given)]
-        policy = preset["policy"] if name in PRESETS else {**preset["policy"], "base": name}
-        rollout, judge = {**preset["rollout"], "steps": CARD_STEPS}, preset["judge"]
+        given = {"steps": CARD_STEPS, **given}
+        if name in PRESETS:
+            sections = PRESETS[name]
+        else:
+            sections = PRESETS[_family(name, given.get("revision"))]
+            given["base"] = name
     return BaseSpec(
-        _section(Policy, policy, given),
-        _section(Rollout, rollout, given),
-        Judge(**judge),
+        _section(Policy, sections["policy"], given),
+        _section(Rollout, sections["rollout"], given),
+        Judge(**sections["judge"]),
         config,
         folder,
     )
 
 
-def _family(base: str, given: Mapping[str, Any]) -> str:
-    """The family of a pipeline's folder or of a Hugging Face id, which its index tells."""
-    from .policies.loading import PipelineSource, PolicyError
+def _family(base: str, revision: str | None) -> str:
+    """The family of a pipeline's folder or of a Hugging Face id, which its index tells. It is a preset too."""
+    from .policies.loading import FAMILIES, PolicyError, read_index
 
     if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
         raise PolicyError(
             f"{base}: expected the folder of a run (config.yaml) or of a diffusers pipeline "
             "(model_index.json), got one with neither"
         )
-    faults = []
-    for family in FAMILIES:
-        fields = {**PRESETS[family]["policy"], "base": base, "device": "cpu"}
-        try:
-            PipelineSource(_section(Policy, fields, {**given, "device": "cpu"}))
-        except PolicyError as fault:
-            faults.append(str(fault))
-        else:
+    try:
+        pipeline = read_index(base, revision)["_class_name"]
+    except PolicyError as fault:
+        raise PolicyError(
+            f"SOURCE: expected a run, one of {', '.join(PRESETS)}, or a base; {fault}"
+        ) from None
+    for family, policy in FAMILIES.items():
+        if pipeline in policy.pipelines:
             return family
-    of_another_family = faults[0] != faults[1]
-    expected = (
-        "a base of FLUX or Qwen-Image-Edit"
-        if of_another_family
-        else f"a run, one of {', '.join(PRESETS)}, or a base"
+    raise PolicyError(
+        f"SOURCE: expected a base of FLUX or Qwen-Image-Edit, got {base}, a {pipeline}"
     )
-    raise PolicyError(f"SOURCE: expected {expected}; {faults[0]}")
 
 
 def _section(kind: type[Section], values: Mapping[str, Any], given: Mapping[str, Any]) -> Section:

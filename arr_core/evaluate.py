@@ -63,10 +63,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     other = load_adapter_for(spec, options.against) if options.against else None
     name = _name(options.adapter or Path(options.source))
     other_name = _name(options.against) if other else "the base"
-    with contextlib.ExitStack() as stack:
-        judge = stack.enter_context(_judge(options, spec, output))
-        log = stack.enter_context(EventLog(output / "events.jsonl"))
-        bars = stack.enter_context(ProgressBars("pair"))
+    with (
+        _judge(options, spec, output) as judge,
+        EventLog(output / "events.jsonl") as log,
+        ProgressBars("pair") as bars,
+        contextlib.ExitStack() as stack,
+    ):
         log.emit(StartedEvent(run=f"{name} against {other_name}", updates=0))
 
         def report(stage: str, done: int, total: int) -> None:
@@ -83,7 +85,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         images = list(show(sampler, verdicts, first, second).values())
         event = validation_event(0, verdicts, images)
         sentence = Score.of(verdicts).sentence(name, other_name)
-        counts = ("wins", "losses", "undecided", "win_rate", "low", "high")
+        counts = (
+            *("wins", "losses", "undecided", "win_rate", "low", "high"),
+            *("judge_calls", "judge_cost"),
+        )
         result = {
             **{count: getattr(event, count) for count in counts},
             "sentence": sentence,
@@ -100,8 +105,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             "rubric": judge.rubric.name,
             "rubric_hash": judge.rubric.content_hash,
             "failures": sum(verdict.failed for verdict in verdicts),
-            "judge_calls": event.judge_calls,
-            "judge_cost": event.judge_cost,
             "version": __version__,
         }
         write_report(output, result, images)

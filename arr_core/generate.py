@@ -63,7 +63,10 @@ def _generate(options: argparse.Namespace) -> int:
         if warning := base_warning(adapter.family, adapter.base, spec.policy.base):
             print(f"warning: {warning}", file=sys.stderr)
     output = options.output or new_folder("generated")
-    files = {variant: _files(plan, output, variant, len(variants)) for variant in variants}
+    files = {
+        variant: _files(plan, output, f"-{variant}" if len(variants) > 1 else "")
+        for variant in variants
+    }
     pages = range(0, len(plan.prompts), GRID_ROWS)
     grids = [output / (f"grid-{at + 1}.png" if at else "grid.png") for at in range(len(pages))]
     _check_new(output, [*itertools.chain(*files.values()), *grids])
@@ -72,7 +75,8 @@ def _generate(options: argparse.Namespace) -> int:
             side = plan.side(sampler, variant, weights, files[variant])
             for _ in sampler.fill(side, report):
                 pass
-    rows, summary = _rows(plan, files), _summary(plan.texts(sampler.keys, adapter)[0])
+    rows = _rows(plan, [*itertools.chain(*zip(*files.values(), strict=True))])
+    summary = _summary(plan.texts(sampler.keys, adapter)[0])
     titles = [f"{variant}, seed {seed}" for seed in plan.seeds for variant in variants]
     if plan.prompts[0].source:
         titles = ["source", *titles]
@@ -106,9 +110,8 @@ def _single(options: argparse.Namespace, spec: BaseSpec) -> list[Example] | None
 # ---------------------------------------------------------------------- files and the grid
 
 
-def _files(plan: Plan, output: Path, variant: str, variants: int) -> list[Path]:
+def _files(plan: Plan, output: Path, suffix: str) -> list[Path]:
     """The file of every image. The prompt's number comes first, so that names sort as the prompts do."""
-    suffix = f"-{variant}" if variants > 1 else ""
     return [
         output / f"{number:04d}-{slug(prompt.prompt)}-seed{seed}{suffix}.png"
         for number, prompt in enumerate(plan.prompts, 1)
@@ -133,16 +136,15 @@ def slug(prompt: str, longest: int = 40) -> str:
     return words[: longest + 1].rpartition("-")[0] or words[:longest]
 
 
-def _rows(plan: Plan, files: Mapping[str, Sequence[Path]]) -> list[Row]:
-    """A row for each prompt: the source of an edit, then each seed in each variant."""
+def _rows(plan: Plan, images: Sequence[Path]) -> list[Row]:
+    """A row for each prompt: the source of an edit, then its images, each seed in each variant."""
     from .reports.grid import Row
 
-    rows, seeds = [], len(plan.seeds)
+    rows, width = [], len(images) // len(plan.prompts)
     for number, example in enumerate(plan.prompts):
         source = [example.source] if example.source else []
-        places = range(number * seeds, (number + 1) * seeds)
-        images = [made[place] for place in places for made in files.values()]
-        rows.append(Row(f"{number + 1}. {example.prompt}", [*source, *images]))
+        own = images[number * width : (number + 1) * width]
+        rows.append(Row(f"{number + 1}. {example.prompt}", [*source, *own]))
     return rows
 
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from .common.images import open_image
 from .common.progress import ReportProgress, no_progress
 from .config.schema import Rollout
 from .data import Example
-from .policies.base import Batch, Policy
+from .policies.base import Batch, Policy, static_sigmas
 
 # ---------------------------------------------------------------------- the sampler
 
@@ -52,15 +52,6 @@ def batches(policy: Policy, keys: Sequence[str], width: int) -> list[list[int]]:
     ]
 
 
-@dataclass(frozen=True)
-class Side:
-    """Whose images are sampled: the context in which its weights compute, and its images, which may be there already."""
-
-    name: str
-    weights: Callable[[], AbstractContextManager]
-    images: ImageFiles | MemoryImages
-
-
 class Sampler:
     """Samples one image for each example and its seed, by the steps, shift and micro_batch of ``settings``."""
 
@@ -78,36 +69,35 @@ class Sampler:
 
     def fill(self, side: Side, report: ReportProgress = no_progress) -> Iterator[list[int]]:
         """Sample the images that a side lacks. Yields the places that are there: at first those of before, then each batch."""
-        settings, stage, total = self.settings, f"{side.name} images", len(self.keys)
-        missing = [place for place in range(total) if place not in side.images]
-        there = sorted(set(range(total)) - set(missing))
+        stage, total, width = f"{side.name} images", len(self.keys), self.settings.micro_batch
+        there = [place for place in range(total) if place in side.images]
+        missing = sorted(set(range(total)) - set(there))
         done = len(there)
         report(stage, done, total)
-        for at in range(0, done, settings.micro_batch):
-            yield there[at : at + settings.micro_batch]
-        sigmas = self.policy.sigmas(settings.steps, settings.shift)
-        groups = batches(self.policy, [self.keys[at] for at in missing], settings.micro_batch)
-
-        def sample(places: Sequence[int]) -> list[Image.Image]:
-            batch = self.policy.batch([self.keys[place] for place in places])
-            x0 = denoise(self.policy, batch, [self.seeds[place] for place in places], sigmas)
-            return self.policy.decode(x0, batch)
-
+        for at in range(0, done, width):
+            yield there[at : at + width]
+        groups = batches(self.policy, [self.keys[place] for place in missing], width)
         with side.weights():
-            for group in self.policy.in_step(groups, dummy=lambda: sample([0])):
+            for group in self.policy.in_step(groups, dummy=lambda: self._sample([0])):
                 places = [missing[at] for at in group]
-                for place, image in zip(places, sample(places), strict=True):
+                for place, image in zip(places, self._sample(places), strict=True):
                     side.images[place] = image
                 done += len(places)
                 report(stage, done, total)
                 yield places
 
+    def _sample(self, places: Sequence[int]) -> list[Image.Image]:
+        batch = self.policy.batch([self.keys[place] for place in places])
+        sigmas = static_sigmas(self.settings.steps, self.settings.shift)
+        x0 = denoise(self.policy, batch, [self.seeds[place] for place in places], sigmas)
+        return self.policy.decode(x0, batch)
+
     def images(self) -> list[Image.Image]:
         """The images under the weights as they are, in the order of the examples."""
-        images = MemoryImages({})
-        for _ in self.fill(Side("", contextlib.nullcontext, images)):
+        side = Side("")
+        for _ in self.fill(side):
             pass
-        return [images[place] for place in range(len(self.keys))]
+        return [side.images[place] for place in range(len(self.keys))]
 
 
 # ---------------------------------------------------------------------- adapters and files
@@ -170,10 +160,19 @@ class ImageFiles:
 class MemoryImages(dict[int, Image.Image]):
     """Images by place, in memory. Those that have a file are written too."""
 
-    def __init__(self, files: Mapping[int, Path]):
-        self.files = files
+    def __init__(self, files: Mapping[int, Path] | None = None):
+        self.files = files or {}
 
     def __setitem__(self, place: int, image: Image.Image) -> None:
         super().__setitem__(place, image)
         if place in self.files:
             save_image(image, self.files[place])
+
+
+@dataclass(frozen=True)
+class Side:
+    """Whose images are sampled: the context in which its weights compute, and its images, which may be there already."""
+
+    name: str
+    weights: Callable[[], AbstractContextManager] = contextlib.nullcontext
+    images: ImageFiles | MemoryImages = field(default_factory=MemoryImages)

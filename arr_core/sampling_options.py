@@ -81,15 +81,12 @@ class Plan:
         settings = self.spec.policy
         common = {
             "base": base_id(settings.base),
-            "revision": settings.revision,
             "adapter": adapter.content_hash if adapter else "none",
             "strength": self.strength if adapter else None,
-            "steps": self.spec.rollout.steps,
-            "shift": self.spec.rollout.shift,
-            "true_cfg_scale": settings.true_cfg_scale,
+            **self.spec.rollout.model_dump(include={"steps", "shift"}),
+            **settings.model_dump(include={"revision", "true_cfg_scale", "dtype"}),
             "guidance_scale": settings.guidance_scale if settings.family == "flux" else None,
             "negative_prompt": settings.negative_prompt if settings.true_cfg_scale > 1 else None,
-            "dtype": settings.dtype,
             "version": f"arr-rpo {__version__}",
         }
         texts = []
@@ -97,13 +94,13 @@ class Plan:
             source = prompt.source.name if prompt.source else None
             own = {"prompt": prompt.prompt, "source": source, "seed": seed, "encoding": key}
             texts.append(
-                {name: _plain(value) for name, value in (own | common).items() if value is not None}
+                {
+                    name: f"{value:g}" if isinstance(value, float) else str(value)
+                    for name, value in (own | common).items()
+                    if value is not None
+                }
             )
         return texts
-
-
-def _plain(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def add_options(parser: Parser, *, steps: int | None, output: str) -> None:

@@ -134,7 +134,7 @@ class OneByOne:
 
     def _single(self, batch, at):
         positive = {name: tensor[at : at + 1] for name, tensor in batch.positive.items()}
-        return type(batch)(positive, None, batch.height, batch.width)
+        return type(batch)(positive, None, batch.size)
 
     def velocity(self, latents, sigma, batch):
         return torch.cat(

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 NEGATIVE = "negative_"  # before the names of the negative prompt's tensors
 Item = TypeVar("Item")
-Inputs = dict[str, torch.Tensor | None]
+Inputs = dict[str, torch.Tensor]
+Grid = tuple[int, int]  # rows and columns of an image's tokens, each of which is 2 x 2 latents
 
 
 class PolicyError(ArrError, ValueError):
@@ -45,8 +46,7 @@ class Batch:
 
     positive: Inputs
     negative: Inputs | None
-    height: int
-    width: int
+    size: tuple[int, int]  # height and width in pixels
 
 
 def static_sigmas(steps: int, shift: float) -> torch.Tensor:
@@ -58,15 +58,15 @@ def static_sigmas(steps: int, shift: float) -> torch.Tensor:
 class Policy(ABC):
     """A model family that can be trained. Latents are packed [B, L, C]; sigma is 1 at noise and 0 at the image."""
 
-    family: ClassVar[str]
-    encoder_parts: ClassVar[tuple[str, ...]]  # parts of the pipeline that only encoding needs
+    pipelines: ClassVar[tuple[str, ...]]  # the diffusers pipelines of the family
+    encoder_parts: ClassVar[tuple[str, ...]]  # parts of a pipeline that only encoding needs
+    large_parts: ClassVar[tuple[str, ...]]  # parts that nf4 makes smaller
 
     def __init__(self, settings: PolicySettings, source: PipelineSource, cache_folder: Path):
         self.settings, self.source = settings, source
         self.device, self.dtype, self.sharded = source.device, source.dtype, source.sharded
         self.cache = EncodingCache(cache_folder)
         self._pipeline: Any = None
-        self._dropouts: list[torch.nn.Dropout] = []
 
     # ------------------------------------------------------------------ what a family implements
 
@@ -82,21 +82,17 @@ class Policy(ABC):
 
     @abstractmethod
     def predict(
-        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, height: int, width: int
+        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, grid: Grid
     ) -> torch.Tensor:
         """The transformer's velocity [B, L, C] for latents [B, L, C] at timesteps [B] in [0, 1]."""
 
     @abstractmethod
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] of unpacked latents, without VAE tiling (a judge sees the seams)."""
+
     def guide(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         """The velocity [B, L, C] of true classifier-free guidance."""
-
-    @abstractmethod
-    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one image's noise before packing, [..., C, H, W]."""
-
-    @abstractmethod
-    def decode_latents(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] of packed latents, without VAE tiling (a judge sees the seams)."""
+        return negative + self.settings.true_cfg_scale * (positive - negative)
 
     def encode_source(self, pipeline: Any, example: Example) -> dict[str, torch.Tensor]:
         """The tensors of the image that an edit starts from; none for text to image."""
@@ -155,61 +151,65 @@ class Policy(ABC):
             negative = self.encode_prompt(pipeline, self.settings.negative_prompt, example)
             tensors |= {NEGATIVE + name: tensor for name, tensor in negative.items()}
         tensors |= self.encode_source(pipeline, example)
-        return Conditioning(tensors, *self.image_size(pipeline, example))
+        return Conditioning(tensors, self.image_size(pipeline, example))
 
     # ------------------------------------------------------------------ sampling
 
     def size(self, key: str) -> tuple[int, int]:
         """Height and width in pixels of the image that a key makes."""
-        conditioning = self.cache.get(key)
-        return conditioning.height, conditioning.width
+        return self.cache.get(key).size
 
     def batch(self, keys: Sequence[str]) -> Batch:
         """The conditionings behind ``keys``, stacked. Raises ValueError where their sizes differ."""
         items = [self.cache.get(key) for key in keys]
-        sizes = {(item.height, item.width) for item in items}
+        sizes = {item.size for item in items}
         if len(sizes) != 1:
             raise ValueError(f"expected a batch of images of one size, got {sorted(sizes)}")
         tensors, negative = [item.tensors for item in items], None
         if self.settings.true_cfg_scale > 1:
-            negative = self._move(self.collate([_negative(item) for item in tensors]))
-        return Batch(self._move(self.collate(tensors)), negative, *sizes.pop())
+            negative = self._inputs(
+                [
+                    {name: item.get(NEGATIVE + name, tensor) for name, tensor in item.items()}
+                    for item in tensors
+                ]
+            )
+        return Batch(self._inputs(tensors), negative, sizes.pop())
 
-    def _move(self, inputs: Inputs) -> Inputs:
+    def _inputs(self, items: Sequence[Mapping[str, torch.Tensor]]) -> Inputs:
         return {
-            name: tensor
-            if tensor is None
-            else tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.collate(items).items()
         }
 
-    def sigmas(self, steps: int, shift: float) -> torch.Tensor:
-        """The noise levels [steps + 1] from 1 to 0, with static shift."""
-        return static_sigmas(steps, shift)
+    def _grid(self, batch: Batch) -> Grid:
+        height, width = batch.size
+        side = 2 * self.pipeline.vae_scale_factor
+        return height // side, width // side
 
     def initial_noise(self, batch: Batch, seeds: Sequence[int]) -> torch.Tensor:
         """Packed noise [B, L, C], one seed an image: the same seed gives the same noise in any batch."""
-        shape = self.noise_shape(batch.height, batch.width)
+        rows, columns = self._grid(batch)
+        shape = self.transformer.config.in_channels // 4, 2 * rows, 2 * columns
         noise = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
-        packed = self.pipeline._pack_latents(noise, len(seeds), shape[-3], *shape[-2:])
+        packed = self.pipeline._pack_latents(noise, len(seeds), *shape)
         return packed.to(self.device, self.dtype)
 
     def velocity(
         self, latents: torch.Tensor, sigma: torch.Tensor | float, batch: Batch
     ) -> torch.Tensor:
         """The predicted velocity (noise - x0) [B, L, C] at one sigma, or at sigmas [B]."""
-        for dropout in self._dropouts:
-            dropout.train(torch.is_grad_enabled())  # images depend on their seeds alone
+        # Dropout is for training alone: images depend on their seeds.
+        self.transformer.train(torch.is_grad_enabled())
         sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device)
         timestep = sigmas.expand(len(latents)) * 1000
         timestep = timestep.to(latents.dtype) / 1000  # the pipelines' own rounding
-        size = batch.height, batch.width
-        positive = self.predict(latents, timestep, batch.positive, *size)
+        grid = self._grid(batch)
+        positive = self.predict(latents, timestep, batch.positive, grid)
         if batch.negative is None:
             return positive
-        return self.guide(positive, self.predict(latents, timestep, batch.negative, *size))
+        return self.guide(positive, self.predict(latents, timestep, batch.negative, grid))
 
     def in_step(self, items: Sequence[Item], dummy: Callable[[], object]) -> Iterable[Item]:
         """The items, the work on each of which calls the transformer. Of a sharded base ``dummy``, the same work without
@@ -219,8 +219,10 @@ class Policy(ABC):
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, batch: Batch) -> list[Image.Image]:
         """Images of packed latents."""
-        pixels = self.decode_latents(latents, batch.height, batch.width)
-        return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+        pipeline = self.pipeline
+        unpacked = pipeline._unpack_latents(latents, *batch.size, pipeline.vae_scale_factor)
+        pixels = self.decode_latents(unpacked)
+        return pipeline.image_processor.postprocess(pixels, output_type="pil")
 
     # ------------------------------------------------------------------ the adapter
 
@@ -228,11 +230,11 @@ class Policy(ABC):
         """The new adapter's float32 parameters by PEFT name; ``lora_B`` is zero, so the policy is still the base."""
         from peft import LoraConfig
 
-        names = [name for name, _ in self.transformer.named_modules()]
+        names = [f".{name}" for name, _ in self.transformer.named_modules()]
         unknown = [
             target
             for target in settings.targets
-            if not any(name == target or name.endswith(f".{target}") for name in names)
+            if not any(name.endswith(f".{target}") for name in names)
         ]
         if unknown:
             raise PolicyError(
@@ -243,15 +245,14 @@ class Policy(ABC):
                 r=settings.rank,
                 lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType] (a float works)
                 lora_dropout=settings.dropout,
-                target_modules=list(settings.targets),
-                init_lora_weights=True,
+                target_modules=settings.targets,
             )
         )
         return self.adapter_parameters()
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The trainable parameters of the adapter that is in place, by name, turned to float32 (the base may be
-        bfloat16). Prepares the transformer for training: gradient checkpointing, sharding, dropout."""
+        bfloat16). Prepares the transformer for training: gradient checkpointing, sharding."""
         if self.settings.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
         parameters = {name: p for name, p in self.transformer.named_parameters() if "lora_" in name}
@@ -260,11 +261,6 @@ class Policy(ABC):
             parameter.requires_grad_(True)
         if self.sharded:
             shard(self.transformer, parameters.values(), self.device)
-        self._dropouts = [
-            module
-            for name, module in self.transformer.named_modules()
-            if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)
-        ]
         return parameters
 
     @contextlib.contextmanager
@@ -280,17 +276,8 @@ class Policy(ABC):
 def fit_to_area(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
     """Width and height of about ``area`` pixels that keep the aspect ratio of ``size``, in multiples."""
     ratio = size[0] / size[1]
-    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-    return (
-        max(multiple, round(width / multiple) * multiple),
-        max(multiple, round(height / multiple) * multiple),
+    width, height = (
+        max(multiple, round(math.sqrt(part) / multiple) * multiple)
+        for part in (area * ratio, area / ratio)
     )
-
-
-def _negative(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors with those of the negative prompt in place of the prompt's."""
-    return {
-        name: tensors.get(NEGATIVE + name, tensor)
-        for name, tensor in tensors.items()
-        if not name.startswith(NEGATIVE)
-    }
+    return width, height

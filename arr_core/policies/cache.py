@@ -24,12 +24,11 @@ class Conditioning:
     """What the transformer gets of one example: tensors without a batch dimension, and the image's size in pixels."""
 
     tensors: dict[str, torch.Tensor]
-    height: int
-    width: int
+    size: tuple[int, int]  # height and width
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def content_key(identity: str, settings: PolicySettings, example: Example) -> str:
@@ -78,10 +77,10 @@ class EncodingCache:
             name: tensor.detach().cpu().contiguous()
             for name, tensor in conditioning.tensors.items()
         }
-        size = {"height": str(conditioning.height), "width": str(conditioning.width)}
+        height, width = conditioning.size
         with atomic_write(self._path(key)) as part:
             try:
-                save_file(tensors, part, metadata=size)
+                save_file(tensors, part, metadata={"height": f"{height}", "width": f"{width}"})
             except safetensors.SafetensorError as error:  # what the library calls a full disk
                 raise OSError(f"{part}: could not be written: {error}") from error
 
@@ -91,9 +90,10 @@ class EncodingCache:
             self._memory.move_to_end(key)
             return self._memory[key]
         with safetensors.safe_open(self._path(key), "pt") as file:
-            size = {name: int(value) for name, value in file.metadata().items()}
+            metadata = file.metadata()
+            size = int(metadata["height"]), int(metadata["width"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        conditioning = self._memory[key] = Conditioning(tensors, size["height"], size["width"])
+        conditioning = self._memory[key] = Conditioning(tensors, size)
         self._bytes += conditioning.bytes
         while self._bytes > MEMORY_LIMIT and len(self._memory) > 1:
             self._bytes -= self._memory.popitem(last=False)[1].bytes

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from ..data import Example
-from .base import Inputs, Policy
+from .base import Grid, Inputs, Policy
 
 
 class FluxPolicy(Policy):
     """The text-to-image policy. A prompt's tensors are the T5 sequence [T, D] and the pooled CLIP vector [P]."""
 
-    family = "flux"
+    pipelines = ("FluxPipeline",)
     encoder_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    large_parts = ("transformer", "text_encoder_2")
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, example: Example
@@ -35,14 +36,10 @@ class FluxPolicy(Policy):
         }
 
     def predict(
-        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, height: int, width: int
+        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, grid: Grid
     ) -> torch.Tensor:
-        factor = self.pipeline.vae_scale_factor * 2
-        image_ids = self.pipeline._prepare_latent_image_ids(
-            1, height // factor, width // factor, latents.device, latents.dtype
-        )
+        image_ids = self.pipeline._prepare_latent_image_ids(1, *grid, latents.device, latents.dtype)
         text = inputs["encoder_hidden_states"]
-        assert text is not None
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = torch.full(
@@ -58,16 +55,7 @@ class FluxPolicy(Policy):
             **inputs,
         )[0]
 
-    def guide(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        return negative + self.settings.true_cfg_scale * (positive - negative)
-
-    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
-        factor = self.pipeline.vae_scale_factor * 2
-        channels = self.transformer.config.in_channels // 4
-        return channels, 2 * (height // factor), 2 * (width // factor)
-
-    def decode_latents(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        pipeline, vae = self.pipeline, self.pipeline.vae
-        latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipeline.vae
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
         return vae.decode(latents.to(vae.dtype), return_dict=False)[0]

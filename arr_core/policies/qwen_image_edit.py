@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from ..common.images import open_image
 from ..data import Example
-from .base import Inputs, Policy, fit_to_area
+from .base import Grid, Inputs, Policy, fit_to_area
 
 
 @contextlib.contextmanager
-def image_token_types(text_encoder):
+def image_token_types(text_encoder: torch.nn.Module) -> Iterator[None]:
     """A context in which the text encoder is told which of its input tokens are of an image.
 
     transformers 5 places image tokens in three dimensions only when ``mm_token_type_ids`` is given, and diffusers
@@ -41,34 +41,12 @@ def image_token_types(text_encoder):
         hook.remove()
 
 
-@torch.no_grad()
-def encode_edits(
-    pipeline: Any, instructions: Sequence[str], images: Sequence[Image.Image]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings [N, T, D] and mask [N, T] of instructions with their source images, which are resized already."""
-    with image_token_types(pipeline.text_encoder):
-        if not is_plus(pipeline):
-            return pipeline._get_qwen_prompt_embeds(list(instructions), list(images))
-        parts = [
-            pipeline._get_qwen_prompt_embeds([text], [image])
-            for text, image in zip(instructions, images, strict=True)
-        ]
-    longest = max(mask.shape[1] for _, mask in parts)
-    embeds = [pad(embed, (0, 0, 0, longest - embed.shape[1])) for embed, _ in parts]
-    masks = [pad(mask, (0, longest - mask.shape[1])) for _, mask in parts]
-    return torch.cat(embeds), torch.cat(masks)
-
-
-def is_plus(pipeline: Any) -> bool:
-    """Whether the pipeline is the one of Qwen-Image-Edit-2509 and later."""
-    return "Plus" in type(pipeline).__name__
-
-
 class QwenImageEditPolicy(Policy):
     """The editing policy. The tensors are the instruction's embeddings [T, D] and the packed latents of the source."""
 
-    family = "qwen-image-edit"
+    pipelines = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
     encoder_parts = ("text_encoder", "tokenizer", "processor")
+    large_parts = ("transformer", "text_encoder")
 
     def image_size(self, pipeline: Any, example: Example) -> tuple[int, int]:
         area = self.settings.height * self.settings.width
@@ -76,28 +54,32 @@ class QwenImageEditPolicy(Policy):
         return height, width
 
     def source_picture(self, example: Example) -> Image.Image:
-        image = _source(example)
-        height, width = self.image_size(self.pipeline, example)
-        if image.size == (width, height):
-            return image
-        return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return self._resized_source(self.pipeline, example)
+
+    def _resized_source(self, pipeline: Any, example: Example) -> Image.Image:
+        return pipeline.image_processor.resize(
+            _source(example), *self.image_size(pipeline, example)
+        )
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, example: Example
     ) -> dict[str, torch.Tensor]:
-        image = _source(example)
-        height, width = self.image_size(pipeline, example)
-        if self.settings.condition_area or is_plus(pipeline):
-            area = self.settings.condition_area or 384 * 384
-            width, height = fit_to_area(image.size, area, 32)
-        condition = pipeline.image_processor.resize(image, height, width)
-        embeds, _ = encode_edits(pipeline, [prompt], [condition])
+        area = self.settings.condition_area
+        if area is None and "Plus" in self.source.class_name:
+            area = 384 * 384
+        if area is None:
+            condition = self._resized_source(pipeline, example)
+        else:
+            source = _source(example)
+            width, height = fit_to_area(source.size, area, 32)
+            condition = pipeline.image_processor.resize(source, height, width)
+        with image_token_types(pipeline.text_encoder):
+            embeds, _ = pipeline._get_qwen_prompt_embeds([prompt], [condition])
         return {"prompt_embeds": embeds[0]}
 
     def encode_source(self, pipeline: Any, example: Example) -> dict[str, torch.Tensor]:
-        height, width = self.image_size(pipeline, example)
-        source = pipeline.image_processor.resize(_source(example), height, width)
-        pixels = pipeline.image_processor.preprocess(source, height, width).unsqueeze(2)
+        source = self._resized_source(pipeline, example)
+        pixels = pipeline.image_processor.preprocess(source).unsqueeze(2)
         pixels = pixels.to(self.device, pipeline.vae.dtype)
         latents = pipeline._encode_vae_image(pixels, generator=None)
         packed = pipeline._pack_latents(latents, 1, latents.shape[1], *latents.shape[-2:])
@@ -105,45 +87,36 @@ class QwenImageEditPolicy(Policy):
 
     def collate(self, items: Sequence[Mapping[str, torch.Tensor]]) -> Inputs:
         texts = [item["prompt_embeds"] for item in items]
-        longest = max(len(text) for text in texts)
-        mask = torch.stack([torch.arange(longest) < len(text) for text in texts])
-        return {
-            "encoder_hidden_states": torch.stack(
-                [pad(text, (0, 0, 0, longest - len(text))) for text in texts]
-            ),
-            "encoder_hidden_states_mask": None if mask.all() else mask.long(),
+        inputs = {
+            "encoder_hidden_states": pad_sequence(texts, batch_first=True),
             "source": torch.stack([item["source_latents"] for item in items]),
         }
+        tokens = [torch.ones(len(text), dtype=torch.long) for text in texts]
+        mask = pad_sequence(tokens, batch_first=True)
+        if not mask.all():
+            inputs["encoder_hidden_states_mask"] = mask
+        return inputs
 
     def predict(
-        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, height: int, width: int
+        self, latents: torch.Tensor, timestep: torch.Tensor, inputs: Inputs, grid: Grid
     ) -> torch.Tensor:
-        factor = 2 * self.pipeline.vae_scale_factor
-        grid = (1, height // factor, width // factor)
         inputs = dict(inputs)
         source = inputs.pop("source")
-        assert source is not None
         return self.transformer(
             hidden_states=torch.cat([latents, source.to(latents.dtype)], dim=1),
             timestep=timestep,
-            img_shapes=[[grid, grid]] * len(latents),
+            img_shapes=[[(1, *grid)] * 2] * len(latents),
             return_dict=False,
             **inputs,
         )[0][:, : latents.shape[1]]
 
     def guide(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         """True classifier-free guidance, rescaled to the norm of the conditional prediction."""
-        guided = negative + self.settings.true_cfg_scale * (positive - negative)
+        guided = super().guide(positive, negative)
         return guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
-    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
-        factor = 2 * self.pipeline.vae_scale_factor
-        channels = self.transformer.config.in_channels // 4
-        return 1, channels, 2 * (height // factor), 2 * (width // factor)
-
-    def decode_latents(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        pipeline, vae = self.pipeline, self.pipeline.vae
-        latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipeline.vae
         latents = latents.to(vae.dtype)
         mean, std = (
             latents.new_tensor(values).view(1, -1, 1, 1, 1)

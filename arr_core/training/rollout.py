@@ -12,7 +12,7 @@ from ..common.randomness import normal, seed_of
 from ..config.schema import Rollout
 from ..data import Example
 from ..judging import Pair
-from ..policies.base import Batch, Policy
+from ..policies.base import Batch, Policy, static_sigmas
 from ..sampling import batches, denoise
 from . import sde
 
@@ -107,7 +107,7 @@ def sample_pairs(
 
     Prompts of one image size are sampled together. An image depends on its seeds alone, not on its batch.
     """
-    sigmas = policy.sigmas(settings.steps, settings.shift)
+    sigmas = static_sigmas(settings.steps, settings.shift)
 
     def sample_batch(places: Sequence[int]) -> tuple[list[Sample], Batch]:
         both = [(prompts[place], side) for place in places for side in (0, 1)]

@@ -19,7 +19,7 @@ import torch
 
 from ..common.randomness import normal
 from ..config.schema import Objective, Rollout
-from ..policies.base import Policy
+from ..policies.base import Policy, static_sigmas
 from . import sde
 from .rollout import Sample
 from .sde import Transition
@@ -95,7 +95,7 @@ def accumulate(
     of the optimizer step. So batches of any size, with undecided pairs left out, add up to one large batch.
     """
     batch = policy.batch([sample.key for sample in samples])
-    levels = policy.sigmas(rollout.steps, rollout.shift).tolist()
+    levels = static_sigmas(rollout.steps, rollout.shift).tolist()
     trained = objective.trained_steps or range(rollout.steps - 1)
     trajectories = [sample.trajectory for sample in samples if sample.trajectory is not None]
     latents, log_probs, roundings = (

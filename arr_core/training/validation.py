@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ..common import collectives
 from ..common.progress import ReportProgress, no_progress
@@ -61,11 +61,7 @@ class Score:
 
 
 def compare(
-    judge: Judge,
-    sampler: Sampler,
-    a: Side,
-    b: Side,
-    report: ReportProgress = no_progress,
+    judge: Judge, sampler: Sampler, a: Side, b: Side, report: ReportProgress
 ) -> list[Verdict]:
     """The verdicts on the images of two sides, one for each example of the sampler. Raises JudgeError, in all processes.
 
@@ -134,9 +130,7 @@ def validation_event(
     low, high = score.win_rate.interval
     return ValidationEvent(
         update=update,
-        wins=score.wins,
-        losses=score.losses,
-        undecided=score.undecided,
+        **asdict(score),
         win_rate=score.win_rate.value,
         low=low,
         high=high,
@@ -167,21 +161,22 @@ class Validation:
             [seed_of(config.run.seed, "validation", number) for number in self.numbers],
             config.rollout.model_copy(update={"steps": steps}),
         )
-        self.base = self._side("base", policy.reference, "base")
+        self.base = Side("base", policy.reference, MemoryImages(self._files("base")))
 
     def run(
         self, update: int, report: ReportProgress = no_progress
     ) -> tuple[Score, ValidationEvent]:
         """The policy as it is now against the base, over all processes, and its event. Writes sample images."""
-        policy, base = self._side("validation", contextlib.nullcontext, f"{update:05d}"), self.base
+        images = MemoryImages(self._files(f"{update:05d}"))
+        policy, base = Side("validation", contextlib.nullcontext, images), self.base
         verdicts = compare(self.judge, self.sampler, policy, base, report)
         shown = show(self.sampler, verdicts, policy, base)
         rows = [
             (number, verdicts[at], policy.images[at], base.images[at], shown.get(at))
             for at, number in enumerate(self.numbers)
         ]
-        everything = [row for part in collectives.gather(rows) for row in part]
-        _, verdicts, *images, shown = zip(*sorted(everything, key=lambda row: row[0]), strict=True)
+        everything = sorted(row for part in collectives.gather(rows) for row in part)
+        _, verdicts, *images, shown = zip(*everything, strict=True)
         trained, untrained = (ImageStatistics(**image_statistics(side)) for side in images)
         event = validation_event(
             update,
@@ -191,11 +186,10 @@ class Validation:
         )
         return Score.of(verdicts), event
 
-    def _side(self, name: str, weights: Callable[[], AbstractContextManager], folder: str) -> Side:
-        """A side whose first images are written to a folder of ``samples/``."""
-        files = {
+    def _files(self, folder: str) -> dict[int, Path]:
+        """Where the first images of a side are written, by place."""
+        return {
             place: self.config.run.folder / "samples" / folder / f"{number:03d}.png"
             for place, number in enumerate(self.numbers)
             if number < self.config.validation.images
         }
-        return Side(name, weights, MemoryImages(files))

@@ -16,6 +16,7 @@ from diffusers import (
 from PIL import Image
 
 from arr_core.data import Example
+from arr_core.policies.base import static_sigmas
 from arr_core.policies.qwen_image_edit import image_token_types
 from arr_core.sampling import denoise
 
@@ -51,7 +52,7 @@ def stock(saved_pipeline):
 def ours(policy, example: Example, seeds: list[int]):
     """Latents and images of a noise-free rollout, one picture a seed."""
     batch = policy.batch(policy.encode([example]) * len(seeds))
-    x0 = denoise(policy, batch, seeds, policy.sigmas(STEPS, SHIFT))
+    x0 = denoise(policy, batch, seeds, static_sigmas(STEPS, SHIFT))
     return x0, policy.decode(x0, batch)
 
 
@@ -65,7 +66,7 @@ def theirs(pipeline, policy, seed: int, **call):
 
     image = pipeline(
         **call,
-        sigmas=policy.sigmas(STEPS, SHIFT)[:-1].tolist(),
+        sigmas=static_sigmas(STEPS, SHIFT)[:-1].tolist(),
         callback_on_step_end=keep,
         generator=[torch.Generator().manual_seed(seed)],
     ).images[0]
@@ -252,7 +253,7 @@ def test_a_picture_does_not_depend_on_its_batch(make_policy, source_image, name)
         Example("a tall green triangle left of a small yellow circle", source),
     ]
     keys = policy.encode(examples)
-    sigmas = policy.sigmas(STEPS, SHIFT)
+    sigmas = static_sigmas(STEPS, SHIFT)
     together = denoise(policy, policy.batch(keys), [1, 2], sigmas)
     for at, key in enumerate(keys):
         alone = denoise(policy, policy.batch([key]), [1 + at], sigmas)

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 
 import pytest
 import torch
-from PIL import Image
 
-from arr_core.policies.qwen_image_edit import encode_edits, image_token_types
-from tools.miniature.models import qwen_edit_pipeline
-
-INSTRUCTIONS = ["make the circle green", "remove it"]
+from arr_core.data import Example
+from arr_core.policies.qwen_image_edit import image_token_types
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["edit", "plus"])
-def pipeline(request):
-    return qwen_edit_pipeline(plus=request.param)
+@pytest.fixture(scope="module", params=["qwen", "qwen-plus"])
+def policy(request, make_policy):
+    """The text encoder sees images at 56 x 112 pixels: 4 x 2 tokens of 28 pixels, so that height and width differ."""
+    fields = {"policy.height": 64, "policy.width": 96, "policy.condition_area": 56 * 112}
+    return make_policy(request.param, **fields)[0]
 
 
 @pytest.fixture(scope="module")
-def images(source_image):
-    """Not square: 112x56 is 4 x 2 picture tokens of 28 pixels, so that height and width cannot be confused."""
-    return [Image.open(source_image(112, 56)), Image.open(source_image(56, 112, seed=1))]
+def pipeline(policy):
+    return policy.source.load(without=("transformer",))
 
 
 @pytest.fixture
-def seen(pipeline):
-    """What the text encoder was called with, and the positions that reached its text model, newest last."""
-    calls, positions = [], []
-    encoder = pipeline.text_encoder
-    hooks = [
-        encoder.register_forward_pre_hook(
-            lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True
-        ),
-        encoder.model.language_model.register_forward_pre_hook(
-            lambda _, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
-        ),
-    ]
-    yield calls, positions
-    for hook in hooks:
-        hook.remove()
+def calls(pipeline):
+    """What the text encoder is called with, newest last."""
+    made = []
+    hook = pipeline.text_encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: made.append(kwargs), with_kwargs=True
+    )
+    yield made
+    hook.remove()
 
 
 def positions_by_hand(input_ids: list[int], image_token: int, grid: list[int]) -> torch.Tensor:
@@ -61,92 +51,41 @@ def positions_by_hand(input_ids: list[int], image_token: int, grid: list[int]) -
     return torch.tensor(result).T
 
 
+@pytest.mark.parametrize("size", [(112, 56), (56, 112)])
 @torch.no_grad()
-def test_the_text_model_gets_the_positions_of_the_paper(pipeline, images, seen):
-    calls, positions = seen
-    for instruction, image in zip(INSTRUCTIONS, images, strict=True):
-        encode_edits(pipeline, [instruction], [image])
-        grid = calls[-1]["image_grid_thw"][0].tolist()
-        assert sorted(grid[1:]) == [4, 8]
-        input_ids = calls[-1]["input_ids"][0].tolist()
-        expected = positions_by_hand(input_ids, pipeline.text_encoder.config.image_token_id, grid)
-        assert torch.equal(positions[-1][-3:, 0], expected)
-        assert (expected[1] != expected[2]).any() and expected.max() + 1 < expected.shape[
-            1
-        ]  # not one-dimensional
-
-
-@torch.no_grad()
-def test_the_embeddings_are_exactly_those_of_the_positions_by_hand(pipeline, images, seen):
-    calls, _ = seen
-    given, mask = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
+def test_the_embeddings_are_exactly_those_of_the_positions_by_hand(
+    policy, pipeline, calls, source_image, size
+):
+    example = Example("make the circle green", source_image(*size))
+    given = policy.encode_prompt(pipeline, example.prompt, example)["prompt_embeds"]
     call = {name: value for name, value in calls[-1].items() if name != "mm_token_type_ids"}
+    grid = call["image_grid_thw"][0].tolist()
+    assert grid[1] != grid[2] and (grid[1] < grid[2]) == (size[0] > size[1])
+    encoder = pipeline.text_encoder
     positions = positions_by_hand(
-        call["input_ids"][0].tolist(),
-        pipeline.text_encoder.config.image_token_id,
-        call["image_grid_thw"][0].tolist(),
+        call["input_ids"][0].tolist(), encoder.config.image_token_id, grid
     )
-    by_hand = pipeline.text_encoder(**call, position_ids=positions[:, None]).hidden_states[-1]
-    assert (given - by_hand[:, pipeline.prompt_template_encode_start_idx :]).abs().max() == 0.0
-    assert mask.all()
+    by_hand = encoder(**call, position_ids=positions[:, None]).hidden_states[-1][0]
+    assert torch.equal(given, by_hand[pipeline.prompt_template_encode_start_idx :])
+    one_dimensional = torch.arange(positions.shape[1]).expand(3, 1, -1)
+    wrong = encoder(**call, position_ids=one_dimensional).hidden_states[-1][0]
+    assert (wrong - by_hand).abs().max() > 1e-2
 
 
-@pytest.mark.skipif(
-    "mm_token_type_ids"
-    not in inspect.signature(qwen_edit_pipeline().text_encoder.forward).parameters,
-    reason="transformers 4 needs no token types",
-)
-class TestWithoutOurSeam:
-    """What diffusers 0.42 does alone under transformers 5."""
-
-    @torch.no_grad()
-    def test_pictures_get_one_dimensional_positions_and_other_embeddings(
-        self, pipeline, images, seen
+def test_token_types_that_are_given_are_kept_and_no_hook_is_left_behind(pipeline, calls):
+    encoder, given = pipeline.text_encoder, torch.zeros(1, 3, dtype=torch.int)
+    hooks = len(encoder._forward_pre_hooks)
+    with (
+        contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError),
+        image_token_types(encoder),
     ):
-        _, positions = seen
-        right, _ = encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
-        positions.clear()
-        wrong, _ = pipeline._get_qwen_prompt_embeds(INSTRUCTIONS[:1], images[:1])
-        one_dimensional = positions[0] is None or (positions[0][0] == positions[0][-1]).all()
-        if not one_dimensional:
-            pytest.skip("this diffusers gives the token types itself")
-        assert wrong.shape == right.shape and (wrong - right).abs().max() > 1e-2
-
-    def test_token_types_that_are_given_are_kept(self, pipeline, seen):
-        calls, _ = seen
-        given = torch.zeros(1, 3, dtype=torch.int)
-        with (
-            image_token_types(pipeline.text_encoder),
-            contextlib.suppress(ValueError, RuntimeError, IndexError),
-        ):
-            pipeline.text_encoder(
-                input_ids=torch.tensor([[1, 2, 3]]),
-                mm_token_type_ids=given,
-                image_grid_thw=torch.tensor([[1, 4, 4]]),
-            )
-        assert calls[-1]["mm_token_type_ids"] is given
-
-
-@torch.no_grad()
-def test_edits_encoded_together_are_those_encoded_alone(pipeline, images):
-    """Instructions and pictures of different lengths are padded at the end, and the mask tells."""
-    together, mask = encode_edits(pipeline, INSTRUCTIONS, images)
-    assert mask.shape == together.shape[:2]
-    for at, (instruction, image) in enumerate(zip(INSTRUCTIONS, images, strict=True)):
-        alone, _ = encode_edits(pipeline, [instruction], [image])
-        length = alone.shape[1]
-        assert mask[at].tolist() == [1] * length + [0] * (together.shape[1] - length)
-        torch.testing.assert_close(together[at, :length], alone[0], rtol=0, atol=2e-5)
-
-
-@torch.no_grad()
-def test_the_context_leaves_nothing_behind(pipeline, images):
-    hooks = len(pipeline.text_encoder._forward_pre_hooks)
-    encode_edits(pipeline, INSTRUCTIONS[:1], images[:1])
-    with pytest.raises(KeyError), image_token_types(pipeline.text_encoder):
-        assert len(pipeline.text_encoder._forward_pre_hooks) >= hooks
-        raise KeyError
-    assert len(pipeline.text_encoder._forward_pre_hooks) == hooks
+        encoder(
+            input_ids=torch.tensor([[1, 2, 3]]),
+            mm_token_type_ids=given,
+            image_grid_thw=torch.tensor([[1, 4, 4]]),
+        )
+    assert calls[-1]["mm_token_type_ids"] is given
+    assert len(encoder._forward_pre_hooks) == hooks
 
 
 def test_an_encoder_that_knows_no_token_types_is_not_given_any():

@@ -10,6 +10,7 @@ import torch
 
 from arr_core.data import Example
 from arr_core.policies import cache as module
+from arr_core.policies.base import Policy
 from arr_core.policies.cache import Conditioning, EncodingCache, content_key
 from arr_core.policies.loading import PipelineSource, load_policy
 
@@ -17,15 +18,22 @@ PROMPTS = [Example("a red circle"), Example("a blue square"), Example("a red cir
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "encodings"
+def policy(run_config, tmp_path):
+    """``policy(name, **fields)`` is a policy whose encodings lie in ``tmp_path / "encodings"``."""
+    return lambda name, **fields: load_policy(
+        run_config(name, **fields).policy, tmp_path / "encodings"
+    )
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return EncodingCache(tmp_path / "encodings")
 
 
 @pytest.fixture
 def loads(monkeypatch):
     """The parts that were left out at each load of a pipeline, in order."""
-    calls = []
-    real = PipelineSource.load
+    calls, real = [], PipelineSource.load
 
     def load(source, without=()):
         calls.append(without)
@@ -38,156 +46,117 @@ def loads(monkeypatch):
 @pytest.fixture
 def encoded(monkeypatch):
     """The prompts that went through a text encoder, in order."""
-    from arr_core.policies.base import Policy
+    prompts, real = [], Policy._encode
 
-    prompts = []
-    for policy in (Policy,):
+    def encode(self, pipeline, example):
+        prompts.append(example.prompt)
+        return real(self, pipeline, example)
 
-        def encode(self, pipeline, example, real=policy._encode):
-            prompts.append(example.prompt)
-            return real(self, pipeline, example)
-
-        monkeypatch.setattr(policy, "_encode", encode)
+    monkeypatch.setattr(Policy, "_encode", encode)
     return prompts
 
 
-def conditioning(value: float = 0.0, size: int = 4) -> Conditioning:
+def conditioning(value: float = 0.0, tokens: int = 4) -> Conditioning:
     tensors = {
-        "prompt_embeds": torch.full((size, 2), value),
+        "prompt_embeds": torch.full((tokens, 2), value),
         "half": torch.ones(2, dtype=torch.bfloat16),
     }
-    return Conditioning(tensors, 32, 48)
+    return Conditioning(tensors, (32, 48))
+
+
+def assert_same(one: Conditioning, other: Conditioning) -> None:
+    """Bit for bit."""
+    assert one.size == other.size and one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, other.tensors[name])
+        assert tensor.dtype == other.tensors[name].dtype
 
 
 # ---------------------------------------------------------------------- once
 
 
-def test_a_prompt_is_encoded_once_and_never_again(run_config, folder, loads, encoded):
-    settings = run_config("flux").policy
-    first = load_policy(settings, folder)
+def test_a_prompt_is_encoded_once_and_a_second_run_loads_no_text_encoder(
+    policy, cache, loads, encoded
+):
+    first = policy("flux")
     keys = first.encode(PROMPTS)
     assert encoded == ["a red circle", "a blue square"] and keys[0] == keys[2] != keys[1]
-    assert loads == [("transformer",)]
-    assert first.encode(PROMPTS) == keys and load_policy(settings, folder).encode(PROMPTS) == keys
-    assert len(encoded) == 2 and len(loads) == 1
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        f"{key}.safetensors" for key in set(keys)
-    )
+    files = {path.name for path in cache.folder.iterdir()}
+    assert files == {f"{key}.safetensors" for key in keys}
+    second = policy("flux")
+    assert first.encode(PROMPTS) == second.encode(PROMPTS) == keys and len(encoded) == 2
+    batch = second.batch(keys)
+    second.velocity(second.initial_noise(batch, [1, 2, 3]), 1.0, batch)
+    assert loads == [("transformer",), second.encoder_parts]
+    assert second.pipeline.text_encoder is None and second.pipeline.text_encoder_2 is None
 
 
-def test_a_second_run_loads_no_text_encoder(run_config, folder, loads):
-    settings = run_config("flux").policy
-    keys = load_policy(settings, folder).encode(PROMPTS)
-    loads.clear()
-    policy = load_policy(settings, folder)
-    policy.velocity(
-        policy.initial_noise(batch := policy.batch(policy.encode(PROMPTS)), [1, 2, 3]), 1.0, batch
-    )
-    assert loads == [("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")]
-    assert policy.pipeline.text_encoder is None and policy.pipeline.text_encoder_2 is None
-    assert policy.pipeline.vae is not None and policy.encode(PROMPTS) == keys
+def test_encoding_loads_no_transformer_and_leaves_no_encoder_behind(policy, loads, source_image):
+    edits = policy("qwen")
+    edits.encode([Example("make it blue", source_image(32, 32))])
+    assert loads == [("transformer",)] and edits._pipeline is None
+    assert edits.pipeline.text_encoder is None and edits.pipeline.processor is None
 
 
-def test_encoding_loads_no_transformer_and_leaves_no_encoder_behind(
-    run_config, folder, loads, source_image
-):
-    policy = load_policy(run_config("qwen").policy, folder)
-    policy.encode([Example("make it blue", source_image(32, 32))])
-    assert loads == [("transformer",)] and policy._pipeline is None
-    assert policy.pipeline.text_encoder is None and policy.pipeline.processor is None
-
-
-def test_an_encoding_that_is_not_whole_is_made_again(run_config, folder, encoded):
-    settings = run_config("flux").policy
-    [key] = load_policy(settings, folder).encode(PROMPTS[:1])
-    before, file = EncodingCache(folder).get(key), folder / f"{key}.safetensors"
+def test_an_encoding_that_is_not_whole_is_made_again(policy, cache, encoded):
+    [key] = policy("flux").encode(PROMPTS[:1])
+    before, file = cache.get(key), cache.folder / f"{key}.safetensors"
     half = file.read_bytes()[:300]
     file.unlink()  # what was read of it is still mapped
     file.write_bytes(half)
-    assert load_policy(settings, folder).encode(PROMPTS[:1]) == [key] and len(encoded) == 2
-    for name, tensor in EncodingCache(folder).get(key).tensors.items():
-        assert torch.equal(tensor, before.tensors[name])
+    assert policy("flux").encode(PROMPTS[:1]) == [key] and len(encoded) == 2
+    assert_same(EncodingCache(cache.folder).get(key), before)
 
 
-def test_the_source_of_an_edit_has_the_size_of_what_is_made_of_it(run_config, folder, source_image):
-    policy = load_policy(
-        run_config("qwen", **{"policy.height": 64, "policy.width": 64}).policy, folder
-    )
+def test_the_source_of_an_edit_has_the_size_of_what_is_made_of_it(policy, source_image):
+    edits = policy("qwen", **{"policy.height": 64, "policy.width": 64})
     for size in ((512, 256), (64, 64), (96, 160)):
         example = Example("make it blue", source_image(*size))
-        [key] = policy.encode([example])
-        assert policy.source_picture(example).size == policy.size(key)[::-1]
-    assert load_policy(run_config("flux").policy, folder).source_picture(Example("a cup")) is None
+        [key] = edits.encode([example])
+        assert edits.source_picture(example).size == edits.size(key)[::-1]
+    assert policy("flux").source_picture(Example("a cup")) is None
 
 
 # ---------------------------------------------------------------------- by content
 
 
-def key(settings, example, identity="base"):
-    return content_key(identity, settings, example)
-
-
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "shapes_it"),
     [
-        ("height", 64),
-        ("width", 64),
-        ("true_cfg_scale", 2.0),
-        ("negative_prompt", "blurry"),
-        ("max_sequence_length", 32),
-        ("condition_area", 4096),
-        ("dtype", "bfloat16"),
+        ("policy.height", 64, True),
+        ("policy.width", 64, True),
+        ("policy.true_cfg_scale", 2.0, True),
+        ("policy.negative_prompt", "blurry", True),
+        ("policy.max_sequence_length", 32, True),
+        ("policy.condition_area", 4096, True),
+        ("policy.dtype", "bfloat16", True),
+        ("policy.guidance_scale", 1.0, False),
+        ("policy.gradient_checkpointing", True, False),
+        ("run.seed", 9, False),
     ],
 )
-def test_a_setting_that_shapes_an_encoding_changes_the_key(run_config, source_image, field, value):
-    example = Example("make it blue", source_image(32, 32))
-    one, other = run_config("qwen").policy, run_config("qwen", **{f"policy.{field}": value}).policy
-    assert key(one, example) != key(other, example)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("policy.guidance_scale", 1.0),
-        ("policy.gradient_checkpointing", True),
-        ("objective.kl_coefficient", 0.5),
-        ("run.seed", 9),
-    ],
-)
-def test_a_setting_that_does_not_shape_it_does_not(run_config, field, value):
-    assert key(run_config("flux").policy, PROMPTS[0]) == key(
-        run_config("flux", **{field: value}).policy, PROMPTS[0]
+def test_a_setting_changes_the_key_where_it_shapes_an_encoding(run_config, field, value, shapes_it):
+    one, other = (
+        content_key("base", run_config("flux", **fields).policy, PROMPTS[0])
+        for fields in ({}, {field: value})
     )
+    assert (one != other) == shapes_it
 
 
-def test_another_prompt_has_another_key_and_tags_change_nothing(run_config):
-    settings = run_config("flux").policy
-    assert key(settings, Example("red")) != key(settings, Example("red "))
-    assert key(settings, Example("red")) == key(settings, Example("red", tags={"kind": "colour"}))
-
-
-def test_a_source_counts_by_its_content_and_not_by_its_name(run_config, source_image, tmp_path):
+def test_a_prompt_and_a_source_count_by_their_content(run_config, source_image, tmp_path):
     settings = run_config("qwen").policy
     path, copy = tmp_path / "a.png", tmp_path / "b.png"
     for target in (path, copy):
         shutil.copy(source_image(32, 32), target)
-    before = key(settings, Example("edit", path))
-    assert before == key(settings, Example("edit", copy))
-    shutil.copy(source_image(32, 32, seed=1), path)
-    assert before != key(settings, Example("edit", path))
-    assert key(settings, Example("edit")) != before
 
+    def key(prompt: str, source=None, **more) -> str:
+        return content_key("base", settings, Example(prompt, source, **more))
 
-def test_a_changed_source_is_encoded_again(run_config, folder, source_image, tmp_path, encoded):
-    policy = load_policy(run_config("qwen").policy, folder)
-    path = tmp_path / "a.png"
-    shutil.copy(source_image(32, 32), path)
-    [before] = policy.encode([Example("edit", path)])
+    assert key("red") != key("red ") and key("red") == key("red", tags={"kind": "colour"})
+    before = key("edit", path)
+    assert key("edit") != before == key("edit", copy)
     shutil.copy(source_image(32, 32, seed=1), path)
-    [after] = policy.encode([Example("edit", path)])
-    assert before != after and len(encoded) == 2
-    latents = [policy.cache.get(name).tensors["source_latents"] for name in (before, after)]
-    assert not torch.equal(*latents)
+    assert key("edit", path) != before
 
 
 def test_another_base_and_a_changed_one_have_other_keys(run_config, saved_pipeline, tmp_path):
@@ -200,69 +169,43 @@ def test_another_base_and_a_changed_one_have_other_keys(run_config, saved_pipeli
     weights = next((copied / "text_encoder").glob("*.safetensors"))
     os.utime(weights, ns=(1, 1))
     assert PipelineSource(elsewhere).identity != before
-    assert key(settings, PROMPTS[0], "a@main") != key(settings, PROMPTS[0], "a@v2")
+    one, other = (content_key(name, settings, PROMPTS[0]) for name in ("a@main", "a@v2"))
+    assert one != other
 
 
-def test_a_negative_prompt_is_encoded_beside_the_prompt_only_where_guidance_asks_for_it(
-    run_config, folder
-):
-    plain = load_policy(run_config("flux").policy, folder)
-    guided = load_policy(run_config("flux", **{"policy.true_cfg_scale": 2.0}).policy, folder)
-    names = [
-        set(policy.cache.get(policy.encode(PROMPTS[:1])[0]).tensors) for policy in (plain, guided)
-    ]
-    assert names[0] == {"prompt_embeds", "pooled_prompt_embeds"}
-    assert names[1] == names[0] | {"negative_prompt_embeds", "negative_pooled_prompt_embeds"}
-    assert plain.batch(plain.encode(PROMPTS[:1])).negative is None
+def test_a_negative_prompt_is_encoded_only_where_guidance_asks_for_it(policy):
+    names = {"prompt_embeds", "pooled_prompt_embeds"}
+    for scale, expected in ((1.0, names), (2.0, names | {f"negative_{name}" for name in names})):
+        flux = policy("flux", **{"policy.true_cfg_scale": scale})
+        keys = flux.encode(PROMPTS[:1])
+        assert set(flux.cache.get(keys[0]).tensors) == expected
+        assert (flux.batch(keys).negative is None) == (scale == 1.0)
 
 
 # ---------------------------------------------------------------------- the files
 
 
-def test_what_is_put_is_what_is_got_bit_for_bit(folder):
-    given = conditioning(0.1)
-    EncodingCache(folder).put("k", given)
-    got = EncodingCache(folder).get("k")
-    assert (got.height, got.width) == (32, 48) and got.tensors.keys() == given.tensors.keys()
-    for name, tensor in given.tensors.items():
-        assert torch.equal(got.tensors[name], tensor) and got.tensors[name].dtype == tensor.dtype
-
-
-def test_a_file_appears_whole_or_not_at_all(folder, monkeypatch):
+def test_a_file_appears_whole_or_not_at_all(cache, monkeypatch):
     def save_half(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", save_half)
-    cache = EncodingCache(folder)
-    with pytest.raises(OSError, match="No space left"):
-        cache.put("k", conditioning())
+    given = conditioning(0.1)
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr(module, "save_file", save_half)
+        cache.put("k", given)
     assert "k" not in cache
-    monkeypatch.undo()
-    cache.put("k", conditioning(2.0))
-    assert cache.get("k").tensors["prompt_embeds"][0, 0] == 2.0
+    cache.put("k", given)
+    assert_same(cache.get("k"), given)
 
 
-def test_memory_is_bounded_and_what_was_used_last_stays(folder, monkeypatch):
-    cache = EncodingCache(folder)
+def test_memory_is_bounded_and_what_was_used_last_stays(cache, monkeypatch):
     for name in "abc":
-        cache.put(name, conditioning(size=100))
-    each = 100 * 2 * 4 + 2 * 2
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 2 * each)
+        cache.put(name, conditioning(tokens=100))
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 2 * conditioning(tokens=100).bytes)
     a, b = cache.get("a"), cache.get("b")
     assert cache.get("a") is a
     cache.get("c")
     assert cache.get("a") is a and cache.get("b") is not b
-    assert len(cache._memory) == 2 and cache._bytes == 2 * each
-
-
-def test_one_encoding_larger_than_the_bound_is_still_served(folder, monkeypatch):
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 1)
-    cache = EncodingCache(folder)
-    cache.put("a", conditioning(1.0)), cache.put("b", conditioning(2.0))
-    assert [cache.get(name).tensors["prompt_embeds"][0, 0].item() for name in "abab"] == [
-        1,
-        2,
-        1,
-        2,
-    ]
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 1)  # one that is larger is still served
+    assert_same(cache.get("c"), conditioning(tokens=100))

@@ -19,7 +19,7 @@ def test_transformers_4_is_refused_before_anything_loads(monkeypatch, tmp_path, 
         monkeypatch.setattr(module, "version", lambda name: installed)
     settings = load_config("miniature").policy
     if not refused:
-        assert loading.load_policy(settings, tmp_path).family == "flux"
+        assert isinstance(loading.load_policy(settings, tmp_path), loading.FluxPolicy)
         assert not miniature.transformers_fault()
         return
     with pytest.raises(

@@ -280,7 +280,7 @@ def train_edit(
 
     Its text encoder stays as it was drawn.
     """
-    from arr_core.policies.qwen_image_edit import encode_edits
+    from arr_core.policies.qwen_image_edit import image_token_types
 
     from .models import qwen_edit_pipeline
 
@@ -324,9 +324,11 @@ def train_edit(
             for part in (sources, answers)
         )
         begun, parts = time.time(), []
-        for at in range(0, pictures, 256):
-            chunk = examples[at : at + 256]
-            parts.append(encode_edits(pipe, [e[0] for e in chunk], [e[1] for e in chunk]))
+        with image_token_types(pipe.text_encoder):
+            for at in range(0, pictures, 256):
+                chunk = examples[at : at + 256]
+                texts, images = [e[0] for e in chunk], [e[1] for e in chunk]
+                parts.append(pipe._get_qwen_prompt_embeds(texts, images))
         longest = max(embeds.shape[1] for embeds, _ in parts)
         embeds = torch.cat([F.pad(e, (0, 0, 0, longest - e.shape[1])) for e, _ in parts])
         mask = torch.cat([F.pad(m, (0, longest - m.shape[1])) for _, m in parts])
