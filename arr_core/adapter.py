@@ -31,9 +31,8 @@ def _act(options: argparse.Namespace) -> int:
     adapter = load_adapter(options.path, options.alpha)
     if options.base:
         adapter = replace(adapter, base=base_id(options.base))
-    print(
-        *describe(adapter) if options.action == "inspect" else convert(adapter, options), sep="\n"
-    )
+    lines = describe(adapter) if options.action == "inspect" else convert(adapter, options)
+    print("\n".join(lines))
     if warning := base_warning(adapter.family, adapter.base):
         print(f"warning: {warning}", file=sys.stderr)
     return 0
@@ -44,7 +43,7 @@ def describe(adapter: Adapter) -> list[str]:
     from .adapters import families_with, raw_outcomes
 
     pairs = adapter.modules.values()
-    tensors = [tensor for pair in pairs for tensor in (pair.A, pair.B)]
+    tensors = adapter.state_dict().values()
     kinds = Counter(re.sub(r"(_blocks)\.\d+\.", r"\1.*.", module) for module in adapter.modules)
     rows = {
         "family": adapter.family
@@ -57,7 +56,8 @@ def describe(adapter: Adapter) -> list[str]:
         "scale": _values(pair.scale for pair in pairs)
         + " (rsLoRA: alpha / sqrt(rank))" * adapter.use_rslora,
         "dtype": _values(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
-        "size": f"{_size(tensors)}, {sum(tensor.numel() for tensor in tensors):,} parameters",
+        "size": f"{sum(tensor.nbytes for tensor in tensors) / 2**20:.2f} MiB, "
+        f"{sum(tensor.numel() for tensor in tensors):,} parameters",
         "hash": adapter.content_hash,
         "modules": str(len(pairs)),
         **{f"  {kind}": str(count) for kind, count in sorted(kinds.items())},
@@ -79,7 +79,7 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
         )
     source = options.path.resolve()
     file = options.output or Path(
-        f"{source.stem if source.is_file() else source.name}-universal.safetensors"
+        f"{source.name.removesuffix('.safetensors')}-universal.safetensors"
     )
     if file.suffix != ".safetensors":
         raise AdapterError(f"{file}: expected an output that ends in .safetensors; change --output")
@@ -88,16 +88,12 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
             f"{file}: expected a new file, got one that is there already; give another --output"
         )
     adapter.save_universal(file)
-    where, name, scale = (
-        str(file.parent),
-        file.name,
-        _values(pair.scale for pair in adapter.modules.values()),
-    )
+    scale = _values(pair.scale for pair in adapter.modules.values())
     return [
         f"wrote {file}: {len(adapter.modules)} modules, scale {scale} baked in",
         "load it at strength 1.0:",
-        f"  diffusers  pipe.load_lora_weights({where!r}, weight_name={name!r})",
-        f"  ComfyUI    put it into models/loras; LoraLoaderModelOnly, lora_name {name}, strength_model 1.0",
+        f"  diffusers  pipe.load_lora_weights({str(file.parent)!r}, weight_name={file.name!r})",
+        f"  ComfyUI    put it into models/loras; LoraLoaderModelOnly, lora_name {file.name}, strength_model 1.0",
     ]
 
 
@@ -142,14 +138,10 @@ def _parser() -> argparse.ArgumentParser:
 def _values(values) -> str:
     """The distinct values with their number of occurrences, the most frequent first; a single one stands alone."""
     counts = Counter(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{value} ({count})" for value, count in counts.most_common())
-
-
-def _size(tensors) -> str:
-    count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+    several = len(counts) > 1
+    return ", ".join(
+        f"{value} ({count})" if several else value for value, count in counts.most_common()
+    )
 
 
 if __name__ == "__main__":

@@ -67,18 +67,23 @@ def _parser() -> FieldParser:
 
 
 def _train(config: TrainConfig, resume: bool) -> int:
+    import accelerate
+    import torch
+
     from .reports.run import ReportWriter
     from .training.progress import Progress
     from .training.trackers import Trackers
     from .training.trainer import Trainer
 
-    _set_threads(config.run.threads)
-    _start_processes()
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    # ``accelerate launch`` and ``torchrun`` start several processes.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        accelerate.PartialState(cpu=not torch.cuda.is_available())
     observers = [Progress(config.run.folder), ReportWriter(config.run.folder)]
     if config.run.trackers:
         observers.append(Trackers(config.run.trackers, config.run.folder, config.run.name))
-    trainer = Trainer(config, resume=resume, observers=observers)
-    with contextlib.closing(trainer):
+    with contextlib.closing(Trainer(config, resume=resume, observers=observers)) as trainer:
         outcome = trainer.run()
         if config.validation.exact_measure and not outcome.stopped:
             from .miniature.measure import report_measure
@@ -86,22 +91,6 @@ def _train(config: TrainConfig, resume: bool) -> int:
             with trainer.learner.published():
                 report_measure(trainer)
     return 3 if outcome.stopped else 0
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _start_processes() -> None:
-    """Join the other processes where ``accelerate launch`` or ``torchrun`` started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import accelerate
-        import torch
-
-        accelerate.PartialState(cpu=not torch.cuda.is_available())
 
 
 if __name__ == "__main__":

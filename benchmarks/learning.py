@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.common.proportions import wilson
+from arr_core.common.proportions import Proportion
 from arr_core.training.events import history, read_events
 
 T2I, EDIT = "miniature", "miniature-edit"
@@ -241,8 +241,7 @@ def row(label: str, results: list[dict]) -> str:
     def pooled(side: str) -> str:
         count = sum(result[side]["count"] for result in results)
         exact = round(sum(result[side]["value"] * result[side]["count"] for result in results))
-        low, high = wilson(exact, count)
-        return f"{exact / count:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+        return str(Proportion(exact, count))
 
     def mean(name: str) -> float:
         return sum(result[name] for result in results) / len(results)

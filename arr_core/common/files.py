@@ -62,11 +62,11 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        torn = self.path.exists() and _last_byte(self.path) not in (b"", b"\n")
-        self._file = open(self.path, "ab", buffering=0)
-        if torn:
-            self._file.write(b"\n")
+        self._file = open(path, "a+b", buffering=0)
+        if self._file.seek(0, os.SEEK_END):
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
 
     def append(self, value: dict[str, Any]) -> None:
         """Write one object. Raises ValueError for numbers that are not finite."""
@@ -102,11 +102,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _last_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return b""
-        file.seek(-1, os.SEEK_END)
-        return file.read(1)

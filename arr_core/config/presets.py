@@ -71,6 +71,10 @@ MINIATURE = {
     "validation": {"every": 20, "exact_measure": True},
 }
 
+RECOMMENDED = {
+    "rollout": {"shared_noise": False},
+    "objective": {"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4},
+}
 PRESETS: dict[str, dict] = {
     "flux": FLUX,
     "qwen-image-edit": QWEN_IMAGE_EDIT,
@@ -90,16 +94,6 @@ PRESETS: dict[str, dict] = {
             "validation": "miniature:data/edits_heldout.jsonl",
         },
     ),
-    "recommended": _with(
-        FLUX,
-        run={"name": "recommended"},
-        rollout={"shared_noise": False},
-        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4},
-    ),
-    "recommended-edit": _with(
-        QWEN_IMAGE_EDIT,
-        run={"name": "recommended-edit"},
-        rollout={"shared_noise": False},
-        objective={"algorithm": "nft", "advantage": "centred", "optimizer_steps": 4},
-    ),
+    "recommended": _with(FLUX, run={"name": "recommended"}, **RECOMMENDED),
+    "recommended-edit": _with(QWEN_IMAGE_EDIT, run={"name": "recommended-edit"}, **RECOMMENDED),
 }

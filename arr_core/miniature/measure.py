@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..common.images import open_image
-from ..common.proportions import wilson
+from ..common.proportions import Proportion
 from ..common.randomness import seed_of
 from ..data import Example, load_examples
 from ..sampling import Sampler
@@ -38,7 +38,7 @@ def measure(examples: Sequence[Example], images: Sequence[Image.Image]) -> Measu
         source = open_image(example.source)
         exact += exact_edit(source, image, example.prompt)
         changes.append(outside_change(source, image, edited_thing(source, example.prompt)))
-    low, high = wilson(exact, len(images))
+    low, high = Proportion(exact, len(images)).interval
     return MeasuredShare(
         value=exact / len(images),
         low=low,

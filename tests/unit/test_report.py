@@ -8,7 +8,7 @@ import pytest
 from doubles.html_page import Page
 from PIL import Image
 
-from arr_core.common.proportions import wilson
+from arr_core.common.proportions import Proportion
 from arr_core.reports.charts import Chart, Line, Point
 from arr_core.reports.html import duration, figure, percent, signed_percent
 from arr_core.reports.run import ReportWriter, write_report
@@ -79,7 +79,7 @@ class Run:
     def validation(self, update, wins=18, losses=2, edges=0.1, best=True, **sample):
         for name in (f"{update}.png", "base.png"):
             Image.new("RGB", self.size, (200, 30, 30)).save(self.folder / name)
-        low, high = wilson(wins, wins + losses)
+        low, high = Proportion(wins, wins + losses).interval
         image = {"policy": f"{update}.png", "preferred": "policy", "reason": f"because {self.text}"}
         base, policy = (
             ImageStatistics(contrast=0.2, edge_energy=energy, colour_entropy=3.0)
