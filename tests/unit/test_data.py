@@ -20,6 +20,9 @@ from arr_core.data import (
     load_split,
 )
 
+EDIT = {"source_image": "a.png", "prompt": "x"}
+PAIR = {"query": "x", "images": ["a.png", "b.jpg"], "label_rank": [1, 2]}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -87,10 +90,7 @@ def test_json_prompts_go_by_every_alias_and_keep_their_tags(tmp_path, alias):
     ],
 )
 def test_the_same_prompts_in_every_format(tmp_path, name, text):
-    assert [example.prompt for example in load_examples(write(tmp_path, name, text), "t2i")] == [
-        "a",
-        "b",
-    ]
+    assert load_examples(write(tmp_path, name, text), "t2i") == [Example("a"), Example("b")]
 
 
 # --- edits --------------------------------------------------------------------------------------------------------
@@ -106,30 +106,24 @@ def test_an_edit_has_a_source_beside_its_file(folder, alias):
 
 def test_a_path_may_be_absolute_or_lead_elsewhere(folder):
     (folder / "lists").mkdir()
-    path = write_lines(
-        folder / "lists",
-        {"source_image": "../a.png", "prompt": "x"},
-        {"source_image": str(folder / "b.jpg"), "prompt": "y"},
-    )
-    assert [example.source.resolve() for example in load_examples(path, "edit")] == [
-        folder / "a.png",
-        folder / "b.jpg",
-    ]
+    sources = "../a.png", str(folder / "b.jpg")
+    path = write_lines(folder / "lists", *[EDIT | {"source_image": name} for name in sources])
+    first, second = (example.source.resolve() for example in load_examples(path, "edit"))
+    assert (first, second) == (folder / "a.png", folder / "b.jpg")
 
 
 def test_an_edit_without_a_source_is_refused(folder):
-    path = write_lines(folder, {"source_image": "a.png", "prompt": "x"}, {"prompt": "y"})
+    path = write_lines(folder, EDIT, {"prompt": "y"})
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected one of source_image, base_image, original_image, input_image, "
         "reference_image, got only prompt"
     )
-    assert ":1: source_image: expected" in fault(
-        load_examples, write(folder, "p.txt", "make it red"), "edit"
-    )
+    path = write(folder, "p.txt", "make it red")
+    assert ":1: source_image: expected" in fault(load_examples, path, "edit")
 
 
 def test_edits_are_not_taken_for_prompts(folder):
-    path = write_lines(folder, {"source_image": "a.png", "prompt": "x"})
+    path = write_lines(folder, EDIT)
     assert fault(load_examples, path, "t2i") == (
         'data.jsonl:1: source_image: expected no source image, since this policy makes images from text, got "a.png"'
     )
@@ -149,34 +143,22 @@ def test_a_pair_prefers_the_image_of_rank_one(folder, alias, rank, preferred):
 
 @pytest.mark.parametrize("alias", ["edited_images", "target_images", "output_images", "response"])
 def test_a_pair_of_edits_has_a_source(folder, alias):
-    records = [
-        {"query": "x", "source_image": "c.webp", alias: ["a.png", "b.jpg"], "label_rank": [2, 1]}
-    ]
-    path = write(folder, "pairs.json", json.dumps(records))
+    record = {"query": "x", "source_image": "c.webp", alias: PAIR["images"], "label_rank": [2, 1]}
+    path = write(folder, "pairs.json", json.dumps([record]))
     assert load_pairs(path) == [
         PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 1, folder / "c.webp")
     ]
 
 
 def test_the_other_keys_of_a_pair_are_its_tags(folder):
-    record = {
-        "query": "x",
-        "response": ["a.png", "b.jpg"],
-        "label_rank": [1, 2],
-        "kind": "count",
-        "tags": ["hard"],
-        "image_paths": None,
-    }
-    (pair,) = load_pairs(write_lines(folder, record))
-    assert pair.tags == {"kind": "count", "tags": ["hard"]}
+    tags = {"kind": "count", "tags": ["hard"]}
+    (pair,) = load_pairs(write_lines(folder, PAIR | tags | {"image_paths": None}))
+    assert pair.tags == tags
     assert pair == PreferencePair("x", (folder / "a.png", folder / "b.jpg"), 0)
 
 
 def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
-    record = {"query": "x", "response": ["a.png", "b.jpg"], "label_rank": [1, 2]}
-    path = write_lines(
-        folder, record, {name: value for name, value in record.items() if name != "label_rank"}
-    )
+    path = write_lines(folder, PAIR, {"query": "x", "images": ["a.png", "b.jpg"]})
     assert [pair.preferred for pair in load_pairs(path, labelled=False)] == [None, None]
 
 
@@ -218,8 +200,7 @@ def test_pairs_that_are_still_to_be_labelled_need_no_rank_and_show_none(folder):
     ],
 )
 def test_a_bad_pair_is_named_by_line_and_field(folder, change, message):
-    good = {"query": "x", "images": ["a.png", "b.jpg"], "label_rank": [1, 2]}
-    assert fault(load_pairs, write_lines(folder, good, good | change)) == f"data.jsonl:2: {message}"
+    assert fault(load_pairs, write_lines(folder, PAIR, PAIR | change)) == f"data.jsonl:2: {message}"
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -245,9 +226,7 @@ def cut_off(path: Path) -> Path:
 )
 def test_an_image_that_cannot_be_used_is_named_by_line_and_path(folder, make, got):
     make(folder / "x.png")
-    path = write_lines(
-        folder, {"source_image": "a.png", "prompt": "x"}, {"source_image": "x.png", "prompt": "y"}
-    )
+    path = write_lines(folder, EDIT, EDIT | {"source_image": "x.png"})
     assert fault(load_examples, path, "edit") == (
         "data.jsonl:2: source_image: expected an image (PNG, JPEG, WEBP, BMP, TIFF) of at least 16 pixels a side, "
         f"got {got}: x.png"
@@ -257,21 +236,15 @@ def test_an_image_that_cannot_be_used_is_named_by_line_and_path(folder, make, go
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.bmp", "x.tiff"])
 def test_an_image_that_was_cut_off_is_found_before_training(folder, name):
     cut_off(folder / name)
-    message = fault(
-        load_examples, write_lines(folder, {"source_image": name, "prompt": "x"}), "edit"
-    )
-    assert message.startswith("data.jsonl:1: source_image: expected an image") and message.endswith(
-        f": {name}"
-    )
+    message = fault(load_examples, write_lines(folder, EDIT | {"source_image": name}), "edit")
+    assert message.startswith("data.jsonl:1: source_image: expected an image")
+    assert message.endswith(f": {name}")
 
 
 def test_an_image_is_checked_once(folder, monkeypatch):
     checked = []
     monkeypatch.setattr(data, "image_fault", checked.append)
-    load_examples(
-        write_lines(folder, *[{"source_image": "a.png", "prompt": str(i)} for i in range(3)]),
-        "edit",
-    )
+    load_examples(write_lines(folder, EDIT, EDIT, EDIT), "edit")
     assert checked == [folder / "a.png"]
 
 
@@ -370,17 +343,15 @@ def test_a_bad_file_is_named(tmp_path, name, text, message):
 
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
-    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected a data file, got no such file"
-    )
     (tmp_path / "folder").mkdir()
-    assert fault(load_examples, tmp_path / "folder", "t2i").startswith(
-        "folder: expected a data file, got is a directory"
-    )
     (tmp_path / "p.txt").write_bytes("äöü".encode("utf-16"))
-    assert fault(load_examples, tmp_path / "p.txt", "t2i").startswith(
-        "p.txt: expected a data file, got bytes at offset 0 that are not UTF-8"
-    )
+    for name, got in {
+        "none.txt": "no such file or directory",
+        "folder": "is a directory",
+        "p.txt": "bytes at offset 0 that are not UTF-8",
+    }.items():
+        message = fault(load_examples, tmp_path / name, "t2i")
+        assert message == f"{name}: expected a data file, got {got}"
 
 
 def test_a_file_of_the_package_goes_by_its_room():
@@ -405,21 +376,14 @@ def test_other_names_are_no_resources(name):
 
 def test_without_a_validation_file_the_end_is_held_out(tmp_path):
     path = write(tmp_path, "p.txt", "a\nb\nc\nd\n")
-    train, held_out = load_split(path, None, 1, "t2i")
-    assert ([example.prompt for example in train], [example.prompt for example in held_out]) == (
-        ["a", "b", "c"],
-        ["d"],
-    )
+    assert load_split(path, None, 1, "t2i") == ([*map(Example, "abc")], [Example("d")])
 
 
 def test_nothing_held_out_is_trained_on(tmp_path):
     path = write(tmp_path, "p.txt", "a\nb\na\n")
     assert load_split(path, None, 1, "t2i") == ([Example("b")], [Example("a")])
     held = write(tmp_path, "held.txt", "b\nz\n")
-    assert load_split(path, held, 64, "t2i") == (
-        [Example("a"), Example("a")],
-        [Example("b"), Example("z")],
-    )
+    assert load_split(path, held, 64, "t2i") == ([*map(Example, "aa")], [*map(Example, "bz")])
 
 
 @pytest.mark.parametrize("same_file", [True, False])
@@ -460,12 +424,13 @@ def test_a_restored_order_continues_exactly(before):
 
 
 def test_an_order_of_other_prompts_is_not_restored():
-    with pytest.raises(
-        DataError, match="prompt order: expected count 7 as when the run was saved, got 8"
+    saved = PromptOrder(7, seed=4).state()
+    for order, reason in (
+        (PromptOrder(8, seed=4), "count 7 as when the run was saved, got 8"),
+        (PromptOrder(7, seed=3), "seed 4 as when the run was saved, got 3"),
     ):
-        PromptOrder(8, seed=3).restore(PromptOrder(7, seed=3).state())
-    with pytest.raises(DataError, match="expected seed 4 as when the run was saved, got 3"):
-        PromptOrder(7, seed=3).restore(PromptOrder(7, seed=4).state())
+        with pytest.raises(DataError, match=f"prompt order: expected {reason}"):
+            order.restore(saved)
 
 
 @pytest.mark.parametrize("world", [2, 3])
