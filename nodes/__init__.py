@@ -1,7 +1,7 @@
 """The ComfyUI nodes, one a file; relative imports only, because ComfyUI has a ``nodes`` module of its own.
 
-Importing them loads nothing of ``arr_core`` and no library that ComfyUI has not loaded already: a node imports what it
-needs when it runs, so that the pack costs no start-up time and a missing package is an error on the node alone.
+Importing them loads no library that ComfyUI has not loaded already, and of ``arr_core`` what needs none: a node imports
+the rest when it runs, so that the pack costs no start-up time and a missing package is an error on the node alone.
 """
 
 from comfy_api.latest import ComfyExtension, io

@@ -124,7 +124,6 @@ def still_running(folder: Path) -> bool:
     import psutil
 
     try:
-        process = psutil.Process(int((folder / PID).read_text()))
-        return process.is_running() and "arr_core" in " ".join(process.cmdline())
+        return "arr_core" in " ".join(psutil.Process(int((folder / PID).read_text())).cmdline())
     except (OSError, ValueError, psutil.Error):
         return False

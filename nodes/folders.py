@@ -98,7 +98,7 @@ def data_names() -> list[str]:
         names, _folder_times = folder_paths.recursive_search(folder_paths.get_input_directory())
         found = folder_paths.filter_files_extensions(names, DATA)
         _data_names = [Path(name).as_posix() for name in found]
-    return list(_data_names)
+    return _data_names
 
 
 def _changed(path: str) -> float | None:
@@ -112,11 +112,7 @@ def data_path(name: str, what: str = "") -> Path:
     """The file called ``name`` in ComfyUI's input folder. Raises ValueError for any other place."""
     folder = Path(folder_paths.get_input_directory())
     path = folder / name
-    if not _within(path, folder):
-        raise ValueError(
-            f"{what}: expected a name inside of {folder.name}, got {name[:80]!r}, which leads out of it"
-        )
-    if path.suffix.lower() not in DATA or not path.is_file():
+    if not _within(path, folder) or path.suffix.lower() not in DATA or not path.is_file():
         raise ValueError(
             f"{what}: expected a {', '.join(DATA)} file in ComfyUI's input folder, got {name[:80]!r}"
         )
@@ -135,12 +131,16 @@ def stamp(find: Callable[[str], Path | None], name: str | None) -> tuple[int, in
 
 
 def base_model(name: str) -> str:
-    """A base for training: a diffusers folder of ComfyUI's, or a Hugging Face id. Raises ValueError for any other path."""
+    """A base for training: a diffusers folder of ComfyUI's, or a Hugging Face id; nothing for nothing.
+
+    Raises ValueError for any other path.
+    """
+    name = name.strip()
     for folder in folder_paths.get_folder_paths("diffusers"):
         path = Path(folder) / name
         if _within(path, Path(folder)) and (path / "model_index.json").is_file():
             return str(path)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if not re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)?", name):
         raise ValueError(
             "base: expected a Hugging Face id (owner/name) or a diffusers folder with model_index.json in "
             f"ComfyUI's models/diffusers, got {name[:80]!r}"

@@ -25,12 +25,12 @@ def follow(
     run: Run,
     live: Live,
     show: Callable[[History], str],
-    memory_advice: Callable[[], str],
+    memory_advice: str,
 ) -> None:
     """Run ``python -m arr_core.COMMAND`` to its end in the run's folder.
 
     ``show(history)`` is the text for the node; it is called at every new event and every few seconds, and may show
-    progress. ``memory_advice()`` is what to do when memory ran out. Raises the interruption, ValueError and RuntimeError.
+    progress. ``memory_advice`` is what to do when memory ran out. Raises the interruption, ValueError and RuntimeError.
     """
     free_models()
     begun = shown_at = time.monotonic()
@@ -62,7 +62,7 @@ def follow(
             "The process was asked to stop from outside; it has saved. Run goes on from there."
         )
     if child.out_of_memory:
-        raise RuntimeError(f"The process ran out of memory. {memory_advice()}\nLog: {child.log}")
+        raise RuntimeError(f"The process ran out of memory. {memory_advice}\nLog: {child.log}")
     if child.process.returncode:
         raise ValueError(child.error())
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_api.latest import io
+from PIL import Image
 
 from ..arr_core.common.paths import profiles_file
 from .child import free_models
@@ -29,47 +30,34 @@ class ARRJudge(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRJudge",
-            inputs=[
+            [
                 choice("profile", profile_names()),
                 io.Boolean.Input("both_orders", default=True),
                 io.Boolean.Input("check", default=True),
                 number("timeout", 60.0, 1.0, 3600.0, step=1.0, **ADVANCED),
             ],
-            outputs={
-                "judge": JudgeSocket,
-                "status": io.String,
-            },
+            {"judge": JudgeSocket, "status": io.String},
         )
 
     @classmethod
     def execute(cls, profile, both_orders, check, timeout=60.0) -> io.NodeOutput:
-        choice = JudgeChoice(profile, both_orders)
         with Live(cls) as live:
-            if check:
-                status = check_judge(choice, timeout)
-            else:
-                from ..arr_core.judging.profiles import load_profile
-
-                kind = load_profile(profile).kind
-                status = f"{profile}: a judge of kind {kind}, not checked"
+            status = describe(profile, check, timeout)
             live.show_text(status)
-        return io.NodeOutput(choice, status, ui={"text": [status]})
+        return io.NodeOutput(JudgeChoice(profile, both_orders), status, ui={"text": [status]})
 
 
-def check_judge(choice: JudgeChoice, timeout: float) -> str:
-    """What a judge answers to one small question, each member of a panel for itself.
+def describe(name: str, check: bool, timeout: float) -> str:
+    """What a judge is, or with ``check`` what it answers to one small question, each member of a panel for itself.
 
     A person is not asked, and a model is not loaded for it. Raises JudgeError, or ValueError for an answer that is none.
     """
-    from PIL import Image
-
     from ..arr_core.judging import Judge, Pair
     from ..arr_core.judging.profiles import default_rubric, load_profile, make_client
 
-    name = choice.profile
     profile = load_profile(name)
-    if profile.kind == "human":
-        return f"{name}: not checked"
+    if profile.kind == "human" or not check:
+        return f"{name}: a judge of kind {profile.kind}, not checked"
     if profile.kind == "local":
         if not (Path(profile.model).is_dir() or HUB_NAME.fullmatch(profile.model)):
             raise ValueError(
@@ -80,11 +68,10 @@ def check_judge(choice: JudgeChoice, timeout: float) -> str:
     if profile.kind == "panel" and not any(
         load_profile(member).kind == "panel" for member in profile.members
     ):
-        members = (replace(choice, profile=member) for member in profile.members)
-        return "; ".join(check_judge(member, timeout) for member in members)
+        return "; ".join(describe(member, check, timeout) for member in profile.members)
     client = make_client(name, timeout_s=timeout, retries=0)
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
-    rubric = default_rubric(choice.profile, "t2i")
+    rubric = default_rubric(name, "t2i")
     with Judge(client, rubric, both_orders=False, shared=False) as judge:
         (verdict,) = wait(judge.submit([Pair("a red circle", red, blue)]))
     opinion = verdict.opinions[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 
 from . import folders
-from .images import finding_with_letters, preview, to_pictures, to_tensor, verdict_picture
+from .images import OUTCOMES, findings, preview, to_pictures, to_tensor, verdict_picture
 from .judge import JudgeChoice, free_models_for
 from .live import Live, wait
 from .schema import (
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from ..arr_core.judging import Pair, Verdict
 
 BLOCK, PASS_A = "stop here", "pass A on"
-OUTCOMES = {"a": "A is preferred", "b": "B is preferred", None: "undecided"}
 
 
 class ARRJudgePair(Node):
@@ -34,7 +35,7 @@ class ARRJudgePair(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRJudgePair",
-            inputs=[
+            [
                 io.Image.Input("image_a"),
                 io.Image.Input("image_b"),
                 line("prompt", multiline=True),
@@ -45,7 +46,7 @@ class ARRJudgePair(Node):
                 number("reward_preferred", 1.0, -10.0, 10.0, step=0.1, **ADVANCED),
                 number("reward_dispreferred", -0.1, -10.0, 10.0, step=0.1, **ADVANCED),
             ],
-            outputs={
+            {
                 "preferred": io.Image,
                 "dispreferred": io.Image,
                 "verdict": VerdictSocket,
@@ -71,8 +72,6 @@ class ARRJudgePair(Node):
         reward_preferred=1.0,
         reward_dispreferred=-0.1,
     ) -> io.NodeOutput:
-        from comfy_execution.graph import ExecutionBlocker
-
         with Live(cls) as live:
             pairs = make_pairs(prompt, image_a, image_b, source)
             verdicts = compare(pairs, judge, rubric, live)
@@ -87,7 +86,7 @@ class ARRJudgePair(Node):
                 None: (passed, (0.0, 0.0), 0),
             }[verdict.preferred]
             rows.append((*images, verdict, as_text(verdict), *rewards, verdict.decided, winner))
-            cards.append(verdict_picture(pair, verdict, OUTCOMES[verdict.preferred]))
+            cards.append(verdict_picture(pair, verdict))
         columns = [list(column) for column in zip(*rows, strict=True)]
         return io.NodeOutput(*columns, ui={**preview(cards, cls), "text": columns[3]})
 
@@ -129,30 +128,21 @@ def compare(pairs: list[Pair], choice: JudgeChoice, rubric, live: Live) -> list[
     if page := getattr(client, "url", ""):
         live.show_text(f"you are the judge: open {page}")
     folders.output().mkdir(parents=True, exist_ok=True)
-    store = folders.output("verdicts.sqlite")
-    with Judge(client, rubric, both_orders=choice.both_orders, store=store) as judge:
+    with Judge(
+        client, rubric, both_orders=choice.both_orders, store=folders.output("verdicts.sqlite")
+    ) as judge:
         return wait(judge.submit(pairs))
 
 
 def as_text(verdict: Verdict) -> str:
     """Verdict, reason and findings, to be read."""
     reason = verdict.reason.removeprefix("undecided: ")
-    return "\n".join(
-        [
-            f"{OUTCOMES[verdict.preferred]}. {reason}",
-            *(
-                f"- {criterion}: {finding_with_letters(finding)}"
-                for criterion, finding in verdict.findings
-            ),
-        ]
-    )
+    return "\n- ".join([f"{OUTCOMES[verdict.preferred]}. {reason}", *findings(verdict)])
 
 
 def summary(verdicts: list[Verdict]) -> str:
     """One line about all pairs."""
     if len(verdicts) == 1:
         return as_text(verdicts[0]).splitlines()[0]
-    a, b, undecided = (
-        sum(verdict.preferred == side for verdict in verdicts) for side in ("a", "b", None)
-    )
-    return f"{len(verdicts)} pairs: A preferred {a} times, B {b}, undecided {undecided}"
+    count = Counter(verdict.preferred for verdict in verdicts)
+    return f"{len(verdicts)} pairs: A preferred {count['a']} times, B {count['b']}, undecided {count[None]}"

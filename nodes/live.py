@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,6 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 
-from ..arr_core.common.async_runner import AsyncRunner
 from ..arr_core.common.errors import ArrError
 
 Result = TypeVar("Result")
@@ -51,10 +50,10 @@ class Live:
 
         PromptServer.instance.send_progress_text(text.replace("<", "‹"), self.node_id)
 
-    def show_progress(self, done: int, total: int, picture=None) -> None:
+    def show_progress(self, done: int, total: int | None, picture=None) -> None:
         """Move the bar, and show a PIL picture. Raises the interruption if the user pressed Cancel."""
-        preview = None if picture is None else ("JPEG", picture, LARGEST)
-        self.bar.update_absolute(done, max(1, total), preview)
+        preview = picture and ("JPEG", picture, LARGEST)
+        self.bar.update_absolute(done, total or 1, preview)
 
 
 def _readable(error: BaseException | None) -> Exception | None:
@@ -81,16 +80,3 @@ def wait(future: Future[Result], report: Callable[[], Any] = lambda: None) -> Re
         return future.result()
     finally:
         future.cancel()
-
-
-def run_async(
-    work: Coroutine[Any, Any, Result],
-    close: Callable[[], Coroutine[Any, Any, Any]],
-    report: Callable[[], Any] = lambda: None,
-) -> Result:
-    """The coroutine's result; ``close()`` runs on its loop at the end. Cancel is heard at once, whatever a server does."""
-    runner = AsyncRunner("node")
-    try:
-        return wait(runner.submit(work), report)
-    finally:
-        runner.close(close())

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import comfy.lora
+import comfy.sd
+import comfy.utils
+import torch
 from comfy_api.latest import io
 
 from . import folders
@@ -12,7 +16,6 @@ from .live import Live
 from .schema import ADVANCED, LoraModel, Node, RunSocket, choice, number, schema
 
 if TYPE_CHECKING:
-    import torch
     from comfy.model_patcher import ModelPatcher
 
     from ..arr_core.adapters import Adapter
@@ -26,18 +29,14 @@ class ARRLoadAdapter(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRLoadAdapter",
-            inputs=[
+            [
                 io.Model.Input("model"),
                 choice("adapter", [folders.NONE, *folders.adapter_names()]),
                 number("strength", 1.0, -10.0, 10.0, step=0.05),
                 number("alpha", 0.0, 0.0, 4096.0, step=1.0, **ADVANCED),
                 RunSocket.Input("run", optional=True),
             ],
-            outputs={
-                "model": io.Model,
-                "lora": LoraModel,
-                "info": io.String,
-            },
+            {"model": io.Model, "lora": LoraModel, "info": io.String},
         )
 
     @classmethod
@@ -50,8 +49,6 @@ class ARRLoadAdapter(Node):
         run: Run | None = None,
     ) -> io.NodeOutput:
         with Live(cls) as live:
-            import comfy.sd
-
             from ..arr_core.adapters import load_adapter
 
             if run is None and adapter == folders.NONE:
@@ -59,7 +56,7 @@ class ARRLoadAdapter(Node):
                     "adapter: expected a LoRA file or a connected run; put a file into ComfyUI's loras folder and "
                     "press R"
                 )
-            path = run.folder / "adapter" if run is not None else folders.adapter_path(adapter)
+            path = run.folder / "adapter" if run else folders.adapter_path(adapter)
             loaded = load_adapter(path, alpha or None)
             text = describe(loaded, matches(loaded, model), strength)
             tensors = lora_model(loaded)
@@ -70,8 +67,6 @@ class ARRLoadAdapter(Node):
 
 def lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
     """A LORA_MODEL at full strength. Alpha equals the rank, so that a file which SaveLoRA makes of it says what it is."""
-    import torch
-
     tensors = adapter.to_universal()
     for module in adapter.modules:
         tensors[f"transformer.{module}.alpha"] = torch.tensor(float(adapter.rank))
@@ -80,9 +75,6 @@ def lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 def matches(adapter: Adapter, model: ModelPatcher) -> set[str]:
     """The adapter's modules that the model has, with the right shape. Raises AdapterError when none fits."""
-    import comfy.lora
-    import comfy.utils
-
     from ..arr_core.adapters import AdapterError
 
     kind = type(model.model).__name__

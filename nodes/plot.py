@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from ..arr_core.common.images import open_image
 from .images import BAD, DIM, GAP, GOOD, TEXT, Sheet
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..arr_core.training.events import ValidationEvent
 
 WIDTH, HEIGHT, CHART, SIDE = 960, 460, 460, 128
@@ -33,7 +34,7 @@ def win_rate_picture(
     last = validations[-1] if validations else None
     # Those that the judge told apart come first.
     images = sorted(last.images if last else (), key=lambda image: image.preferred is None)[:ROWS]
-    sheet = Sheet(WIDTH, HEIGHT, title, *(image.prompt for image in images))
+    sheet = Sheet(WIDTH, HEIGHT)
     sheet.text(GAP, GAP, title[:52], TEXT)
     _draw_chart(sheet, validations, updates)
     counts = f"won {last.wins} · undecided {last.undecided} · lost {last.losses}" if last else ""
@@ -42,11 +43,13 @@ def win_rate_picture(
     sheet.text(GAP, HEIGHT - GAP, counts or "no validation yet", TEXT, anchor="lb")
     if any(image.source for image in images):
         columns = {"source": "source", **columns}
-    rows, room = [], WIDTH - CHART - 3 * GAP - len(columns) * (SIDE + GAP)
-    for image in images:
-        prompt = sheet.wrap(image.prompt, room, 5)
-        lines = [VERDICTS[image.preferred], *((line, DIM) for line in prompt)]
-        rows.append(([_opened(folder, getattr(image, name)) for name in columns], lines))
+    rows = [
+        (
+            [_opened(folder, getattr(image, name)) for name in columns],
+            [VERDICTS[image.preferred], (image.prompt, DIM)],
+        )
+        for image in images
+    ]
     sheet.rows(CHART + 2 * GAP, SIDE, [*columns.values()], rows)
     return sheet.image
 
@@ -78,6 +81,4 @@ def _draw_chart(sheet: Sheet, validations: Sequence[ValidationEvent], updates: i
 
 def _opened(folder: Path, name: str | None) -> Image.Image | None:
     """An image of an event; None while there is none: it may be a moment behind its event."""
-    from ..arr_core.common.images import open_image
-
     return open_image(folder / name) if name and (folder / name).is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 TASKS: dict[str, Task] = {"text to image": "t2i", "image editing": "edit"}
 # The names of arr_core.rubrics.BUILT_IN, which is not imported for a list, and what the embedded judge brings.
-BUILT_IN = ("t2i", "edit", "t2i zh", "edit zh")
-EMBEDDED: dict[str, Task] = {"miniature t2i": "t2i", "miniature edit": "edit"}
-OWN, TYPED = "built-in: ", "typed below"
+OWN = {f"built-in: {name}": name for name in ("t2i", "edit", "t2i zh", "edit zh")}
+EMBEDDED: dict[str, Task] = {"built-in: miniature t2i": "t2i", "built-in: miniature edit": "edit"}
+TYPED = "typed below"
 # The outputs that every rubric node has.
 OUTPUTS = {"rubric": RubricSocket, "text": io.String}
 
@@ -30,12 +29,12 @@ class ARRRubric(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubric",
-            inputs=[
+            [
                 choice("source", options()),
                 choice("task", TASKS),
                 line("text", multiline=True),
             ],
-            outputs=OUTPUTS,
+            OUTPUTS,
         )
 
     @classmethod
@@ -50,7 +49,8 @@ def options() -> list[str]:
     """What the list of rubrics offers."""
     saved = sorted(path.stem for path in folders.output("rubrics").glob("*.json"))
     return [
-        *(f"{OWN}{name}" for name in (*BUILT_IN, *EMBEDDED)),
+        *OWN,
+        *EMBEDDED,
         TYPED,
         *(f"{folders.SAVED}{name}" for name in saved),
         *(f"{folders.FILE}{name}" for name in folders.data_names() if not name.endswith(".jsonl")),
@@ -65,23 +65,14 @@ def result(rubric: Rubric, *more) -> io.NodeOutput:
 def read(source: str, task: Task, text: str) -> Rubric:
     """The rubric that an entry of the list stands for. Raises RubricError and ValueError."""
     from ..arr_core.judging.profiles import default_rubric
-    from ..arr_core.rubrics import BUILT_IN as built_in
-    from ..arr_core.rubrics import load_rubric
+    from ..arr_core.rubrics import BUILT_IN, load_rubric, parse_rubric
 
     if source == TYPED:
-        if not text.strip():
-            raise ValueError(
-                "text: expected one criterion a line, got nothing; type some, or choose a built-in rubric"
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "typed.txt")
-            file.write_text(text, encoding="utf-8")
-            return load_rubric(file, task)
-    name = source.removeprefix(OWN)
-    if source.startswith(OWN) and name in EMBEDDED:
-        return default_rubric("miniature", EMBEDDED[name])
-    if source.startswith(OWN) and name in built_in:
-        return built_in[name]
+        return parse_rubric(text, task, Path("typed text"))
+    if source in EMBEDDED:
+        return default_rubric("miniature", EMBEDDED[source])
+    if source in OWN:
+        return BUILT_IN[OWN[source]]
     path = folders.rubric_path(source)
     if path is None:
         raise ValueError(f"source: expected one of {', '.join(options())}, got {source[:80]!r}")

@@ -19,7 +19,7 @@ class ARRRubricFromPairs(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubricFromPairs",
-            inputs=[
+            [
                 choice("pairs_file", [folders.NONE, *folders.data_names()]),
                 JudgeSocket.Input("judge"),
                 choice("task", TASKS),
@@ -27,7 +27,7 @@ class ARRRubricFromPairs(Node):
                 line("save_as", "my rubric"),
                 choice("keep", [BETTER, ANYWAY]),
             ],
-            outputs={**OUTPUTS, "verdict": io.String},
+            {**OUTPUTS, "verdict": io.String},
         )
 
     @classmethod

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from . import folders
 from .judge import JudgeChoice, free_models_for
-from .live import Live, run_async
+from .live import Live, wait
 from .rubric import OUTPUTS, TASKS, result
 from .schema import JudgeSocket, Node, choice, line, schema
 
 if TYPE_CHECKING:
     from ..arr_core.rubrics import Rubric
 
-LANGUAGES: dict[str, Literal["en", "zh"]] = {"English": "en", "中文": "zh"}
+LANGUAGES = {"English": "en", "中文": "zh"}
 
 
 class ARRRubricFromPrompt(Node):
@@ -23,19 +23,20 @@ class ARRRubricFromPrompt(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRRubricFromPrompt",
-            inputs=[
+            [
                 line("description", multiline=True),
                 JudgeSocket.Input("judge"),
                 choice("task", TASKS),
                 choice("language", LANGUAGES),
                 line("save_as"),
             ],
-            outputs=OUTPUTS,
+            OUTPUTS,
         )
 
     @classmethod
     def execute(cls, description, judge: JudgeChoice, task, language, save_as) -> io.NodeOutput:
         with Live(cls) as live:
+            from ..arr_core.common.async_runner import AsyncRunner
             from ..arr_core.judging.profiles import make_chat
             from ..arr_core.rubrics.prompts import Assignment
             from ..arr_core.rubrics.writer import from_description
@@ -47,8 +48,15 @@ class ARRRubricFromPrompt(Node):
             free_models_for(judge.profile)
             chat = make_chat(judge.profile)
             assignment = Assignment(TASKS[task], LANGUAGES[language])
-            work = from_description(description, chat, assignment)
-            rubric = run_async(work, chat.close)
+
+            async def write() -> Rubric:
+                try:
+                    return await from_description(description, chat, assignment)
+                finally:
+                    await chat.close()
+
+            with AsyncRunner("node") as runner:
+                rubric = wait(runner.submit(write()))
             saved = save(rubric, name) if name else ""
             live.show_text(f"{len(rubric.statements)} criteria{saved}")
         return result(rubric)
@@ -59,7 +67,6 @@ def save(rubric: Rubric, name: str) -> str:
     from ..arr_core.rubrics import load_rubric
 
     path = folders.rubric_file(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and load_rubric(path).content_hash != rubric.content_hash:
         path = folders.rubric_file(f"{name}-{rubric.content_hash[:8]}")
     rubric.save(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management
+import torch
 
 from ..arr_core.common.files import write_text
 from ..arr_core.config.presets import PRESETS
@@ -18,10 +19,8 @@ from . import folders
 from .images import to_pictures
 
 if TYPE_CHECKING:
-    import torch
-
     from ..arr_core.config import TrainConfig
-    from ..arr_core.rubrics.rubric import Task
+    from ..arr_core.rubrics.rubric import Rubric, Task
     from ..arr_core.training.events import History
 
 # What the text of settings may set; None is every field. Names, paths and where things are sent are not among them: those
@@ -62,15 +61,11 @@ class Run:
         return self.folder / "events.jsonl"
 
     @property
-    def saved_config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
     def config(self) -> TrainConfig:
         """The configuration that the run was started with."""
         from ..arr_core.config import load_config
 
-        return load_config(str(self.saved_config))
+        return load_config(str(self.folder / "config.yaml"))
 
     @property
     def adapter(self) -> Path:
@@ -90,7 +85,7 @@ class Run:
 
     def reset(self) -> None:
         """Remove what a run leaves that ended before its first checkpoint, so that it can start anew."""
-        self.saved_config.unlink(missing_ok=True)
+        (self.folder / "config.yaml").unlink(missing_ok=True)
         self.events.unlink(missing_ok=True)
 
 
@@ -170,6 +165,8 @@ def data_file(
 def _write_edits(folder: Path, prompts: list[str], batches: Sequence[torch.Tensor]) -> Path:
     """A file of edits, and their sources beside it: one instruction for all images, all instructions for one image, or one
     for each. Raises ValueError for counts that do not fit."""
+    from ..arr_core.judging.pictures import image_hash
+
     sources = [picture for batch in batches for picture in to_pictures(batch)]
     count = max(len(prompts), len(sources))
     if len(prompts) not in (1, count) or len(sources) not in (1, count):
@@ -180,10 +177,8 @@ def _write_edits(folder: Path, prompts: list[str], batches: Sequence[torch.Tenso
     edits = []
     for number in range(count):
         source = sources[number % len(sources)]
-        digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
-        name = f"sources/{digest[:16]}.png"
-        if not (folder / name).exists():
-            source.save(folder / name)
+        name = f"sources/{image_hash(source).hex()}.png"
+        source.save(folder / name)
         edits.append({"source_image": name, "instruction": prompts[number % len(prompts)]})
     return _write(folder, "edits", edits)
 
@@ -193,6 +188,13 @@ def _write(folder: Path, stem: str, records: list[dict[str, str]]) -> Path:
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     path = folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
     write_text(path, text)
+    return path
+
+
+def save_rubric(folder: Path, rubric: Rubric) -> Path:
+    """A file of the rubric. Its name holds the hash of its content, as that of ``data_file`` does."""
+    path = folder / f"rubric-{rubric.content_hash}.json"
+    rubric.save(path)
     return path
 
 

@@ -86,9 +86,9 @@ def number(name: str, default: float, low: float, high: float, **more: Any) -> i
 
 def schema(
     node_id: str,
-    *,
     inputs: Sequence[io.Input],
     outputs: dict[str, type[io.ComfyTypeIO]],
+    *,
     is_input_list: bool = False,
     is_output_list: bool = False,
 ) -> io.Schema:

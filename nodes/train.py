@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+from PIL import Image
 
 from ..arr_core.config.presets import PRESETS
 from . import folders
@@ -22,7 +25,7 @@ from .judge import JudgeChoice
 from .live import INTERRUPTED, Live
 from .load_adapter import lora_model
 from .plot import win_rate_picture
-from .run import Run, data_file, device, read_settings, task_of
+from .run import Run, data_file, device, read_settings, save_rubric, task_of
 from .schema import (
     ADVANCED,
     JudgeSocket,
@@ -38,9 +41,7 @@ from .schema import (
 )
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
+    from ..arr_core.config import TrainConfig
     from ..arr_core.rubrics import Rubric
     from ..arr_core.training.events import History
 
@@ -55,7 +56,7 @@ MEMORY_FIELDS = (
 )
 RECENT = 20  # updates that the pace and the share of undecided pairs are about
 _finished: dict[str, Path] = {}  # the folders of runs that were finished here, by name
-_deleted: Counter[str] = Counter()  # how often one of them was found deleted
+_deleted = Counter()  # how often one of them was found deleted
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Request:
     preset: str
     run_name: str
     updates: int
-    prompts_file: str = folders.NONE
+    prompts_file: str
     judge: JudgeChoice | None = None
     rubric: Rubric | None = None
     start_adapter: str = folders.NONE
@@ -79,8 +80,7 @@ class ARRTrainRPO(Node):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ARRTrainRPO",
-            is_input_list=True,
-            inputs=[
+            [
                 choice("preset", PRESETS, default="miniature"),
                 line("run_name", "my run"),
                 number("updates", 100, 1, 100000),
@@ -94,13 +94,14 @@ class ARRTrainRPO(Node):
                 number("run_seed", 0, 0, 2**32 - 1, optional=True),
                 line("settings", multiline=True, optional=True, **ADVANCED),
             ],
-            outputs={
+            {
                 "lora": LoraModel,
                 "loss": LossMap,
                 "steps": io.Int,
                 "run": RunSocket,
                 "summary": io.String,
             },
+            is_input_list=True,
         )
 
     @classmethod
@@ -119,8 +120,6 @@ class ARRTrainRPO(Node):
         images: list[torch.Tensor] | None = None,
         **inputs: list | None,
     ) -> io.NodeOutput:
-        from comfy_execution.graph import ExecutionBlocker
-
         request = Request(**{name: values[0] for name, values in inputs.items() if values})
         with Live(cls) as live:
             from ..arr_core.adapters import load_adapter
@@ -150,30 +149,22 @@ class ARRTrainRPO(Node):
 
 def train(run: Run, updates: int, arguments: list[str], live: Live) -> None:
     """Start the run or go on with it, and follow it to its end. Raises the interruption, ValueError and RuntimeError."""
-    arguments = [*arguments, f"--run.updates={updates}"]
+    from ..arr_core.config import changed_fields, load_config
+
+    preset, *flags = arguments = [*arguments, f"--run.updates={updates}"]
+    config, history = load_config(preset, flags), run.history()
     if run.resumable:
-        if _is_done(run, arguments):
+        done = history.finished is not None and history.update >= updates
+        if done and not changed_fields(run.config, config):
             return
         arguments += ["--resume", str(run.folder)]
     else:
         run.reset()
     try:
-        follow("train", arguments, run, live, _Display(run, live), lambda: _memory_advice(run))
+        follow("train", arguments, run, live, _Display(run, live), _memory_advice(config))
     except INTERRUPTED:
         live.show_text(f"stopped at update {run.history().update}; Run goes on from there")
         raise
-
-
-def _is_done(run: Run, arguments: list[str]) -> bool:
-    """Whether the run has finished just what is asked for."""
-    from ..arr_core.config import changed_fields, load_config
-
-    config, history = load_config(arguments[0], arguments[1:]), run.history()
-    return (
-        history.finished is not None
-        and history.update >= config.run.updates
-        and not changed_fields(run.config, config)
-    )
 
 
 class _Display:
@@ -187,7 +178,7 @@ class _Display:
         content = len(history.validations), history.total
         if self.drawn != content:
             self.drawn, self.picture = content, _picture(history, self.run)
-        self.live.show_progress(history.update, history.total or 1, self.picture)
+        self.live.show_progress(history.update, history.total, self.picture)
         return " · ".join(_text(history))
 
 
@@ -253,15 +244,13 @@ def _arguments(
             f"prompts: expected prompts for the preset {request.preset}, got nothing; type some, one a line, or choose "
             "a prompts_file"
         )
-    if request.base.strip():
-        settings["policy.base"] = folders.base_model(request.base.strip())
-    if request.judge is not None:
+    if base := folders.base_model(request.base):
+        settings["policy.base"] = base
+    if request.judge:
         settings["judge.profile"] = request.judge.profile
         settings["judge.both_orders"] = request.judge.both_orders
-    if request.rubric is not None:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        settings["judge.rubric"] = run.folder / f"rubric-{request.rubric.content_hash}.json"
-        request.rubric.save(settings["judge.rubric"])
+    if request.rubric:
+        settings["judge.rubric"] = save_rubric(run.folder, request.rubric)
     if request.start_adapter != folders.NONE:
         settings["adapter.start"] = folders.adapter_path(request.start_adapter)
     return [request.preset, *(f"--{field}={value}" for field, value in settings.items())]
@@ -284,14 +273,11 @@ def _publish(run: Run) -> Path:
     return target
 
 
-def _memory_advice(run: Run) -> str:
+def _memory_advice(config: TrainConfig) -> str:
     """What to change when memory ran out, with the values that it ran out with."""
     advice = (
         "In 'settings', make some of these smaller, or set policy.gradient_checkpointing = true (and give the run another "
-        "name, since a run keeps its settings)"
+        "name, since a run keeps its settings):"
     )
-    if not run.saved_config.is_file():
-        return f"{advice}: {', '.join(MEMORY_FIELDS)}"
-    config = run.config
-    values = [f"  {field} = {attrgetter(field)(config)}" for field in MEMORY_FIELDS]
-    return "\n".join([f"{advice}:", *values])
+    values = (f"{field} = {attrgetter(field)(config)}" for field in MEMORY_FIELDS)
+    return "\n  ".join([advice, *values])

@@ -14,7 +14,7 @@ from .images import preview, to_tensor
 from .judge import JudgeChoice
 from .live import Live
 from .plot import win_rate_picture
-from .run import Run, data_file, device, task_of
+from .run import Run, data_file, device, save_rubric, task_of
 from .schema import (
     ADVANCED,
     JudgeSocket,
@@ -43,7 +43,7 @@ class ARRWinRate(Node):
         adapters = folders.adapter_names()
         return schema(
             "ARRWinRate",
-            inputs=[
+            [
                 choice("preset", PRESETS, default="miniature"),
                 choice("adapter", [folders.NONE, *adapters]),
                 choice("against", [BASE, *adapters]),
@@ -58,7 +58,7 @@ class ARRWinRate(Node):
                 number("first_seed", 0, 0, 2**62, optional=True, **ADVANCED),
                 number("steps", 0, 0, 1000, optional=True, **ADVANCED),
             ],
-            outputs={
+            {
                 "win_rate": io.Float,
                 "low": io.Float,
                 "high": io.Float,
@@ -89,27 +89,26 @@ class ARRWinRate(Node):
             from ..arr_core.common.command import new_folder
 
             evaluation = Run(new_folder(str(folders.output("win rates"))))
-            evaluation.folder.mkdir(parents=True)
-            task = task_of(preset) if run is None else run.config.task
+            task = run.config.task if run else task_of(preset)
             data, _ = data_file(evaluation.folder, task, [prompts], prompts_file)
-            if run is not None:
+            if run:
                 arguments = [str(run.folder)]
             elif adapter == folders.NONE:
                 raise ValueError(
                     "adapter: expected an adapter to compare, got none; choose one, or connect a run"
                 )
             else:
-                source = folders.base_model(base.strip()) if base.strip() else preset
-                arguments = [source, f"--adapter={folders.adapter_path(adapter)}"]
+                arguments = [
+                    folders.base_model(base) or preset,
+                    f"--adapter={folders.adapter_path(adapter)}",
+                ]
                 data = data or PRESETS[preset]["data"].get("validation")
                 if data is None:
                     raise ValueError(
                         "prompts: expected prompts, got none; type some, one a line, choose a prompts_file, or connect a run"
                     )
-            if judge is not None:
-                arguments.append("--both-orders" if judge.both_orders else "--no-both-orders")
-            if rubric is not None:
-                rubric.save(evaluation.folder / "rubric.json")
+            if judge and not judge.both_orders:
+                arguments.append("--no-both-orders")
             options = {
                 "against": folders.adapter_path(against) if against != BASE else None,
                 "prompts": data,
@@ -118,7 +117,7 @@ class ARRWinRate(Node):
                 "seed": first_seed,
                 "steps": steps or None,
                 "judge": judge and judge.profile,
-                "rubric": rubric and evaluation.folder / "rubric.json",
+                "rubric": rubric and save_rubric(evaluation.folder, rubric),
                 "device": device(),
                 "output": evaluation.folder,
             }
@@ -132,13 +131,12 @@ class ARRWinRate(Node):
                 live.show_progress(history.progress.done, history.progress.total)
                 return describe(history.progress)
 
-            follow("evaluate", arguments, evaluation, live, show, lambda: MEMORY_ADVICE)
+            follow("evaluate", arguments, evaluation, live, show, MEMORY_ADVICE)
             result = json.loads((evaluation.folder / "result.json").read_text(encoding="utf-8"))
             live.show_text(result["sentence"])
         outcome = evaluation.history().validations[-1]
-        name, other = result["name"], result["against"]
-        columns = {"policy": name, "base": other}
-        title = f"{name} against {other}"
+        columns = {"policy": result["name"], "base": result["against"]}
+        title = " against ".join(columns.values())
         picture = win_rate_picture(title, [outcome], 0, evaluation.folder, columns)
         return io.NodeOutput(
             0.5 if outcome.win_rate is None else outcome.win_rate,

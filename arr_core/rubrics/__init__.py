@@ -5,6 +5,6 @@ a description).
 """
 
 from .built_in import BUILT_IN, NO_RUBRIC
-from .rubric import Rubric, RubricError, Theme, load_rubric
+from .rubric import Rubric, RubricError, Theme, load_rubric, parse_rubric
 
-__all__ = ["BUILT_IN", "NO_RUBRIC", "Rubric", "RubricError", "Theme", "load_rubric"]
+__all__ = ["BUILT_IN", "NO_RUBRIC", "Rubric", "RubricError", "Theme", "load_rubric", "parse_rubric"]

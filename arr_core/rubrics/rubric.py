@@ -125,7 +125,11 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
                 f"({', '.join(map(repr, BUILT_IN))}); {error}"
             ) from error
         if path.suffix.lower() != ".json":
-            return _from_text(path, text, task)
+            if task is None:
+                raise RubricError(
+                    f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own"
+                )
+            return parse_rubric(text, task, path)
         rubric = _from_json(path, text)
     if task not in (None, rubric.task):
         raise RubricError(
@@ -149,11 +153,11 @@ def _from_json(path: Path, text: str) -> Rubric:
         ) from error
 
 
-def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
-    if task is None:
-        raise RubricError(
-            f"{path}: expected a task with this text file, t2i or edit, since only a JSON file knows its own"
-        )
+def parse_rubric(text: str, task: Task, path: Path) -> Rubric:
+    """The rubric in a text: a criterion a line, or themes with their tips indented below. ``path`` gives it its name.
+
+    Raises RubricError.
+    """
     entries: list[tuple[str, list[str]]] = []
     margin = None
     lines = [
@@ -174,7 +178,7 @@ def _from_text(path: Path, text: str, task: Task | None) -> Rubric:
     if headed and any(tips for _, tips in entries):
         entries = [(theme, tips) for theme, tips in entries if tips]  # a title has none
     if not entries:
-        raise RubricError(f"{path}: expected one criterion a line, got an empty file")
+        raise RubricError(f"{path}: expected one criterion a line, got nothing")
     themed = any(tips for _, tips in entries)
     return Rubric(
         name=path.stem,

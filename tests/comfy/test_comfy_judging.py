@@ -186,7 +186,10 @@ def test_a_check_asks_each_member_of_a_panel_but_no_person_and_no_model_that_is_
         assert network.calls == 1
     here, box, human = status.split("; ")
     assert here == "here: a model in this process, loaded when it is first asked"
-    assert re.fullmatch(r"box: answers in [\d.]+ s", box) and human == "human: not checked"
+    assert (
+        re.fullmatch(r"box: answers in [\d.]+ s", box)
+        and human == "human: a judge of kind human, not checked"
+    )
 
 
 def test_a_check_asks_again_whatever_other_runs_have_heard(server):
@@ -254,9 +257,9 @@ def test_a_rubric_is_built_in_typed_or_a_file_and_runs_alone(server):
 @pytest.mark.parametrize(
     "source, words",
     [
-        ("typed below", "text: expected one criterion a line, got nothing"),
-        ("file: ../judges.yaml", "leads out of it"),
-        ("file: /etc/passwd", "leads out of it"),
+        ("typed below", "typed text: expected one criterion a line, got nothing"),
+        ("file: ../judges.yaml", "file in ComfyUI's input folder"),
+        ("file: /etc/passwd", "file in ComfyUI's input folder"),
         ("saved: ../../x", "that is no path"),
         ("file: gone.txt", "file in ComfyUI's input folder"),
         ("nonsense", "source: expected one of built-in: t2i"),

@@ -97,7 +97,7 @@ def test_a_rubric_is_written_from_a_description(server):
     "node, inputs, words",
     [
         (from_pairs, {"pairs_file": "(none)"}, "pairs_file: expected a file of labelled pairs"),
-        (from_pairs, {"pairs_file": "../judges.yaml"}, "leads out of it"),
+        (from_pairs, {"pairs_file": "../judges.yaml"}, "file in ComfyUI's input folder"),
         (from_pairs, {"save_as": "../../x"}, "that is no path"),
         (from_pairs, {"file": "outside.json"}, "images in ComfyUI's input or output folder"),
         (from_prompt, {"save_as": "/x"}, "that is no path"),

@@ -47,7 +47,7 @@ RUN = {"adapter": "run: compared"}
         ({**RUN, "prompts": "x", "prompts_file": "y.txt"}, "expected it or prompts, got both"),
         ({}, "adapter: expected an adapter to compare, got none"),
         ({"adapter": "../../x.safetensors"}, "file of ComfyUI's loras folders"),
-        ({**RUN, "prompts_file": "../judges.yaml"}, "leads out of it"),
+        ({**RUN, "prompts_file": "../judges.yaml"}, "file in ComfyUI's input folder"),
         ({**RUN, "against": "/etc/passwd"}, "file of ComfyUI's loras folders"),
         ({**RUN, "preset": "flux"}, "prompts: expected prompts, got none"),
         ({**RUN, "base": "/etc"}, "base: expected a Hugging Face id"),
