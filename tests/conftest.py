@@ -23,12 +23,15 @@ MARKERS = {
 
 
 def pytest_collection_modifyitems(items):
-    """A test is marked by its folder. Tests that share one server or one browser stay in one process."""
+    """A test is marked by its folder. Tests that share one server or one browser stay in one process, and have time."""
     for item in items:
         marker = MARKERS[item.path.relative_to(Path(__file__).parent).parts[0]]
         item.add_marker(marker)
         if marker in ("comfy", "browser"):
             item.add_marker(pytest.mark.xdist_group(marker))
+            item.add_marker(
+                pytest.mark.timeout(900)
+            )  # a server and a trainer share what cores there are
 
 
 @pytest.hookimpl(wrapper=True)

@@ -174,7 +174,6 @@ def test_words_of_strangers_run_nothing_on_the_page(page):
     assert page.get_by_text("1. It is ‹b>bright‹/b>.", exact=False).count() >= 1
 
 
-@pytest.mark.timeout(900)  # a page, a server and a trainer share what cores there are
 def test_a_training_is_watched_stopped_and_seen_again_after_a_reload(page, served):
     content = json.loads(
         (ROOT / "workflows/arr_demo_miniature_training.json").read_text(encoding="utf-8")

@@ -77,7 +77,7 @@ def listening(server) -> Iterator[Callable[[bytes], re.Match]]:
     address = urlsplit(server.url)
     key = base64.b64encode(os.urandom(16)).decode()
     received = b""
-    with socket.create_connection((address.hostname, address.port), timeout=60) as stream:
+    with socket.create_connection((address.hostname, address.port), timeout=200) as stream:
         stream.sendall(
             f"GET /ws?clientId=tests HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
@@ -95,7 +95,7 @@ def listening(server) -> Iterator[Callable[[bytes], re.Match]]:
         yield heard
 
 
-def until(what: Callable[[], object], timeout: float = 60) -> None:
+def until(what: Callable[[], object], timeout: float = 200) -> None:
     """Wait until ``what()`` is true."""
     end = time.monotonic() + timeout
     while not what():

@@ -129,12 +129,6 @@ def test_a_judge_on_the_network_sees_the_rubric_and_is_not_asked_twice(server, p
         assert network.calls == 2, "an answered question was asked again"
 
 
-def test_two_orders_that_disagree_are_undecided(server, pictures):
-    with judge_server(server, [verdict("first")], "biased"):
-        found = compare(server, "black", "white", profile="biased")
-    assert found["winner"] == [0] and "the two orders disagree" in found["reasons"][0]
-
-
 def test_an_edit_is_judged_with_its_source(server, pictures):
     with judge_server(server, brighter, "editor") as network:
         graph = comparison(server, "black", "white", "editor", source=["wrong", 0])
@@ -150,15 +144,12 @@ def test_an_edit_is_judged_with_its_source(server, pictures):
     "answer, fields, words",
     [
         (brighter, {"model": "other"}, "knows no model 'other'"),
-        (brighter, {"key_variable": "NO_SUCH_KEY"}, "NO_SUCH_KEY, which is not set"),
-        (brighter, {"url": "http://127.0.0.1:9/v1"}, "no judge answers at http://127.0.0.1:9/v1"),
         ([error(500)], {}, "gives no verdict: HTTP 500"),
-        ([error(429)], {}, "raise the timeout, try again"),
         ([Reply("I like both.")], {}, "answers, but gives no verdict"),
         (brighter, {"kind": "local", "model": "/models/gone", "url": ""}, "a folder or a hub name"),
         (brighter, {"kind": "panel", "members": ["box", "miniature"]}, "box is a panel"),
     ],
-    ids=["model", "key", "server", "broken", "busy", "unreadable", "folder", "panel"],
+    ids=["model", "broken", "unreadable", "folder", "panel"],
 )
 def test_a_judge_that_cannot_answer_is_noticed_at_once(server, answer, fields, words):
     with OpenAIServer(answer, model="known") as network:
@@ -259,9 +250,7 @@ def test_a_rubric_is_built_in_typed_or_a_file_and_runs_alone(server):
     [
         ("typed below", "typed text: expected one criterion a line, got nothing"),
         ("file: ../judges.yaml", "file in ComfyUI's input folder"),
-        ("file: /etc/passwd", "file in ComfyUI's input folder"),
         ("saved: ../../x", "that is no path"),
-        ("file: gone.txt", "file in ComfyUI's input folder"),
         ("nonsense", "source: expected one of built-in: t2i"),
     ],
 )

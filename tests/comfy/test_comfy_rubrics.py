@@ -55,34 +55,18 @@ def test_a_rubric_that_does_not_help_is_an_error_unless_it_is_wanted(server):
     assert "The picture is bright." in outputs["rubric"]["text"][0]
 
 
-def test_cancel_ends_the_writing_and_run_goes_on_where_it_was(server):
-    def slow(request):
-        model.pause(0.3)
-        return rubric_writer(request)
-
+@pytest.mark.parametrize("node", ["ARRRubricFromPairs", "ARRRubricFromPrompt"])
+def test_cancel_is_heard_while_a_server_says_nothing_and_run_goes_on(server, node):
     write_pairs(server, "pairs.json")
-    with judge_server(server, slow) as model:
-        prompt = server.queue(from_pairs(server, "pairs.json", "stopped"))
-        until(lambda: model.calls >= 2)
+    given = {"pairs_file": "pairs/pairs.json"} if "Pairs" in node else {"description": "a morning"}
+    hung = graph(server, node, save_as="hung", **given)
+    with judge_server(server, [Reply(rubric_writer, delay_s=40)]) as model:
+        prompt = server.queue(hung)
+        until(lambda: model.calls)
         server.http("/interrupt", {})
         assert error_of(server.wait(prompt, 20)) == "interrupted"
     with judge_server(server, rubric_writer):
-        server.run(from_pairs(server, "pairs.json", "stopped"))
-
-
-@pytest.mark.parametrize("source", ["pairs", "description"])
-def test_cancel_is_heard_while_a_server_says_nothing(server, source):
-    write_pairs(server, "pairs.json")
-    hung = (
-        from_pairs(server, "pairs.json", "hung")
-        if source == "pairs"
-        else from_prompt(server, "a bright morning", "hung")
-    )
-    with judge_server(server, [Reply(rubric_writer, delay_s=40)]) as model:
-        prompt = server.queue(hung)
-        until(lambda: model.calls >= 1)
-        server.http("/interrupt", {})
-        assert error_of(server.wait(prompt, 5)) == "interrupted"
+        server.run(hung)
 
 
 def test_a_rubric_is_written_from_a_description(server):

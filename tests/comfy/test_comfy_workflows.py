@@ -26,7 +26,7 @@ def test_the_demo_trains_an_adapter_with_no_download(version, request):
     server, demo = request.getfixturevalue(version), load("arr_demo_miniature_training")
     inputs_of(demo, "ARRTrainRPO")[0].update(updates=2, settings=SMALL)
     inputs_of(demo, "ARRWinRate")[0].update(limit=2)
-    texts = json.dumps(server.run(demo, timeout=240))
+    texts = json.dumps(server.run(demo))
     assert (server.base / "output/loras/ARR-RPO/demo.safetensors").is_file()
     assert "held-out prompts" in texts and "demo" in texts
 

@@ -58,7 +58,7 @@ class Server:
         assert status == 200, reply
         return reply["prompt_id"]
 
-    def wait(self, prompt_id: str, timeout: float = 120) -> dict:
+    def wait(self, prompt_id: str, timeout: float = 240) -> dict:
         """The history of a graph once it has ended."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -68,9 +68,9 @@ class Server:
             time.sleep(0.05)
         raise TimeoutError(self.log.read_text()[-4000:])
 
-    def run(self, graph: dict, timeout: float = 120) -> dict:
+    def run(self, graph: dict) -> dict:
         """What the graph's nodes showed, {node: {name: [...]}}; an AssertionError if it failed."""
-        history = self.wait(self.queue(graph), timeout)
+        history = self.wait(self.queue(graph))
         assert history["status"]["status_str"] == "success", error_of(history) or history["status"]
         return history["outputs"]
 
@@ -83,19 +83,18 @@ class Server:
         outputs = self.run({**graph, **shown})
         return [outputs[name]["text"] for name in shown]
 
-    def fail(self, graph: dict, timeout: float = 120) -> str:
+    def fail(self, graph: dict) -> str:
         """The message of the node that failed, or of the validation."""
         status, reply = self.http("/prompt", {"prompt": graph, "client_id": "tests"})
         if status != 200:
             return json.dumps(reply)
-        history = self.wait(reply["prompt_id"], timeout)
+        history = self.wait(reply["prompt_id"])
         assert history["status"]["status_str"] == "error", history["status"]
         return error_of(history)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the process and wait for it."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
