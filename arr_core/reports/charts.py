@@ -1,4 +1,4 @@
-"""Line charts as geometry: paths in a square of SIZE units, which the page stretches, and labels placed in percent.
+"""Line charts as geometry: paths in a square of 100 units, which the page stretches, and labels placed in percent.
 
 The macro ``chart`` draws them. Colours come from the style sheet by the role of a line, so light and dark need no second chart.
 """
@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 
 from .html import figure
 
-SIZE = 1000
 MOST_POINTS = 400  # of a drawn line; a longer one is averaged, which no screen can tell apart
 TICKS = 4
+
+Role = Literal["policy", "base", "second"]
 
 
 class Point(NamedTuple):
@@ -29,7 +30,7 @@ class Line:
     """``role`` is the colour. ``dots`` marks every point and shows its note on hovering; ``smooth`` adds a bold mean."""
 
     points: Sequence[Point]
-    role: Literal["policy", "base", "second"] = "policy"
+    role: Role = "policy"
     label: str = ""
     dots: bool = False
     smooth: bool = False
@@ -86,12 +87,12 @@ class Chart:
         ticks = [
             tick for tick in _ticks(left, right) if left <= tick <= right and tick.is_integer()
         ]
-        return [(self._x(tick) * 100 / SIZE, f"{tick:.0f}") for tick in ticks or [left]]
+        return [(self._x(tick), f"{tick:.0f}") for tick in ticks or [left]]
 
     @property
     def y_labels(self) -> list[tuple[float, str]]:
         """(percent from the top, value)."""
-        return [(self._y(tick) * 100 / SIZE, self.format(tick)) for tick in self._y_ticks]
+        return [(self._y(tick), self.format(tick)) for tick in self._y_ticks]
 
     @property
     def paths(self) -> list[Path]:
@@ -128,21 +129,21 @@ class Chart:
 
     def _x(self, value: float) -> float:
         left, right = self._x_axis
-        return SIZE / 2 if left == right else SIZE * (value - left) / (right - left)
+        return 50.0 if left == right else 100 * (value - left) / (right - left)
 
     def _y(self, value: float) -> float:
         bottom, top = self._y_ticks[0], self._y_ticks[-1]
-        return SIZE * (top - value) / (top - bottom)
+        return 100 * (top - value) / (top - bottom)
 
     def _across(self, y: float) -> str:
-        return f"M0 {self._y(y):.1f}H{SIZE}"
+        return f"M0 {self._y(y):.2f}H100"
 
     def _path(self, points: Sequence[Point]) -> str:
         """Path data; a line of no length (h0) with round ends is drawn as a dot, however the SVG is stretched."""
         commands, pen = [], "M"
         for x, y, _ in points:
             if y is not None:
-                commands.append(f"{pen}{self._x(x):.1f} {self._y(y):.1f}")
+                commands.append(f"{pen}{self._x(x):.2f} {self._y(y):.2f}")
             pen = "M" if y is None else "L"
         return "".join(commands) + ("h0" if len(commands) == 1 else "")
 

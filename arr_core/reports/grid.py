@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from bisect import bisect_right
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -94,19 +94,9 @@ def font_for(text: str) -> FreeTypeFont:
 
 def wrapped(text: str, font: FreeTypeFont, width: int, lines: int = LINES) -> list[str]:
     """The text in at most so many lines that fit, broken at spaces if there are some; three dots where it goes on."""
-
-    def fitting(text: str, end: str = "") -> int:
-        """How many letters of the text fit, with ``end`` behind them."""
-        places = range(1, min(len(text), width) + 1)  # no letter in use is narrower than a pixel
-        return bisect_right(places, width, key=lambda at: font.getlength(text[:at] + end))
-
-    text, broken = " ".join(text.split()), []
-    while text and len(broken) < lines:
-        fits = max(1, fitting(text))
-        if fits < len(text) and " " in text[1 : fits + 1]:
-            fits = text.rindex(" ", 1, fits + 1)
-        broken.append(text[:fits])
-        text = text[fits:].lstrip()
-    if text:
-        broken[-1] = broken[-1][: fitting(broken[-1], "...")] + "..."
-    return broken or [""]
+    text = " ".join(text[: lines * width].split())
+    for letters in range(width // 3, len("..."), -1):  # no letter in use is narrower
+        broken = textwrap.wrap(text, letters, max_lines=lines, placeholder="...")
+        if all(font.getlength(line) <= width for line in broken):
+            return broken or [""]
+    return [""]

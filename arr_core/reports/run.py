@@ -22,7 +22,7 @@ from ..training.events import (
     history,
     read_events,
 )
-from .charts import Chart, Line, Point
+from .charts import Chart, Line, Point, Role
 from .html import figure, percent, percent_range, render
 from .images import embed_inside
 
@@ -143,34 +143,36 @@ def _statistic_chart(validations: Sequence[ValidationEvent], name: str, title: s
 def _training_charts(updates: Sequence[UpdateEvent]) -> list[Chart]:
     """What the updates recorded. A chart without data is left out where another one has some."""
 
-    def field(name: str) -> list[Point]:
-        return [Point(event.update, getattr(event, name)) for event in updates]
+    def line(name: str, role: Role = "policy", label: str = "", share: bool = False) -> Line:
+        """What a field says of each update; with ``share``, of each of the update's pairs."""
+        points = []
+        for event in updates:
+            value = getattr(event, name)
+            if share:
+                value = value / event.pairs if event.pairs else None
+            points.append(Point(event.update, value))
+        return Line(points, role, label, smooth=True)
 
-    def share(name: str) -> list[Point]:
-        """A count as a share of the update's pairs."""
-        return [
-            Point(event.update, getattr(event, name) / event.pairs if event.pairs else None)
-            for event in updates
-        ]
-
-    def curve(title: str, points: list[Point], format=figure, note="", **axis) -> Chart:
-        return Chart(title, [Line(points, smooth=True)], format, note, **axis)
-
-    clipped = [
-        Line(field("clip_high"), "policy", "above", smooth=True),
-        Line(field("clip_low"), "second", "below", smooth=True),
-    ]
-    order_bias = "Far from one half, the judge looks at the order more than at the images."
-    first = field("first_pick_rate")
+    clipped = [line("clip_high", "policy", "above"), line("clip_low", "second", "below")]
+    first = Chart(
+        "First image preferred",
+        [line("first_pick_rate")],
+        percent,
+        "Far from one half, the judge looks at the order more than at the images.",
+        level=0.5,
+        low=0,
+        high=1,
+    )
     charts = [
-        curve("Undecided pairs", share("undecided"), percent, low=0),
-        curve("Loss", field("loss")),
-        curve("KL to the reference", field("kl"), low=0),
+        Chart("Undecided pairs", [line("undecided", share=True)], percent, low=0),
+        Chart("Loss", [line("loss")]),
+        Chart("KL to the reference", [line("kl")], low=0),
         Chart("Clipped ratios", clipped, percent, low=0),
-        curve("Gradient norm", field("grad_norm"), low=0),
-        curve("First image preferred", first, percent, order_bias, level=0.5, low=0, high=1),
+        Chart("Gradient norm", [line("grad_norm")], low=0),
+        first,
     ]
     if failures := sum(event.failures for event in updates):
         note = f"{figure(failures)} in all; none became a reward."
-        charts.append(curve("Failed verdicts", share("failures"), percent, note, low=0))
+        failed = [line("failures", share=True)]
+        charts.append(Chart("Failed verdicts", failed, percent, note, low=0))
     return [chart for chart in charts if chart.known] or charts[:1]

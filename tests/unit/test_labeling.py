@@ -143,49 +143,39 @@ def pair(tmp_path):
     return PreferencePair("two cups, 两个杯子", files, None, tags={"kind": "count"})
 
 
-@pytest.mark.parametrize("edit", [False, True])
-def test_labels_are_read_back_as_preference_pairs(pair, tmp_path, edit):
+@pytest.mark.parametrize("edit, choice", [(False, 1), (True, 0), (False, None)])
+def test_labels_are_read_back_as_pairs_and_ties_are_kept_apart(pair, tmp_path, edit, choice):
     labels = Labels(tmp_path / "deep" / "labels.jsonl")
     pair = replace(pair, source=pair.images[0] if edit else None)
-    labels.add(pair, 1)
-    (read,) = load_pairs(labels.path)
-    assert (read.prompt, read.preferred, read.tags) == (pair.prompt, 1, {"kind": "count"})
+    labels.add(pair, choice)
+    path = labels.ties_path if choice is None else labels.path
+    assert labels.counts == {path: 1} and [*path.parent.iterdir()] == [path]
+    (read,) = load_pairs(path, labelled=choice is not None)
+    assert (read.prompt, read.preferred, read.tags) == (pair.prompt, choice, {"kind": "count"})
     files = [read.source, *read.images]
     assert [file and file.resolve() for file in files] == [pair.source, *pair.images]
     again = Labels(labels.path)
     assert pair in again and replace(pair, images=pair.images[::-1]) in again
     assert replace(pair, prompt="another") not in again
-
-
-def test_what_stood_in_the_file_stays_and_a_missing_line_end_is_made_up(pair, tmp_path):
-    path = tmp_path / "labels.jsonl"
-    path.write_text('{"query": "x", "response": ["0.png", "1.png"], "label_rank": [1, 2]}')
-    before = path.read_bytes()
-    labels = Labels(path)
-    labels.add(pair, 0)
-    assert [one.prompt for one in load_pairs(path)] == ["x", pair.prompt]
-    labels.undo()
-    assert path.read_bytes() == before
-
-
-def test_a_tie_is_kept_apart(pair, tmp_path):
-    labels = Labels(tmp_path / "labels.jsonl")
-    labels.add(pair, None)
-    assert not labels.path.exists() and labels.counts == {labels.ties_path: 1}
-    assert pair in Labels(labels.path)
     labels.undo()
     assert pair not in Labels(labels.path)
 
 
-def test_nothing_is_cut_from_a_file_that_another_program_has_changed(pair, tmp_path):
-    labels = Labels(tmp_path / "labels.jsonl")
-    labels.add(pair, 0)
-    with labels.path.open("a", encoding="utf-8") as file:
-        file.write("{}\n")
-    before = labels.path.read_bytes()
+def test_what_stood_in_the_file_or_another_program_wrote_stays(pair, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"query": "x", "response": ["0.png", "1.png"], "label_rank": [1, 2]}')
+    before = path.read_bytes()
+    labels = Labels(path)
+    labels.add(pair, 0)  # behind a line end, which is missing
+    assert [one.prompt for one in load_pairs(path)] == ["x", pair.prompt]
+    added = path.read_bytes()
+    path.write_bytes(added + b"{}\n")
     with pytest.raises(OSError, match="another program has changed the file"):
         labels.undo()
-    assert labels.path.read_bytes() == before
+    assert path.read_bytes() == added + b"{}\n"
+    path.write_bytes(added)
+    labels.undo()
+    assert path.read_bytes() == before
 
 
 def test_images_of_a_folder_are_compared_two_by_two(tmp_path):
