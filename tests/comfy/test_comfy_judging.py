@@ -197,11 +197,11 @@ def test_a_person_who_is_to_judge_is_told_where_and_is_heard(server, pictures):
         url = heard(rb"you are the judge: open (http://127\.0\.0\.1:\d+/[\w-]+/)")[1].decode()
 
     def task() -> dict | None:
-        with urllib.request.urlopen(f"{url}state") as reply:
+        with urllib.request.urlopen(f"{url}state/-1") as reply:
             return json.load(reply)["task"]
 
     until(task)
-    answer = json.dumps({"number": task()["number"], "choice": "0"}).encode()
+    answer = json.dumps({"number": task()["number"], "side": None}).encode()
     origin = re.match(r"http://[^/]+", url)[0]
     urllib.request.urlopen(
         urllib.request.Request(f"{url}answer", answer, {"Origin": origin})
