@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,9 +61,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         ProgressBars("pair") as bars,
     ):
         measured = [evaluate(judge, pairs, rubric=one, report_progress=bars) for one in rubrics]
-        both_orders = judge.both_orders
-    columns = dict(zip([f"rubric: {rubric.name}", "no rubric"], measured, strict=False))
-    print(_measures_table(columns), _tag_table(columns), sep="\n")
+    names = [f"rubric: {rubric.name}", "no rubric"][: len(measured)]
+    print(_measures_table(names, measured), _tag_table(names, measured), sep="\n")
     for one in measured:
         if one.failures == one.pairs:
             raise JudgeError(
@@ -82,7 +81,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             "pairs": options.pairs.name,
             "pairs_hash": hashlib.sha256(options.pairs.read_bytes()).hexdigest()[:16],
             "count": len(pairs),
-            "both_orders": both_orders,
+            "both_orders": judge.both_orders,
             "with_rubric": parts[0],
             "without_rubric": None if options.only_rubric else parts[1],
         }
@@ -90,12 +89,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measures_table(columns: Mapping[str, Measures]) -> str:
+def _measures_table(names: Sequence[str], measured: Sequence[Measures]) -> str:
     """A Markdown table, one column a rubric."""
-    cells = [_cells(measures) for measures in columns.values()]
-    rows = [[name, *(column[name] for column in cells)] for name in cells[0]]
-    pairs = next(iter(columns.values())).pairs
-    return markdown([f"{pairs:,} pairs", *columns], rows)
+    cells = [_cells(one) for one in measured]
+    rows = [[row, *(column[row] for column in cells)] for row in cells[0]]
+    return markdown([f"{measured[0].pairs:,} pairs", *names], rows)
 
 
 def _cells(one: Measures) -> dict[str, str]:
@@ -119,20 +117,15 @@ def _cells(one: Measures) -> dict[str, str]:
     }
 
 
-def _tag_table(columns: Mapping[str, Measures]) -> str:
+def _tag_table(names: Sequence[str], measured: Sequence[Measures]) -> str:
     """A Markdown table, one row a tag; empty where the pairs have none."""
-    first = next(iter(columns.values()))
     heads = ["tag", "pairs"]
-    for name in columns:
+    for name in names:
         heads += [f"right: {name}", f"decided: {name}"]
-    rows = [
-        [
-            tag,
-            f"{coverage.total}",
-            *(_share(part) for one in columns.values() for part in one.by_tag[tag]),
-        ]
-        for tag, (_, coverage) in first.by_tag.items()
-    ]
+    rows = []
+    for tag, (_, coverage) in measured[0].by_tag.items():
+        shares = [_share(part) for one in measured for part in one.by_tag[tag]]
+        rows.append([tag, f"{coverage.total}", *shares])
     return "\n" + markdown(heads, rows) + "\n" if rows else ""
 
 
