@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import numpy as np
@@ -26,25 +27,21 @@ PIPELINES = {
     "qwen": QwenImageEditPipeline,
     "qwen-plus": QwenImageEditPlusPipeline,
 }
-# Stock edit pipelines round both sides to multiples of 32; these sizes are such multiples.
-SIZES = {"square": (32, 32), "landscape": (64, 32), "portrait": (32, 64)}
+PROMPT = "a red circle above a blue square"
+GUIDED = {"policy.true_cfg_scale": 4.0, "policy.negative_prompt": "green"}
 CONDITION = 64 * 64  # the source's area as the text encoder of Plus sees it
-PROMPT, NEGATIVE = "a red circle above a blue square", "green"
 
 
 @pytest.fixture(scope="module")
 def stock(saved_pipeline):
     """``stock(name)`` is the whole pipeline, with a scheduler that takes the given sigmas as they are."""
-    pipelines = {}
 
+    @functools.cache
     def load(name: str):
-        if name not in pipelines:
-            pipelines[name] = PIPELINES[name].from_pretrained(saved_pipeline(name))
-            pipelines[name].scheduler = FlowMatchEulerDiscreteScheduler(
-                shift=1.0, use_dynamic_shifting=False
-            )
-            pipelines[name].set_progress_bar_config(disable=True)
-        return pipelines[name]
+        pipeline = PIPELINES[name].from_pretrained(saved_pipeline(name))
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     return load
 
@@ -56,7 +53,7 @@ def ours(policy, example: Example, seeds: list[int]):
     return x0, policy.decode(x0, batch)
 
 
-def theirs(pipeline, policy, seed: int, **call):
+def theirs(pipeline, policy, size: tuple[int, int], seed: int, **call):
     """Latents and image of the stock pipeline at its ``__call__``."""
     latents = []
 
@@ -65,20 +62,27 @@ def theirs(pipeline, policy, seed: int, **call):
         return {}
 
     image = pipeline(
-        **call,
+        prompt=PROMPT,
+        negative_prompt=policy.settings.negative_prompt,
+        true_cfg_scale=policy.settings.true_cfg_scale,
+        width=size[0],
+        height=size[1],
         sigmas=static_sigmas(STEPS, SHIFT)[:-1].tolist(),
         callback_on_step_end=keep,
         generator=[torch.Generator().manual_seed(seed)],
+        **call,
     ).images[0]
-    return latents[-1], image
+    return latents[-1][0], image
 
 
-def assert_same(given: tuple, expected: tuple) -> None:
-    latents, image = given
-    assert (latents - expected[0]).abs().max() < 1e-4
-    assert image.size == expected[1].size
-    assert np.asarray(image).std() > 1  # neither is blank
-    assert largest_difference(image, expected[1]) <= 1
+def assert_same(given: tuple, expected: list[tuple]) -> None:
+    """Latents and images of a rollout are those of the stock pipeline, seed by seed."""
+    for latents, image, (other_latents, other) in zip(*given, expected, strict=True):
+        assert (latents - other_latents).abs().max() < 1e-4
+        assert image.size == other.size
+        assert np.asarray(image).std() > 1  # neither is blank
+        assert largest_difference(image, other) <= 1
+    assert (given[0][0] - given[0][1]).abs().max() > 0.1
 
 
 def largest_difference(image: Image.Image, other: Image.Image) -> int:
@@ -86,31 +90,21 @@ def largest_difference(image: Image.Image, other: Image.Image) -> int:
     return abs(np.asarray(image).astype(int) - np.asarray(other).astype(int)).max()
 
 
-def pair(result: tuple, at: int) -> tuple:
-    return result[0][at : at + 1], result[1][at]
-
-
 # ---------------------------------------------------------------------- FLUX
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 32), (32, 48)])
-def test_flux_makes_the_stock_image(make_policy, stock, size):
-    width, height = size
-    policy, config = make_policy("flux", **{"policy.height": height, "policy.width": width})
+@pytest.mark.parametrize(
+    ("size", "fields"), [((32, 32), {}), ((64, 32), {}), ((32, 48), {}), ((32, 32), GUIDED)]
+)
+def test_flux_makes_the_stock_image(make_policy, stock, size, fields):
+    shape = {"policy.width": size[0], "policy.height": size[1]}
+    policy, config = make_policy("flux", **shape, **fields)
+    call = config.policy.model_dump(include={"guidance_scale", "max_sequence_length"})
     result = ours(policy, Example(PROMPT), [3, 4])
-    for at, seed in enumerate((3, 4)):
-        expected = theirs(
-            stock("flux"),
-            policy,
-            seed,
-            prompt=PROMPT,
-            height=height,
-            width=width,
-            guidance_scale=config.policy.guidance_scale,
-            max_sequence_length=config.policy.max_sequence_length,
-        )
-        assert_same(pair(result, at), expected)
-    assert (result[0][0] - result[0][1]).abs().max() > 0.1
+    assert_same(result, [theirs(stock("flux"), policy, size, seed, **call) for seed in (3, 4)])
+    if fields:
+        plain, _ = make_policy("flux", **shape)
+        assert (ours(plain, Example(PROMPT), [3, 4])[0] - result[0]).abs().max() > 1e-2
 
 
 def test_flux_makes_the_stock_image_by_the_stock_schedule(make_policy, saved_pipeline):
@@ -120,124 +114,73 @@ def test_flux_makes_the_stock_image_by_the_stock_schedule(make_policy, saved_pip
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
         PROMPT,
-        height=32,
-        width=32,
         num_inference_steps=STEPS,
-        max_sequence_length=config.policy.max_sequence_length,
-        guidance_scale=config.policy.guidance_scale,
         generator=torch.Generator().manual_seed(3),
+        **config.policy.model_dump(
+            include={"height", "width", "guidance_scale", "max_sequence_length"}
+        ),
     ).images[0]
     image = ours(policy, Example(PROMPT), [3])[1][0]
     assert largest_difference(image, expected) <= 1
 
 
-def test_flux_with_a_negative_prompt_makes_the_stock_image(make_policy, stock):
-    policy, config = make_policy(
-        "flux", **{"policy.true_cfg_scale": 3.0, "policy.negative_prompt": NEGATIVE}
-    )
-    expected = theirs(
-        stock("flux"),
-        policy,
-        3,
-        prompt=PROMPT,
-        negative_prompt=NEGATIVE,
-        true_cfg_scale=3.0,
-        height=32,
-        width=32,
-        guidance_scale=config.policy.guidance_scale,
-        max_sequence_length=config.policy.max_sequence_length,
-    )
-    result = ours(policy, Example(PROMPT), [3])
-    assert_same(pair(result, 0), expected)
-    plain, _ = make_policy("flux")
-    assert (ours(plain, Example(PROMPT), [3])[0] - expected[0]).abs().max() > 1e-2
-
-
 # ---------------------------------------------------------------------- Qwen-Image-Edit, and 2509 (Plus)
 
 
-def edit_settings(name: str, shape: str = "landscape", **more) -> dict:
-    """A policy of the shape's area, always given lying: an edit keeps its source's shape. Stock Edit shows the text
+def edit_settings(name: str, size: tuple[int, int] = (64, 32)) -> dict:
+    """A policy of the size's area, always given lying: an edit keeps its source's shape. Stock Edit shows the text
     encoder the resized source itself; Plus has a size of its own for it."""
-    height, width = sorted(SIZES[shape])
+    height, width = sorted(size)
     return {
         "policy.height": height,
         "policy.width": width,
         "policy.condition_area": CONDITION if name == "qwen-plus" else None,
-        **more,
     }
 
 
 @pytest.fixture
 def stock_edit(stock, monkeypatch):
-    """``stock_edit(name, policy, source, seed, **call)``: the stock pipeline, asked for small pictures and told which
+    """``stock_edit(name, policy, size, seed, source)``: the stock pipeline, asked for small pictures and told which
     of its tokens are picture, but otherwise as it is."""
 
-    def run(name: str, policy, source, seed: int, **call):
-        pipeline = stock(name)
+    def run(name: str, policy, size: tuple[int, int], seed: int, source):
+        pipeline, area = stock(name), size[0] * size[1]
         module = importlib.import_module(type(pipeline).__module__)
-        area = policy.settings.height * policy.settings.width
-        image = Image.open(source)
-        if name == "qwen-plus":
-            monkeypatch.setattr(module, "VAE_IMAGE_SIZE", area)
-            monkeypatch.setattr(module, "CONDITION_IMAGE_SIZE", CONDITION)
-        else:
-            dimensions = module.calculate_dimensions
-            monkeypatch.setattr(
-                module, "calculate_dimensions", lambda _, ratio: dimensions(area, ratio)
-            )
-        with image_token_types(pipeline.text_encoder):
-            width, height = module.calculate_dimensions(area, image.width / image.height)[:2]
-            result = theirs(pipeline, policy, seed, image=image, height=height, width=width, **call)
-        monkeypatch.undo()
-        return result
+        with image_token_types(pipeline.text_encoder), monkeypatch.context() as small:
+            if name == "qwen-plus":
+                small.setattr(module, "VAE_IMAGE_SIZE", area)
+                small.setattr(module, "CONDITION_IMAGE_SIZE", CONDITION)
+            else:
+                dimensions = module.calculate_dimensions
+                small.setattr(
+                    module, "calculate_dimensions", lambda _, ratio: dimensions(area, ratio)
+                )
+            return theirs(pipeline, policy, size, seed, image=Image.open(source))
 
     return run
 
 
-@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize(
+    ("source_size", "size", "fields"),
+    [  # stock edit pipelines round both sides to multiples of 32; these sizes are such multiples
+        ((32, 32), (32, 32), {}),
+        ((64, 32), (64, 32), {}),
+        ((32, 64), (32, 64), {}),
+        ((150, 75), (64, 32), {}),
+        ((64, 32), (64, 32), GUIDED),
+    ],
+)
 @pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
-def test_an_edit_makes_the_stock_image(make_policy, stock_edit, source_image, name, shape):
-    policy, _ = make_policy(name, **edit_settings(name, shape))
-    source = source_image(*SIZES[shape])
+def test_an_edit_makes_the_stock_image(
+    make_policy, stock_edit, source_image, name, source_size, size, fields
+):
+    policy, _ = make_policy(name, **edit_settings(name, size), **fields)
+    source = source_image(*source_size)
     result = ours(policy, Example(PROMPT, source), [5, 6])
-    assert result[1][0].size == SIZES[shape]
-    for at, seed in enumerate((5, 6)):
-        assert_same(
-            pair(result, at),
-            stock_edit(name, policy, source, seed, prompt=PROMPT, true_cfg_scale=1.0),
-        )
-
-
-@pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
-def test_a_larger_source_is_resized_as_the_stock_pipeline_does(
-    make_policy, stock_edit, source_image, name
-):
-    policy, _ = make_policy(name, **edit_settings(name))
-    source = source_image(150, 75)
-    result = ours(policy, Example(PROMPT, source), [5])
-    assert result[1][0].size == SIZES["landscape"]
-    assert_same(
-        pair(result, 0), stock_edit(name, policy, source, 5, prompt=PROMPT, true_cfg_scale=1.0)
-    )
-
-
-@pytest.mark.parametrize("name", ["qwen", "qwen-plus"])
-def test_an_edit_with_a_negative_prompt_makes_the_stock_image(
-    make_policy, stock_edit, source_image, name
-):
-    policy, _ = make_policy(
-        name,
-        **edit_settings(name, **{"policy.true_cfg_scale": 4.0, "policy.negative_prompt": NEGATIVE}),
-    )
-    source = source_image(*SIZES["landscape"])
-    expected = stock_edit(
-        name, policy, source, 5, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=4.0
-    )
-    result = ours(policy, Example(PROMPT, source), [5])
-    assert_same(pair(result, 0), expected)
-    plain, _ = make_policy(name, **edit_settings(name))
-    assert (ours(plain, Example(PROMPT, source), [5])[0] - expected[0]).abs().max() > 1e-2
+    assert_same(result, [stock_edit(name, policy, size, seed, source) for seed in (5, 6)])
+    if fields:
+        plain, _ = make_policy(name, **edit_settings(name, size))
+        assert (ours(plain, Example(PROMPT, source), [5, 6])[0] - result[0]).abs().max() > 1e-2
 
 
 # ---------------------------------------------------------------------- batches

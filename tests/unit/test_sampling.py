@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from arr_core.adapters import Adapter, LoraPair
-from arr_core.judging import Verdict
 from arr_core.sampling import ImageFiles, denoise, scaled
 from arr_core.training import sde
 from arr_core.training.validation import Score
@@ -52,25 +51,17 @@ def test_strength_scales_what_the_adapter_adds():
     assert (half.scale, half.alpha) == (2.0, 4.0) and half.B is pair.B
 
 
-def verdicts(preferred: str) -> list[Verdict]:
-    return [SimpleNamespace(preferred=side if side in "ab" else None) for side in preferred]
-
-
 @pytest.mark.parametrize(
-    ("preferred", "counts", "margin", "said"),
+    ("preferred", "score", "margin", "said"),
     [
-        ("aab-", (2, 1, 1), 0.25, "A beats B in 67% of 3 decided pairs"),
-        (
-            "bb",
-            (0, 2, 0),
-            -1.0,
-            "A beats B in 0% of 2 decided pairs (95 % interval 0% to 66%; 0 of 2",
-        ),
-        ("--", (0, 0, 2), 0.0, "the judge decided none of 2 pairs between A and B"),
-        ("", (0, 0, 0), 0.0, "the judge decided none of 0 pairs"),
+        ("aab-", Score(2, 1, 1), 0.25, "A beats B in 67% of 3 decided pairs"),
+        ("bb", Score(0, 2, 0), -1, "A beats B in 0% of 2 decided pairs (95 % interval 0% to 66%"),
+        ("--", Score(0, 0, 2), 0, "the judge decided none of 2 pairs between A and B"),
+        ("", Score(0, 0, 0), 0, "the judge decided none of 0 pairs"),
     ],
 )
-def test_a_score_counts_verdicts_and_says_them(preferred, counts, margin, said):
-    score = Score.of(verdicts(preferred))
-    assert (score.wins, score.losses, score.undecided) == counts and score.margin == margin
+def test_a_score_counts_verdicts_and_says_them(preferred, score, margin, said):
+    sides = {"a": "a", "b": "b", "-": None}
+    verdicts = [SimpleNamespace(preferred=sides[letter]) for letter in preferred]
+    assert Score.of(verdicts) == score and score.margin == margin
     assert score.sentence("A", "B").startswith(said)
