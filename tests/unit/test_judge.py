@@ -208,6 +208,7 @@ def test_an_error_in_flight_is_everybodys_error_and_the_next_one_asks_again():
 
     with Judge(Once(brighter), RUBRIC) as it:
         futures = [it.submit(pairs(1)) for _ in range(2)]
+        it.runner.run(asyncio.sleep(0.3))  # until both wait for the same answer
         it.client.free.set()
         for future in futures:
             with pytest.raises(JudgeError, match="the server went away"):
@@ -229,6 +230,7 @@ def test_a_caller_who_cancels_takes_the_answer_from_nobody():
 def test_a_failure_in_flight_is_everybodys_failure_and_nobody_is_credited():
     with Judge(Held(lambda question: FAILED), RUBRIC) as it:
         futures = [it.submit(pairs(1)) for _ in range(3)]
+        it.runner.run(asyncio.sleep(0.3))
         it.client.free.set()
         assert [future.result(timeout=10)[0].failed for future in futures] == [True] * 3
         assert len(it.client.asked) == 2
