@@ -111,7 +111,7 @@ class ScaleResolver:
                 "its strength is unknown: give the PEFT folder, or the alpha of its training "
                 "(--alpha N)"
             )
-        return alpha, scale_of(alpha, rank)
+        return float(alpha), scale_of(alpha, rank)
 
     def _recorded(self, record: LoraRecord, module: str, rank: int) -> tuple[float, float]:
         if record.rank_of(module) != rank:

@@ -290,7 +290,9 @@ def test_a_file_that_records_no_strength_needs_the_alpha_of_its_training(
 
     refused(file, "strength is unknown.*--alpha N")
 
-    assert load_adapter(file, alpha=8).content_hash == adapter.content_hash
+    given = load_adapter(file, alpha=8)
+    assert given.content_hash == adapter.content_hash
+    assert given.peft_config()["lora_alpha"] == 8
 
 
 def test_a_repository_of_one_adapter_stands_for_it_and_of_two_is_refused_by_their_names(tmp_path):
