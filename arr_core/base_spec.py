@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .common.errors import describe_validation_error
-from .config import PRESETS, ConfigError, Judge, Policy, Rollout, TrainConfig, load_config
+from .config.load import ConfigError, load_config
+from .config.presets import PRESETS
+from .config.schema import Judge, Policy, Rollout, TrainConfig
 
 CARD_STEPS = 30
 

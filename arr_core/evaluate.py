@@ -19,7 +19,7 @@ from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import Parser, new_folder, run
 from .common.files import write_json
 from .common.progress import ProgressBars
-from .config import ConfigError
+from .config.load import ConfigError
 from .sampling_options import adapter_of, add_options, load_adapter_for, plan_of, spec_of
 
 if TYPE_CHECKING:

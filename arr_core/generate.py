@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .base_spec import BaseSpec
 from .common.command import Parser, new_folder, run
 from .common.progress import ProgressBars
-from .config import ConfigError
+from .config.load import ConfigError
 from .data import Example, example_of
 from .sampling_options import Plan, adapter_of, add_options, plan_of, spec_of
 

@@ -14,7 +14,9 @@ from . import __version__
 from .base_spec import BaseSpec, resolve
 from .common.command import Parser, number_from
 from .common.progress import ReportProgress, no_progress
-from .config import PRESETS, ConfigError, Policy, Rollout
+from .config.load import ConfigError
+from .config.presets import PRESETS
+from .config.schema import Policy, Rollout
 from .data import Example, load_examples, load_split
 
 if TYPE_CHECKING:

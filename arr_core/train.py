@@ -10,7 +10,9 @@ from pathlib import Path
 
 from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import run
-from .config import PRESETS, ConfigError, FieldParser, TrainConfig, make_config, parse_flags
+from .config.load import ConfigError, FieldParser, make_config, parse_flags
+from .config.presets import PRESETS
+from .config.schema import TrainConfig
 
 
 def main(words: Sequence[str] | None = None) -> int:

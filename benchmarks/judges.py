@@ -58,7 +58,7 @@ sys.path.insert(0, str(ROOT))
 from arr_core.common.images import open_image
 from arr_core.common.proportions import Proportion
 from arr_core.common.randomness import seed_of
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.data import PreferencePair, load_examples
 from arr_core.judge import markdown
 from arr_core.judging import Judge

@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.judging import Judge, Opinion
 from arr_core.judging.client import GroupClient
 from arr_core.rubrics import BUILT_IN

@@ -10,8 +10,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from arr_core.config import TrainConfig  # noqa: E402
 from arr_core.config.presets import PRESETS  # noqa: E402
+from arr_core.config.schema import TrainConfig  # noqa: E402
 from arr_core.judging.profiles import Profile  # noqa: E402
 
 TARGET = ROOT / "docs" / "configuration.md"

@@ -19,7 +19,7 @@ from . import folders
 from .images import to_pictures
 
 if TYPE_CHECKING:
-    from ..arr_core.config import TrainConfig
+    from ..arr_core.config.schema import TrainConfig
     from ..arr_core.rubrics.rubric import Rubric, Task
     from ..arr_core.training.events import History
 
@@ -63,7 +63,7 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """The configuration that the run was started with."""
-        from ..arr_core.config import load_config
+        from ..arr_core.config.load import load_config
 
         return load_config(str(self.folder / "config.yaml"))
 

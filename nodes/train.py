@@ -41,7 +41,7 @@ from .schema import (
 )
 
 if TYPE_CHECKING:
-    from ..arr_core.config import TrainConfig
+    from ..arr_core.config.schema import TrainConfig
     from ..arr_core.rubrics import Rubric
     from ..arr_core.training.events import History
 
@@ -149,7 +149,7 @@ class ARRTrainRPO(Node):
 
 def train(run: Run, updates: int, arguments: list[str], live: Live) -> None:
     """Start the run or go on with it, and follow it to its end. Raises the interruption, ValueError and RuntimeError."""
-    from ..arr_core.config import changed_fields, load_config
+    from ..arr_core.config.load import changed_fields, load_config
 
     preset, *flags = arguments = [*arguments, f"--run.updates={updates}"]
     config, history = load_config(preset, flags), run.history()

@@ -84,7 +84,7 @@ def saved_pipeline(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_config(saved_pipeline):
     """``run_config(name, **{"section.field": value})`` is a run's configuration on a random pipeline."""
-    from arr_core.config import make_config
+    from arr_core.config.load import make_config
 
     def config(name: str, **fields):
         given = {"policy.base": str(saved_pipeline(name)), "policy.device": "cpu", **fields}

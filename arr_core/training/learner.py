@@ -12,7 +12,7 @@ import torch
 from ..adapters import Adapter, extract, inject
 from ..common import collectives
 from ..common.progress import ReportProgress, no_progress
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..policies.base import Policy
 from ..sampling import batches
 from . import nft, rpo

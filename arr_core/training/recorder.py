@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import __version__
 from ..common import collectives
-from ..config import TrainConfig, config_hash
+from ..config.load import config_hash
+from ..config.schema import TrainConfig
 from ..judging import Verdict
 from ..rubrics import Rubric
 from .events import (

@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable, Iterator
 
 from ..common import collectives
-from ..config import TrainConfig, changed_fields, load_config
+from ..config.load import changed_fields, load_config
+from ..config.schema import TrainConfig
 from ..data import Example, content_hash, load_split
 from ..judging import Judge
 from ..judging.profiles import default_rubric, make_client

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError
+from ..config.load import ConfigError
 from .events import Event, MeasureEvent, ResumedEvent, UpdateEvent, ValidationEvent
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..adapters import load_adapter
 from ..common import collectives
-from ..config import TrainConfig, config_hash, save_config
+from ..config.load import config_hash, save_config
+from ..config.schema import TrainConfig
 from ..data import PromptOrder
 from ..judging import Judge, JudgeError, Verdict
 from ..policies.loading import load_policy

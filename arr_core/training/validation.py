@@ -11,7 +11,7 @@ from ..common import collectives
 from ..common.progress import ReportProgress, no_progress
 from ..common.proportions import Proportion
 from ..common.randomness import seed_of
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..data import Example
 from ..judging import Judge, JudgeError, Pair, Verdict
 from ..policies.base import Policy

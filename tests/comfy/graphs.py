@@ -57,7 +57,7 @@ def rubric_writer(request) -> str:
     return rubric_model.answer(request.text, request.pictures if sees else {})
 
 
-def write_pairs(server, name: str, preferred: str = "dark") -> list[dict]:
+def write_pairs(server, name: str, preferred: str = "dark", thing: str = "cup") -> list[dict]:
     """Six pairs in ComfyUI's input folder, of which people liked the dark or the bright one."""
     (server.base / "input/pairs").mkdir(exist_ok=True)
     records = []
@@ -66,7 +66,9 @@ def write_pairs(server, name: str, preferred: str = "dark") -> list[dict]:
         for file, level in zip(names, (30 + number, 220 + number), strict=True):
             Image.new("RGB", (32, 32), (level,) * 3).save(server.base / "input/pairs" / file)
         rank = [1, 2] if preferred == "dark" else [2, 1]
-        records.append({"prompt": f"a cup, number {number}", "images": names, "label_rank": rank})
+        records.append(
+            {"prompt": f"a {thing}, number {number}", "images": names, "label_rank": rank}
+        )
     (server.base / "input/pairs" / name).write_text(json.dumps(records))
     return records
 

@@ -16,7 +16,7 @@ from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
 
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.training.events import (
     Event,
     History,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arr_core.adapters import extract, load_adapter
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.evaluate import main
 from arr_core.policies.loading import load_policy
 from arr_core.training.events import FinishedEvent, ProgressEvent, read_events

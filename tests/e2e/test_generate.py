@@ -19,7 +19,8 @@ from PIL import Image
 
 from arr_core import __version__
 from arr_core.adapters import extract, load_adapter
-from arr_core.config import PRESETS, load_config, save_config
+from arr_core.config.load import load_config, save_config
+from arr_core.config.presets import PRESETS
 from arr_core.generate import main
 from arr_core.policies.qwen_image_edit import image_token_types
 
@@ -335,7 +336,7 @@ def test_bad_options_are_one_line_before_any_model_loads(
         ("", "the following arguments are required: SOURCE"),
         (f"{cup} --prompts x.txt", "expected one of --prompt and --prompts, got both"),
         (f"{flux} --prompt ' '", "expected a text that is not empty"),
-        (f"{flux} --prompts {tmp_path}/no.txt", "there is no such file"),
+        (f"{flux} --prompts {tmp_path}/no.txt", "no such file"),
         (f"{flux} --prompts {tmp_path}/empty.txt", "an empty file"),
         (f"{flux} --prompts {tmp_path}/half.jsonl", "expected text that UTF-8 can write"),
         (f"{cup} --source {source}", "which makes them from text"),

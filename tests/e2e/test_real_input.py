@@ -18,7 +18,7 @@ from doubles.openai_server import OpenAIServer, brighter, error
 from PIL import Image
 from safetensors.torch import load_file
 
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.training.events import History, history, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_real_photographs_with_edit_instructions(user, train, name):
         told = complete(run)
         nothing_tells(user / "runs", done, KEY, server.url.removeprefix("http://"))
         requests = server.requests
-    assert "On 2 held-out prompts" in done.stdout
+    assert "On held-out prompts the adapter" in done.stdout and "of 2 undecided" in done.stdout
     assert all(
         update.decided + update.undecided == 2 and update.failures == 0 for update in told.updates
     )

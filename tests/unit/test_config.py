@@ -8,15 +8,9 @@ from pydantic import ValidationError
 
 from arr_core import train
 from arr_core.common.paths import resource
-from arr_core.config import (
-    PRESETS,
-    ConfigError,
-    TrainConfig,
-    changed_fields,
-    config_hash,
-    load_config,
-    save_config,
-)
+from arr_core.config.load import ConfigError, changed_fields, config_hash, load_config, save_config
+from arr_core.config.presets import PRESETS
+from arr_core.config.schema import TrainConfig
 
 PROMPTS = "--data.train prompts.txt "
 ATTENTION = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"} | {

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arr_core.config import TrainConfig
 from arr_core.config.presets import PRESETS
+from arr_core.config.schema import TrainConfig
 from arr_core.judging.profiles import Profile
 from benchmarks import learning
 

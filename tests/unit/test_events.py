@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from arr_core.config import ConfigError
+from arr_core.config.load import ConfigError
 from arr_core.training.events import (
     BothStatistics,
     CheckpointEvent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arr_core import miniature
-from arr_core.config import load_config
+from arr_core.config.load import load_config
 from arr_core.judging import JudgeError
 from arr_core.miniature.judge import MiniatureClient
 from arr_core.policies import loading

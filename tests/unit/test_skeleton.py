@@ -62,7 +62,7 @@ def oddly_named_copy(tmp_path):
         "import arr_core; assert arr_core.__version__",
         "import importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); m = u.module_from_spec(s); "
         "s.loader.exec_module(m); assert m.WEB_DIRECTORY",
-        "import arr_core.config",
+        "import arr_core.config.load",
     ],
     ids=["arr_core", "root", "config"],
 )
