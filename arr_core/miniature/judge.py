@@ -34,7 +34,7 @@ class MiniatureVLM:
             raise JudgeError(fault)
         if not (Path(folder) / "model.safetensors").is_file():
             raise JudgeError(
-                f"{folder}: expected the embedded judge, found no model.safetensors; install the project from a "
+                f"{folder}: expected the embedded judge, got no model.safetensors; install the project from a "
                 "whole checkout, or train it with python -m tools.miniature.build judge"
             )
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
