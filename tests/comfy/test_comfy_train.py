@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from graphs import SMALL, judge, listening, training, until
+from doubles.openai_server import HANG, brighter
+from graphs import SMALL, judge, judge_server, listening, training, until
 from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
@@ -126,18 +127,28 @@ def test_cancel_finishes_the_update_and_saves_and_run_goes_on(server):
 
 
 def test_a_second_cancel_ends_it_at_once_and_the_last_checkpoint_is_kept(server):
-    slow = SMALL.replace("update = 2", "update = 256").replace("batch = 4", "batch = 64")
-    slow = slow.replace("every = 2", "every = 1")
-    graph = {"train": training(server, run_name="killed", updates=5000, settings=slow)}
-    with listening(server) as heard:
+    checkpoint = folder(server, "killed") / "checkpoints/1"
+
+    def hangs_in_the_second_update(request):
+        return HANG if checkpoint.is_dir() else brighter(request)
+
+    settings = SMALL.replace("save_every = 2", "save_every = 1")
+    with (
+        judge_server(server, hangs_in_the_second_update, "hangs") as network,
+        listening(server) as heard,
+    ):
+        graph = {
+            "judge": judge(server, "hangs", timeout=600.0),
+            "train": training(server, run_name="killed", judge=["judge", 0], settings=settings),
+        }
         prompt = server.queue(graph)
-        until(lambda: run_of(server, "killed").checkpoints)
+        until(lambda: checkpoint.is_dir() and network.in_flight)
         server.http("/interrupt", {})
         heard(rb"Cancel again ends it at once")
-    server.http("/interrupt", {})
-    assert error_of(server.wait(prompt)) == "interrupted"
+        server.http("/interrupt", {})
+        assert error_of(server.wait(prompt)) == "interrupted"
     assert run_of(server, "killed").state == "open"  # it had no time to record its end
-    assert (folder(server, "killed") / "checkpoints/1").is_dir()
+    assert checkpoint.is_dir()
 
 
 def test_a_person_who_is_to_judge_is_told_where(server):
