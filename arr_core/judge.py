@@ -40,6 +40,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .common.progress import ProgressBars
     from .data import DataError, load_pairs, task_of
     from .judging import Judge, JudgeError
+    from .judging.chat import RequestLimits
     from .judging.metrics import evaluate
     from .judging.profiles import default_rubric, make_client
     from .rubrics import NO_RUBRIC, load_rubric
@@ -54,7 +55,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     rubric = (
         load_rubric(options.rubric, task) if options.rubric else default_rubric(options.judge, task)
     )
-    client = make_client(options.judge, timeout_s=options.timeout, concurrency=options.concurrency)
+    limits = RequestLimits(timeout_s=options.timeout, concurrency=options.concurrency)
+    client = make_client(options.judge, limits)
     rubrics = [rubric] if options.only_rubric else [rubric, NO_RUBRIC[task]]
     with (
         Judge(client, rubric, both_orders=not options.one_order, store=options.store) as judge,

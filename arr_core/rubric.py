@@ -131,6 +131,7 @@ def _finish(outcome: Outcome, output: Path, report: Path) -> int:
 def _describe(options: argparse.Namespace) -> int:
     from .common.async_runner import AsyncRunner
     from .data import load_exemplars
+    from .judging.chat import RequestLimits
     from .judging.profiles import make_chat
     from .rubrics import RubricError
     from .rubrics.prompts import Assignment
@@ -147,7 +148,7 @@ def _describe(options: argparse.Namespace) -> int:
             raise RubricError(f"{file}: expected a text file in UTF-8; {error}") from error
     examples = load_exemplars(options.examples) if options.examples else []
     assignment = Assignment(options.task, options.language, examples)
-    chat = make_chat(options.judge, concurrency=options.concurrency)
+    chat = make_chat(options.judge, RequestLimits(concurrency=options.concurrency))
     runner = AsyncRunner("rubric")
     try:
         rubric = runner.run(from_description(text, chat, assignment))

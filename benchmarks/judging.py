@@ -23,9 +23,11 @@ sys.path[:0] = [
 from doubles.slow_server import slow_server  # noqa: E402
 
 from arr_core.judging import Judge, Pair
+from arr_core.judging.chat import RequestLimits
 from arr_core.judging.openai_client import OpenAIChat
 from arr_core.judging.pairwise import PairwiseClient
 from arr_core.judging.pictures import data_uri
+from arr_core.judging.profiles import Profile
 from arr_core.rubrics import BUILT_IN
 
 IN_FLIGHT, DELAY_S = 64, 0.2
@@ -36,7 +38,10 @@ def through_the_judge(
 ) -> tuple[float, float]:
     """Wall and CPU seconds of ``requests`` questions, both orders of half as many pairs."""
     with Judge(
-        PairwiseClient(OpenAIChat(url=url, model="m", concurrency=IN_FLIGHT)), BUILT_IN["t2i"]
+        PairwiseClient(
+            OpenAIChat(Profile(url=url, model="m"), RequestLimits(concurrency=IN_FLIGHT))
+        ),
+        BUILT_IN["t2i"],
     ) as judge:
         judge.submit([Pair(f"warm {number}", *images) for number in range(IN_FLIGHT)]).result()
         wall, cpu = time.monotonic(), time.process_time()

@@ -53,6 +53,7 @@ def describe(name: str, check: bool, timeout: float) -> str:
     A person is not asked, and a model is not loaded for it. Raises JudgeError, or ValueError for an answer that is none.
     """
     from ..arr_core.judging import Judge, Pair
+    from ..arr_core.judging.chat import RequestLimits
     from ..arr_core.judging.profiles import default_rubric, load_profile, make_client
 
     profile = load_profile(name)
@@ -69,7 +70,7 @@ def describe(name: str, check: bool, timeout: float) -> str:
         load_profile(member).kind == "panel" for member in profile.members
     ):
         return "; ".join(describe(member, check, timeout) for member in profile.members)
-    client = make_client(name, timeout_s=timeout, retries=0)
+    client = make_client(name, RequestLimits(timeout_s=timeout, retries=0))
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     rubric = default_rubric(name, "t2i")
     with Judge(client, rubric, both_orders=False, shared=False) as judge:

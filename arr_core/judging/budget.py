@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .chat import Chat, Messages, Reply, RequestOptions
 from .verdict import JudgeError
 
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that one run of the program may spend; None is no limit."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 
 class Budget(Chat):
-    """A chat that stops with a JudgeError at its limits.
+    """A chat that stops with a JudgeError at its profile's limits.
 
     Calls are questions, counted before they are asked, so their limit is exact; retries are not counted. Tokens and money
     are known afterwards: what is in flight when the limit is reached is still paid, and still used.
     """
 
-    def __init__(self, chat: Chat, limits: Limits, name: str, at_once: int = 16):
-        """at_once: requests in flight at most, where tokens or money are limited."""
-        self.chat, self.limits, self.name = chat, limits, name
+    def __init__(self, chat: Chat, profile: Profile, name: str, concurrency: int = 16):
+        """concurrency: requests in flight at most, where tokens or money are limited."""
+        self.chat, self.profile, self.name = chat, profile, name
         self.identity = chat.identity
         self.calls, self.tokens, self.cost = 0, 0, 0.0
-        exact = limits.tokens is None and limits.cost is None
-        self._free = contextlib.nullcontext() if exact else asyncio.Semaphore(at_once)
+        exact = profile.max_tokens_total is None and profile.max_cost is None
+        self._free = contextlib.nullcontext() if exact else asyncio.Semaphore(concurrency)
 
     async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
         async with self._free:
@@ -47,11 +41,12 @@ class Budget(Chat):
         await self.chat.close()
 
     def _admit(self) -> None:
-        for field, spent, limit in (
-            ("max_calls", self.calls, self.limits.calls),
-            ("max_tokens_total", self.tokens, self.limits.tokens),
-            ("max_cost", self.cost, self.limits.cost),
+        for field, spent in (
+            ("max_calls", self.calls),
+            ("max_tokens_total", self.tokens),
+            ("max_cost", self.cost),
         ):
+            limit = getattr(self.profile, field)
             if limit is not None and spent >= limit:
                 raise JudgeError(
                     f"the judge profile {self.name!r} has spent {spent:g} of its {field}: {limit:g}; raise "

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 Messages = Sequence[dict[str, Any]]
 
@@ -25,10 +28,27 @@ class RequestOptions:
     max_tokens: int | None = None
     log_probs: bool = False
 
+    def filled(self, profile: Profile) -> RequestOptions:
+        """These options, with the profile's settings for those that are None."""
+        return replace(
+            self,
+            temperature=profile.temperature if self.temperature is None else self.temperature,
+            max_tokens=1 if self.log_probs else self.max_tokens or profile.max_tokens,
+        )
+
     @property
     def kind(self) -> str:
         """What requests of one kind share: a server that refuses one schema may take another."""
         return f"{self.log_probs} {json.dumps(self.schema, sort_keys=True)}"
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """How a model is asked: seconds for one attempt, further attempts after a failed one, and requests in flight."""
+
+    timeout_s: float = 60.0
+    retries: int = 3
+    concurrency: int = 16
 
 
 @dataclass(frozen=True)

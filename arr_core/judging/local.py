@@ -15,12 +15,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .chat import Chat, Messages, Reply, RequestOptions, merge_log_probs
 from .pictures import smaller
 from .verdict import JudgeError
+
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 GATHER_S = 0.01  # how long the first question of a batch waits for company
 LONGEST_CLOSE_S = 5.0
@@ -30,10 +32,7 @@ CANDIDATES = 1000  # first tokens of which the log-probability is given
 @dataclass
 class _Request:
     messages: Messages
-    temperature: float
-    seed: int | None
-    max_tokens: int
-    log_probs: bool
+    options: RequestOptions  # nothing in them is None but the seed
     reply: Future[Reply] = field(default_factory=Future)
 
 
@@ -43,29 +42,13 @@ class LocalChat(Chat):
     Questions that wait are answered together, in the order in which they came, at most ``batch_size`` at a time. A reply
     does not depend on its company: padding is masked, and every sampled reply has a random generator of its own.
     A schema is not enforced here; the question states the form.
-
-    model: folder or name on the hub. device: auto, cpu, cuda, cuda:1, mps. dtype: auto is bfloat16, on the CPU float32.
-    chat_template: settings of the model's chat template, such as ``{"enable_thinking": False}``.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_size: int = 8,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        max_side: int = 1024,
-        chat_template: dict[str, Any] | None = None,
-    ):
-        self.name, self.device, self.dtype, self.batch_size = str(model), device, dtype, batch_size
-        self.temperature, self.max_tokens, self.max_side = temperature, max_tokens, max_side
-        self.chat_template = chat_template or {}
-        self.identity = f"local:{model}:{dtype}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
-        if self.chat_template:
-            settings = json.dumps(self.chat_template, sort_keys=True).encode()
+    def __init__(self, profile: Profile):
+        self.profile, self.name = profile, profile.model
+        self.identity = f"local:{profile.model}:{profile.dtype}:{profile.reply_settings}"
+        if profile.chat_template:
+            settings = json.dumps(profile.chat_template, sort_keys=True).encode()
             self.identity += f":template={hashlib.sha256(settings).hexdigest()[:8]}"
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -76,14 +59,7 @@ class LocalChat(Chat):
         self._texts: list[str] = []  # of every token, when log-probabilities are first asked for
 
     async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
-        options = options or RequestOptions()
-        request = _Request(
-            messages,
-            self.temperature if options.temperature is None else options.temperature,
-            options.seed,
-            1 if options.log_probs else options.max_tokens or self.max_tokens,
-            options.log_probs,
-        )
+        request = _Request(messages, (options or RequestOptions()).filled(self.profile))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="local judge", daemon=True)
             self._thread.start()
@@ -99,7 +75,9 @@ class LocalChat(Chat):
 
     def _work(self) -> None:
         for batch in self._batches():
-            for _, alike in groupby(batch, lambda request: (request.log_probs, request.max_tokens)):
+            for _, alike in groupby(
+                batch, lambda each: (each.options.log_probs, each.options.max_tokens)
+            ):
                 wanted = [each for each in alike if each.reply.set_running_or_notify_cancel()]
                 try:
                     if self._model is None:
@@ -116,7 +94,7 @@ class LocalChat(Chat):
         """What waits, in the order of arrival, until ``close``."""
         while (first := self._waiting.get()) is not None:
             batch, end = [first], time.monotonic() + GATHER_S
-            while len(batch) < self.batch_size:
+            while len(batch) < self.profile.batch_size:
                 try:
                     following = self._waiting.get(timeout=max(0.0, end - time.monotonic()))
                 except queue.Empty:
@@ -142,7 +120,7 @@ class LocalChat(Chat):
         from safetensors import SafetensorError
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        device, has_cuda = self.device, torch.cuda.is_available()
+        device, has_cuda = self.profile.device, torch.cuda.is_available()
         if device == "auto":
             device = "mps" if torch.backends.mps.is_available() else "cpu"
             device = "cuda" if has_cuda else device
@@ -151,7 +129,9 @@ class LocalChat(Chat):
         if device.startswith("cuda:") and has_cuda:
             with self._device_errors(device):
                 torch.cuda.set_device(device)
-        dtype = self.dtype if self.dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
+        dtype = self.profile.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
         try:
             processor = AutoProcessor.from_pretrained(self.name)
             load: Any = AutoModelForImageTextToText.from_pretrained
@@ -207,9 +187,10 @@ class LocalChat(Chat):
 
         tokenizer, start = self._processor.tokenizer, time.monotonic()
         inputs = self._inputs(requests).to(self._model.device, self._model.dtype)
-        limit, log_probs = requests[0].max_tokens, requests[0].log_probs
-        sampled = not log_probs and any(request.temperature for request in requests)
-        samplers = [_sampler(requests, self._model.device)] if sampled else []
+        options = [request.options for request in requests]
+        limit, log_probs = options[0].max_tokens or 0, options[0].log_probs
+        sampled = not log_probs and any(each.temperature for each in options)
+        samplers = [_sampler(options, self._model.device)] if sampled else []
         with torch.inference_mode():
             # The whole output of the processor: without its mm_token_type_ids, positions would be wrong in silence.
             made = self._model.generate(
@@ -244,7 +225,8 @@ class LocalChat(Chat):
         return replies
 
     def _inputs(self, requests: Sequence[_Request]):
-        settings = {"add_generation_prompt": True, "tokenize": False, **self.chat_template}
+        settings = {"add_generation_prompt": True, "tokenize": False}
+        settings |= self.profile.chat_template
         texts, images = [], []
         for request in requests:
             chat = [
@@ -257,7 +239,7 @@ class LocalChat(Chat):
                 if "image" in part
             ]
             texts.append(self._processor.apply_chat_template(chat, **settings))
-            images.append([smaller(image, self.max_side) for image in shown])
+            images.append([smaller(image, self.profile.max_side) for image in shown])
         return self._processor(
             text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
         )
@@ -290,26 +272,26 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _sampler(requests: Sequence[_Request], device):
+def _sampler(options: Sequence[RequestOptions], device):
     """A logits processor after which the largest logit is a sample at each request's temperature (the Gumbel trick).
 
     Each row draws from its own generator, so that a vote is the same whatever it is answered together with.
     """
     import torch
 
-    generators = [torch.Generator(device) for _ in requests]
-    for request, generator in zip(requests, generators, strict=True):
-        if request.seed is None:
+    generators = [torch.Generator(device) for _ in options]
+    for each, generator in zip(options, generators, strict=True):
+        if each.seed is None:
             generator.seed()
         else:
-            generator.manual_seed(request.seed)
+            generator.manual_seed(each.seed)
 
     def draw(_, scores):
         rows = []
-        for request, row, generator in zip(requests, scores.float(), generators, strict=True):
-            if request.temperature:
+        for each, row, generator in zip(options, scores.float(), generators, strict=True):
+            if each.temperature:
                 noise = torch.empty_like(row).exponential_(generator=generator).clamp_min(1e-30)
-                row = row / request.temperature - noise.log()
+                row = row / each.temperature - noise.log()
             rows.append(row)
         return torch.stack(rows)
 

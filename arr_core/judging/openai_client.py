@@ -10,14 +10,17 @@ import math
 import time
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from .chat import Chat, Messages, Reply, RequestOptions, merge_log_probs
+from .chat import Chat, Messages, Reply, RequestLimits, RequestOptions, merge_log_probs
 from .fallback import RequestFields
 from .pictures import EncodedImages
 from .server_errors import ServerError, fatal_reason
 from .verdict import JudgeError
+
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
 CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at each of its connections
@@ -27,55 +30,44 @@ NO_KEY = "none"  # what is sent to a server that needs none
 class OpenAIChat(Chat):
     """Completions of one model. A request that fails is a reply with a failure; one that can never succeed raises.
 
-    url: base URL with /v1. No other host is ever asked: a redirect is refused.
-    timeout_s: for one attempt; ``retries`` follow it, later and later, or when a server's Retry-After says.
-    concurrency: requests in flight, one a connection. A quarter more are made ready to take the next free one, and as many
-        again have their pictures encoded meanwhile. A reply's latency counts from when its request was made ready.
-    extra: fields of the request's body beyond those of the protocol.
+    No host but the profile's own is ever asked: a redirect is refused. Requests in flight have one connection each. A
+    quarter more are made ready to take the next free one, and as many again have their pictures encoded meanwhile. A
+    reply's latency counts from when its request was made ready.
+
     name: of the profile. Many servers call whatever they serve by one name ("default"), and their verdicts must not be mixed;
         a server that moves keeps its profile, and its verdicts.
     """
 
     def __init__(
         self,
+        profile: Profile,
+        limits: RequestLimits | None = None,
         *,
-        url: str,
-        model: str,
         api_key: str = NO_KEY,
-        timeout_s: float = 60.0,
-        retries: int = 3,
-        concurrency: int = 16,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        max_side: int = 1024,
-        price: float = 0.0,
-        reply_price: float | None = None,
-        extra: dict[str, Any] | None = None,
         name: str = "",
     ):
-        self.url, self.model = _without_secrets(url), model
-        self.temperature, self.max_tokens, self.timeout_s = temperature, max_tokens, timeout_s
-        self.price, self.reply_price = price, price if reply_price is None else reply_price
-        self.extra = extra or {}
-        self.identity = (
-            f"openai:{model}:temperature={temperature}:max_tokens={max_tokens}:max_side={max_side}"
-        )
+        self.profile, self.limits = profile, limits or RequestLimits()
+        self.url, self.model = _without_secrets(profile.url), profile.model
+        template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
+        self.extra = {**template, **profile.extra}
+        self.identity = f"openai:{self.model}:{profile.reply_settings}"
         if name:
             self.identity += f":profile={name}"
         if self.extra:
             self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
+        concurrency, retries = self.limits.concurrency, self.limits.retries
         count = math.ceil(concurrency / CONNECTIONS)
         self._pools = [
-            _Pool(url, api_key, (concurrency + at) // count, timeout_s, retries)
+            _Pool(profile.url, api_key, (concurrency + at) // count, self.limits)
             for at in range(count)
         ]
-        self._key, self._images = api_key, EncodedImages(max_side)
+        self._key, self._images = api_key, EncodedImages(profile.max_side)
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
         self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, "", False
         # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. Waiting for
         # a connection counts, too, so that it leaves every attempt the time of another's that is there before it.
-        self._limit_s = 2 * (retries + 1) * timeout_s + retries * LONGEST_PAUSE_S
+        self._limit_s = 2 * (retries + 1) * self.limits.timeout_s + retries * LONGEST_PAUSE_S
         # By kind of request: the fields that the server takes, and fields that it took once, after refusals that did
         # not say why.
         self._fields: dict[str, RequestFields] = {}
@@ -86,12 +78,7 @@ class OpenAIChat(Chat):
             await pool.client.close()
 
     async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
-        options = options or RequestOptions()
-        options = replace(
-            options,
-            temperature=self.temperature if options.temperature is None else options.temperature,
-            max_tokens=1 if options.log_probs else options.max_tokens or self.max_tokens,
-        )
+        options = (options or RequestOptions()).filled(self.profile)
         async with self._ready:
             self._stop_if_fatal()
             content = [await self._message(message) for message in messages]
@@ -124,7 +111,7 @@ class OpenAIChat(Chat):
         try:
             content = await self._ask(body, options)
         except (openai.APITimeoutError, asyncio.TimeoutError):
-            return Reply(failure=f"no reply within {self.timeout_s:g} s")
+            return Reply(failure=f"no reply within {self.limits.timeout_s:g} s")
         except openai.APIConnectionError as error:
             if not self._reached and type(error.__cause__).__name__ == "ConnectError":
                 raise JudgeError(
@@ -235,7 +222,10 @@ class OpenAIChat(Chat):
             for name in ("prompt_tokens", "completion_tokens", "total_tokens")
         )
         total = max(total, asked + replied)
-        return total, ((total - replied) * self.price + replied * self.reply_price) / 1e6
+        price = self.profile.price_per_million_tokens
+        reply_price = self.profile.price_per_million_reply_tokens
+        reply_price = price if reply_price is None else reply_price
+        return total, ((total - replied) * price + replied * reply_price) / 1e6
 
     def _stop_if_fatal(self) -> None:
         if self._fatal:
@@ -249,7 +239,7 @@ class OpenAIChat(Chat):
 class _Pool:
     """A client of the openai package with ``connections`` of its own; ``busy`` requests hold one or wait for one."""
 
-    def __init__(self, url: str, api_key: str, connections: int, timeout_s: float, retries: int):
+    def __init__(self, url: str, api_key: str, connections: int, limits: RequestLimits):
         import openai
 
         newer = getattr(openai, "DefaultAsyncHttpx2Client", None)
@@ -267,8 +257,8 @@ class _Pool:
         self.client = openai.AsyncOpenAI(
             base_url=parts._replace(netloc=_host(parts)).geturl(),
             api_key=api_key,
-            max_retries=retries,
-            timeout=http.Timeout(timeout_s, pool=None),
+            max_retries=limits.retries,
+            timeout=http.Timeout(limits.timeout_s, pool=None),
             http_client=make(
                 auth=user if any(user) else None,
                 follow_redirects=False,

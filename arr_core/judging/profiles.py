@@ -23,8 +23,8 @@ from ..common.errors import describe_validation_error
 from ..common.paths import profiles_file
 from ..rubrics.built_in import BUILT_IN as RUBRICS
 from ..rubrics.rubric import Rubric, Task
-from .budget import Budget, Limits
-from .chat import Chat
+from .budget import Budget
+from .chat import Chat, RequestLimits
 from .client import Client
 from .verdict import JudgeError
 
@@ -122,6 +122,13 @@ class Profile(BaseModel):
         "majority", description="panel: more than half of all members must agree, or all of them"
     )
 
+    @property
+    def reply_settings(self) -> str:
+        """What may change a reply, for the name of a model that replies."""
+        return (
+            f"temperature={self.temperature}:max_tokens={self.max_tokens}:max_side={self.max_side}"
+        )
+
     def fault(self) -> str:
         """What does not fit together, or nothing."""
         if self.kind == "openai" and not (self.url and self.model):
@@ -198,57 +205,34 @@ def default_rubric(name: str, task: Task) -> Rubric:
     return RUBRICS[task]
 
 
-def make_chat(
-    name: str, *, timeout_s: float = 60.0, retries: int = 3, concurrency: int = 16
-) -> Chat:
+def make_chat(name: str, limits: RequestLimits | None = None) -> Chat:
     """The model of the profile called ``name``, to be talked to. Raises JudgeError where there is none, or no key."""
-    profile = load_profile(name)
-    reply = profile.model_dump(include={"temperature", "max_tokens", "max_side"})
+    profile, limits = load_profile(name), limits or RequestLimits()
     if profile.kind == "openai":
         from .openai_client import OpenAIChat
 
-        template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
-        chat: Chat = OpenAIChat(
-            name=name,
-            url=profile.url,
-            model=profile.model,
-            api_key=_key(name, profile),
-            extra={**template, **profile.extra},
-            price=profile.price_per_million_tokens,
-            reply_price=profile.price_per_million_reply_tokens,
-            timeout_s=timeout_s,
-            retries=retries,
-            concurrency=concurrency,
-            **reply,
-        )
+        chat: Chat = OpenAIChat(profile, limits, api_key=_key(name, profile), name=name)
     elif profile.kind == "local":
         from .local import LocalChat
 
-        where = profile.model_dump(include={"device", "dtype", "batch_size", "chat_template"})
-        chat = LocalChat(profile.model, **where, **reply)
+        chat = LocalChat(profile)
     else:
         raise JudgeError(
             f"the judge profile {name!r} is of kind {profile.kind}, which writes no text; name a profile of "
             "kind openai or local"
         )
-    limits = Limits(profile.max_calls, profile.max_tokens_total, profile.max_cost)
-    return chat if limits == Limits() else Budget(chat, limits, name, concurrency)
+    limited = profile.max_calls or profile.max_tokens_total or profile.max_cost
+    return Budget(chat, profile, name, limits.concurrency) if limited else chat
 
 
 def make_client(
-    name: str,
-    *,
-    timeout_s: float = 60.0,
-    retries: int = 3,
-    concurrency: int = 16,
-    chat: Chat | None = None,
+    name: str, limits: RequestLimits | None = None, *, chat: Chat | None = None
 ) -> Client:
     """The client of the profile called ``name``. Raises JudgeError for an unknown profile or a missing key.
 
     chat: the profile's own, where the caller uses it too, so that both share its limits.
     """
     profile = load_profile(name)
-    settings = {"timeout_s": timeout_s, "retries": retries, "concurrency": concurrency}
     if profile.kind == "miniature":
         from ..miniature.judge import MiniatureClient
 
@@ -269,15 +253,15 @@ def make_client(
                 f"{profiles_file()}: {name}: a person sees each pair once, and a panel's members see it in both "
                 "orders; expected the names of models"
             )
-        return Panel([make_client(member, **settings) for member in profile.members], profile.rule)
+        return Panel([make_client(member, limits) for member in profile.members], profile.rule)
     if profile.mode == "logits":
         from .logits import LogitsClient
 
-        return LogitsClient(chat or make_chat(name, **settings), threshold=profile.threshold)
+        return LogitsClient(chat or make_chat(name, limits), threshold=profile.threshold)
     from .pairwise import PairwiseClient
 
     return PairwiseClient(
-        chat or make_chat(name, **settings),
+        chat or make_chat(name, limits),
         votes=profile.votes,
         threshold=profile.threshold,
         temperature=profile.temperature or VOTE_TEMPERATURE,

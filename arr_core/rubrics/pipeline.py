@@ -14,7 +14,7 @@ from ..common.files import JsonLines
 from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
 from ..data import PreferencePair, task_of
-from ..judging.chat import Chat
+from ..judging.chat import Chat, RequestLimits
 from ..judging.judge import Judge, Pair
 from ..judging.profiles import make_chat, make_client
 from ..judging.verdict import Verdict
@@ -66,9 +66,10 @@ def open_judge_and_writer(
     With one profile they share one chat, and so its limits. What is answered is kept in the folder, which is made.
     The chat may only be used on the judge's loop, ``judge.runner``. Raises JudgeError, RubricError.
     """
-    chat = make_chat(writer or profile, concurrency=concurrency)
+    limits = RequestLimits(concurrency=concurrency)
+    chat = make_chat(writer or profile, limits)
     shared = writer in ("", profile)
-    client = make_client(profile, concurrency=concurrency, chat=chat if shared else None)
+    client = make_client(profile, limits, chat=chat if shared else None)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ from ..config.load import changed_fields, load_config
 from ..config.schema import TrainConfig
 from ..data import Example, content_hash, load_split
 from ..judging import Judge
+from ..judging.chat import RequestLimits
 from ..judging.profiles import default_rubric, make_client
 from ..rubrics import load_rubric
 from .checkpoint import Checkpoint, RunError, list_checkpoints, load_checkpoint
@@ -88,12 +89,8 @@ def make_judge(config: TrainConfig, profile: str) -> Judge:
         rubric = load_rubric(settings.rubric, config.task)
     else:
         rubric = default_rubric(profile, config.task)
-    client = make_client(
-        profile,
-        timeout_s=settings.timeout_s,
-        retries=settings.retries,
-        concurrency=settings.concurrency,
-    )
+    limits = RequestLimits(settings.timeout_s, settings.retries, settings.concurrency)
+    client = make_client(profile, limits)
     config.run.folder.mkdir(parents=True, exist_ok=True)
     # A file for each process: the folder may lie on a network, where SQLite cannot share one.
     name = f"verdicts-{rank}.sqlite" if rank else "verdicts.sqlite"

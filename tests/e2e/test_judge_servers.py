@@ -23,6 +23,7 @@ from doubles.slow_server import slow_server
 from PIL import Image
 
 from arr_core.judging import Judge, JudgeError, Pair, pictures
+from arr_core.judging.chat import RequestLimits
 from arr_core.judging.openai_client import OpenAIChat, first_token
 from arr_core.judging.profiles import make_chat, make_client
 from arr_core.rubrics import BUILT_IN
@@ -41,7 +42,7 @@ def judge(tmp_path, monkeypatch):
     def make(server: OpenAIServer, store=":memory:", concurrency: int = 16, **fields) -> Judge:
         path.write_text(json.dumps({"box": {"url": server.url, "model": "m", **fields}}))
         return Judge(
-            make_client("box", timeout_s=10, retries=0, concurrency=concurrency),
+            make_client("box", RequestLimits(10, 0, concurrency)),
             RUBRIC,
             store=store,
         )
@@ -409,10 +410,10 @@ def test_a_panel_of_two_servers_and_a_chat_of_one(tmp_path, monkeypatch):
                 }
             )
         )
-        with Judge(make_client("all", retries=0), RUBRIC) as it:
+        with Judge(make_client("all", RequestLimits(retries=0)), RUBRIC) as it:
             said = it.compare("a cup", LIGHT, DARK)
         assert (said.preferred, said.calls) == ("a", 6)
-        with Judge(make_client("strict", retries=0), RUBRIC) as it:
+        with Judge(make_client("strict", RequestLimits(retries=0)), RUBRIC) as it:
             said = it.compare("a cup", LIGHT, DARK)
         assert (said.preferred, said.failed) == (None, True)
         assert isinstance(make_chat("one"), OpenAIChat)
@@ -486,7 +487,9 @@ def test_sixty_four_requests_are_in_flight_all_the_time(tmp_path, monkeypatch):
     monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
     with slow_server(0.5) as url:
         (tmp_path / "judges.yaml").write_text(json.dumps({"box": {"url": url, "model": "m"}}))
-        with Judge(make_client("box", concurrency=64), RUBRIC, both_orders=False) as it:
+        with Judge(
+            make_client("box", RequestLimits(concurrency=64)), RUBRIC, both_orders=False
+        ) as it:
             it.submit(pairs(64)).result()
             seconds = []
             for attempt in range(3):

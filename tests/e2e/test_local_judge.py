@@ -23,7 +23,7 @@ from arr_core.judging.local import LocalChat
 from arr_core.judging.logits import LogitsClient
 from arr_core.judging.openai_client import OpenAIChat
 from arr_core.judging.pairwise import PairwiseClient
-from arr_core.judging.profiles import make_client
+from arr_core.judging.profiles import Profile, make_client
 from arr_core.judging.verdict import combine
 
 
@@ -51,12 +51,17 @@ def chat(saved):
     made = []
 
     def local(name: str = "qwen2_5_vl", **settings) -> LocalChat:
-        made.append(LocalChat(saved(name), device="cpu", **settings))
+        made.append(local_chat(saved(name), **settings))
         return made[-1]
 
     yield local
     for each in made:
         asyncio.run(each.close())
+
+
+def local_chat(folder, device="cpu", **settings) -> LocalChat:
+    profile = Profile(kind="local", model=str(folder), device=device)
+    return LocalChat(profile.model_copy(update=settings))  # fewer tokens than a user may ask for
 
 
 def question(text: str, *images: Image.Image) -> list[dict]:
@@ -156,7 +161,7 @@ def test_the_same_model_behind_an_openai_compatible_server_says_the_same(chat):
     pairs = [Pair("a picture", image, veiled(image)) for image in (A, B, C)]
     with OpenAIServer(answer) as server:
         for client in (LogitsClient, PairwiseClient):
-            remote = OpenAIChat(url=server.url, model="taught", retries=0, max_tokens=16)
+            remote = OpenAIChat(Profile(url=server.url, model="taught", max_tokens=16))
             said = []
             for it in (client(chat("taught", max_tokens=16)), client(remote)):
                 with Judge(it, RUBRIC) as judge:
@@ -349,14 +354,14 @@ def test_a_reply_that_reaches_its_limit_is_cut_and_pictures_are_made_smaller(cha
     "settings, said",
     [
         (
-            dict(model="/no/such/folder"),
+            dict(folder="/no/such/folder"),
             "expected a folder or a hub name of a vision-language model",
         ),
         (dict(device="cuda:7"), "cannot be moved to the device 'cuda:7'"),
     ],
 )
 def test_what_cannot_be_loaded_says_so_once_in_one_line(saved, settings, said):
-    model = LocalChat(**{"model": saved("qwen2_5_vl"), **settings})
+    model = local_chat(**{"folder": saved("qwen2_5_vl"), **settings})
     with pytest.raises(JudgeError) as caught:
         ask(model, question("which", A))
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -391,7 +396,7 @@ def test_each_process_has_its_judge_on_its_own_card(saved, monkeypatch, device, 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-    model = LocalChat(saved("qwen2_5_vl"), device=device)
+    model = local_chat(saved("qwen2_5_vl"), device=device)
     with pytest.raises(
         JudgeError, match=f"cannot be moved to the device '{chosen}': invalid device ordinal"
     ):
@@ -418,7 +423,7 @@ def test_a_model_that_only_reads_is_refused(tmp_path):
     ).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(JudgeError, match="vision-language model"):
-        ask(LocalChat(tmp_path), question("which"))
+        ask(local_chat(tmp_path), question("which"))
 
 
 def test_a_profile_makes_the_judge_and_closing_it_ends_its_thread(saved, tmp_path, monkeypatch):
@@ -448,7 +453,7 @@ def test_a_profile_makes_the_judge_and_closing_it_ends_its_thread(saved, tmp_pat
 
 
 def test_a_closed_chat_lets_its_model_go_and_loads_it_again_when_asked(saved):
-    model = LocalChat(saved("qwen2_5_vl"), device="cpu", max_tokens=2)
+    model = local_chat(saved("qwen2_5_vl"), max_tokens=2)
     for _ in range(2):
         ask(model, question("which", A))
         loaded = weakref.ref(model._model)

@@ -14,9 +14,10 @@ from doubles.openai_server import CLOSED, HANG, OpenAIServer, Reply, brighter, e
 from PIL import Image, ImageChops
 
 from arr_core.judging import Judge, JudgeError, Pair
+from arr_core.judging.chat import RequestLimits
 from arr_core.judging.openai_client import OpenAIChat
 from arr_core.judging.pairwise import PairwiseClient
-from arr_core.judging.profiles import make_client
+from arr_core.judging.profiles import Profile, make_client
 from arr_core.rubrics import BUILT_IN, Rubric
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -31,9 +32,18 @@ def judge(
     both_orders: bool = True,
     **settings,
 ) -> Judge:
-    settings = {"model": "m", "timeout_s": 10.0, "retries": 0, "api_key": KEY, **settings}
+    limits = {
+        name: settings.pop(name)
+        for name in ("timeout_s", "retries", "concurrency")
+        if name in settings
+    }
+    chat = OpenAIChat(
+        Profile(url=server.url, model="m", **settings),
+        RequestLimits(**{"timeout_s": 10.0, "retries": 0, **limits}),
+        api_key=KEY,
+    )
     return Judge(
-        PairwiseClient(OpenAIChat(url=server.url, **settings)),
+        PairwiseClient(chat),
         rubric,
         store=store,
         both_orders=both_orders,
@@ -193,7 +203,7 @@ def test_a_body_that_is_no_completion_is_a_failure(reply):
 
 def test_a_usage_that_is_no_number_costs_no_verdict():
     with OpenAIServer(lambda request: Reply(brighter(request), tokens="many")) as server:
-        with judge(server, price=1.0) as it:
+        with judge(server, price_per_million_tokens=1.0) as it:
             said = it.compare("a cup", LIGHT, DARK)
     assert (said.preferred, said.tokens, said.cost) == ("a", 0, 0.0)
 
@@ -209,7 +219,7 @@ def test_a_reply_cut_off_at_the_limit_says_so():
 
 def test_tokens_have_a_price():
     with OpenAIServer(lambda request: Reply(brighter(request), tokens=500)) as server:
-        with judge(server, price=2.0) as it:
+        with judge(server, price_per_million_tokens=2.0) as it:
             said = it.compare("a cup", LIGHT, DARK)
     assert (said.tokens, said.cost) == (1000, pytest.approx(0.002))
 
@@ -459,7 +469,9 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, capfd):
                 f"box: {{url: '{server.url}', model: m, key_variable: MY_KEY}}"
             )
             with Judge(
-                make_client("box", retries=0), BUILT_IN["t2i"], store=tmp_path / "store"
+                make_client("box", RequestLimits(retries=0)),
+                BUILT_IN["t2i"],
+                store=tmp_path / "store",
             ) as it:
                 try:
                     said.append(it.compare(f"prompt {len(said)}", LIGHT, DARK))
