@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items):
     """A test is marked by its folder. Tests that share one server or one browser stay in one process, and have time."""
     for item in items:
         marker = MARKERS[item.path.relative_to(Path(__file__).parent).parts[0]]
-        item.add_marker(marker)
+        if not item.get_closest_marker("slow"):
+            item.add_marker(marker)
         if marker in ("comfy", "browser"):
             item.add_marker(pytest.mark.xdist_group(marker))
             item.add_marker(

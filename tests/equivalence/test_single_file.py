@@ -16,8 +16,8 @@ import torch
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
 
-from arr_core.policies.base import PolicyError
 from arr_core.policies import load_transformer
+from arr_core.policies.base import PolicyError
 
 Tensors = dict[str, torch.Tensor]
 TRANSFORMERS = {
@@ -207,7 +207,7 @@ def test_a_file_of_full_width_may_mix_the_formats(family, tmp_path):
         tensors.update(write(name, tensor))
     save_file(tensors, tmp_path / "model.safetensors")
     errors = relative_errors(tmp_path / "model.safetensors", family, small=False)
-    assert {round(error, 2) for error in errors.values()} == {0.0, 0.01, 0.03, 0.1}
+    assert {round(error, 2) for error in errors.values()} == {0.0, 0.01, 0.03, 0.09}
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
