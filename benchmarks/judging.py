@@ -1,8 +1,9 @@
 """Questions a second through the judge, against the ideal and against the openai package alone.
 
 ``python benchmarks/judging.py``: a server in another process answers every request after 0.2 s, 64 requests are in
-flight. The ideal is (requests / 64) * 0.2 s. The machine should be left alone: at 320 requests a second every millisecond
-of a core counts, and the openai package alone needs one or two.
+flight. The ideal is (requests / 64) * 0.2 s. Every pair has pictures of its own, as in training, which are sent as to a
+server of this machine, or with ``--compress`` as to another. The machine should be left alone: at 320 requests a second
+every millisecond of a core counts, and the openai package alone needs one or two.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import argparse
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 sys.path[:0] = [
     str(Path(__file__).resolve().parent.parent),
@@ -33,21 +35,28 @@ from arr_core.rubrics import BUILT_IN
 IN_FLIGHT, DELAY_S = 64, 0.2
 
 
+def pairs(count: int, picture: Image.Image) -> list[Pair]:
+    """Pairs of the picture, moved by another way in each; two sides squared are ways enough."""
+    side = picture.width
+
+    def moved(place: int) -> Image.Image:
+        return ImageChops.offset(picture, place % side, place // side)
+
+    return [Pair(f"prompt {at}", moved(2 * at), moved(2 * at + 1)) for at in range(count)]
+
+
 def through_the_judge(
-    url: str, requests: int, images: tuple[Image.Image, Image.Image]
+    url: str, requests: int, picture: Image.Image, compress: bool
 ) -> tuple[float, float]:
     """Wall and CPU seconds of ``requests`` questions, both orders of half as many pairs."""
-    with Judge(
-        PairwiseClient(
-            OpenAIChat(Profile(url=url, model="m"), RequestLimits(concurrency=IN_FLIGHT))
-        ),
-        BUILT_IN["t2i"],
-    ) as judge:
-        judge.submit([Pair(f"warm {number}", *images) for number in range(IN_FLIGHT)]).result()
+    chat = OpenAIChat(Profile(url=url, model="m"), RequestLimits(concurrency=IN_FLIGHT))
+    chat._images.compress = compress
+    first, *others = pairs(requests // 2 + 1, picture)
+    with Judge(PairwiseClient(chat), BUILT_IN["t2i"]) as judge:
+        warm = [replace(first, prompt=f"warm {at}") for at in range(IN_FLIGHT)]
+        judge.submit(warm).result()
         wall, cpu = time.monotonic(), time.process_time()
-        verdicts = judge.submit(
-            [Pair(f"prompt {number}", *images) for number in range(requests // 2)]
-        ).result()
+        verdicts = judge.submit(others).result()
         assert not any(verdict.failed for verdict in verdicts)
         return time.monotonic() - wall, time.process_time() - cpu
 
@@ -85,6 +94,9 @@ def main() -> None:
         "--side", type=int, nargs="*", default=[32, 256, 512], help="pixels of the square pictures"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of which the fastest is reported")
+    parser.add_argument(
+        "--compress", action="store_true", help="send pictures as to a server of another machine"
+    )
     options = parser.parse_args()
     ideal = options.requests / IN_FLIGHT * DELAY_S
     print(
@@ -96,12 +108,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with slow_server(DELAY_S) as url:
         for side in options.side:
-            images = tuple(
-                Image.effect_noise((side, side), 40 + place).convert("RGB") for place in (0, 1)
-            )
-            size = sum(len(data_uri(image, 1024)) for image in images)
+            picture = Image.effect_noise((side, side), 40).convert("RGB")
+            size = 2 * len(data_uri(picture, 1024, compress=options.compress))
             judged = min(
-                through_the_judge(url, options.requests, images) for _ in range(options.repeats)
+                through_the_judge(url, options.requests, picture, options.compress)
+                for _ in range(options.repeats)
             )
             alone = min(openai_alone(url, options.requests, size) for _ in range(options.repeats))
             print(

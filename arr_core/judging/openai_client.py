@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import time
 from dataclasses import replace
 from importlib import import_module
@@ -15,7 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from .chat import Chat, Messages, Reply, RequestLimits, RequestOptions, merge_log_probs
 from .fallback import RequestFields
-from .pictures import EncodedImages
+from .pictures import EncodedImages, json_body
 from .server_errors import ServerError, fatal_reason
 from .verdict import JudgeError
 
@@ -61,7 +62,8 @@ class OpenAIChat(Chat):
             _Pool(profile.url, api_key, (concurrency + at) // count, self.limits)
             for at in range(count)
         ]
-        self._key, self._images = api_key, EncodedImages(profile.max_side)
+        self._key = api_key
+        self._images = EncodedImages(profile.max_side, compress=not is_loopback(profile.url))
         self._free = asyncio.Semaphore(concurrency + concurrency // 4)
         self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
         self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, "", False
@@ -176,7 +178,9 @@ class OpenAIChat(Chat):
         pool = min(self._pools, key=lambda pool: pool.busy / pool.connections)
         pool.busy += 1
         try:
-            return await pool.client.post("/chat/completions", cast_to=object, body=body)
+            return await pool.client.post(
+                "/chat/completions", cast_to=object, content=json_body(body)
+            )
         finally:
             pool.busy -= 1
 
@@ -316,3 +320,8 @@ def _without_secrets(url: str) -> str:
 def _host(parts: SplitResult) -> str:
     """The host, with its port and without a user."""
     return parts.netloc.rpartition("@")[2]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL is of this machine."""
+    return bool(re.fullmatch(r"localhost|::1|127(\.\d+){3}", urlsplit(url).hostname or ""))

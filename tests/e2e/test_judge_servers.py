@@ -284,9 +284,9 @@ def test_votes_are_drawn_at_a_temperature_with_seeds(judge):
 def test_a_pair_is_encoded_once_for_both_orders_and_all_votes(judge, monkeypatch):
     encoded = []
 
-    def counted(image, max_side):
+    def counted(image, max_side, **how):
         encoded.append(image.size)
-        return pictures_data_uri(image, max_side)
+        return pictures_data_uri(image, max_side, **how)
 
     pictures_data_uri = pictures.data_uri
     monkeypatch.setattr(pictures, "data_uri", counted)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
 from arr_core.judging import pictures
-from arr_core.judging.pictures import EncodedImages, data_uri
+from arr_core.judging.openai_client import is_loopback
+from arr_core.judging.pictures import EncodedImages, data_uri, json_body
 
 
 @pytest.fixture
@@ -18,16 +20,16 @@ def made(monkeypatch):
     """The pictures that were encoded, in order."""
     encoded = []
 
-    def counted(image, max_side):
+    def counted(image, max_side, **how):
         encoded.append(image)
-        return data_uri(image, max_side)
+        return data_uri(image, max_side, **how)
 
     monkeypatch.setattr(pictures, "data_uri", counted)
     return encoded
 
 
-def shown(uri: str) -> Image.Image:
-    head, _, body = uri.partition(",")
+def shown(uri: bytes) -> Image.Image:
+    head, _, body = json.loads(uri).partition(",")
     assert head == "data:image/png;base64"
     return Image.open(io.BytesIO(base64.b64decode(body)))
 
@@ -54,12 +56,46 @@ def test_every_kind_of_picture_is_shown_in_rgb(mode):
     assert shown(data_uri(Image.new(mode, (4, 4)), 64)).mode == "RGB"
 
 
-def test_a_picture_that_fits_is_shown_bit_for_bit():
-    image = noise(40, 30)
-    assert ImageChops.difference(shown(data_uri(image, 64)), image).getbbox() is None
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("size", [(40, 30), (1, 1), (64, 1), (1, 64)])
+def test_a_picture_that_fits_is_shown_bit_for_bit(size, compress):
+    image = Image.merge("RGB", [noise(*size, "L") for _ in range(3)])
+    assert shown(data_uri(image, 64, compress=compress)).tobytes() == image.tobytes()
 
 
-def asked(images) -> list[str]:
+@pytest.mark.parametrize(
+    "compress, side, large", [(True, 64, False), (False, 64, True), (False, 600, False)]
+)
+def test_only_small_pictures_for_this_machine_are_sent_as_they_are(compress, side, large):
+    async def ask():
+        return await EncodedImages(1024, compress=compress).uri(Image.new("RGB", (side, side)))
+
+    assert (len(asyncio.run(ask())) > 3 * side**2) == large
+
+
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://127.example.com/v1", False),
+        ("http://10.0.0.1:8000/v1", False),
+    ],
+)
+def test_this_machine_is_told_from_others(url, expected):
+    assert is_loopback(url) == expected
+
+
+def test_a_request_is_the_json_that_it_would_be_with_texts():
+    text = 'said "so", \\ é \ud800'
+    body = {"text": text, "parts": [{"url": b'"data:a"'}, {"url": b'"data:b"'}], "no": None}
+    plain = {"text": text, "parts": [{"url": "data:a"}, {"url": "data:b"}], "no": None}
+    assert json.loads(json_body(body)) == plain
+    assert json.loads(json_body(plain)) == plain
+
+
+def asked(images) -> list[bytes]:
     """The data URIs of images that are asked for at the same time."""
 
     async def ask():
