@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..common.files import JsonLines, read_json_lines
+
+if TYPE_CHECKING:
+    from ..judging import Verdict
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Number = Annotated[float, Field(gt=-1e30, lt=1e30)]
@@ -106,6 +109,26 @@ class UpdateEvent(BaseEvent):
     judge_calls: Count
     judge_tokens: Count
     judge_cost: Number
+
+    @classmethod
+    def of(cls, update: int, verdicts: Sequence[Verdict], **numbers: float) -> UpdateEvent:
+        """The event of an update with the verdicts of all processes, and times and statistics by name."""
+        opinions = [opinion for verdict in verdicts for opinion in verdict.opinions]
+        picks = [opinion.preferred for opinion in opinions if opinion.preferred is not None]
+        decided = sum(verdict.decided for verdict in verdicts)
+        known: dict[str, Any] = numbers
+        return cls(
+            update=update,
+            pairs=len(verdicts),
+            decided=decided,
+            undecided=len(verdicts) - decided,
+            failures=sum(verdict.failed for verdict in verdicts),
+            first_pick_rate=picks.count(0) / len(picks) if picks else None,
+            judge_calls=sum(verdict.calls for verdict in verdicts),
+            judge_tokens=sum(verdict.tokens for verdict in verdicts),
+            judge_cost=sum(verdict.cost for verdict in verdicts),
+            **known,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from ..policies.base import Policy
 from ..sampling import batches
 from . import nft, rpo
 from .checkpoint import Checkpoint, RunError
+from .context import UpdateContext
 from .rewards import PairRewards
 from .rollout import Sample
 from .weights import Tensors, average_into, copy_into, snapshot, swapped
@@ -114,29 +115,10 @@ class Learner:
         divisor: float = math.inf,
     ) -> dict[str, torch.Tensor]:
         """Add the gradient of one batch; none of a divisor that is infinite."""
-        rollout, objective = self.config.rollout, self.config.objective
-        if objective.algorithm == "rpo":
-            return rpo.accumulate(
-                self.policy,
-                samples,
-                scores,
-                divisor,
-                rollout=rollout,
-                objective=objective,
-                reference=self.reference,
-            )
-        return nft.accumulate(
-            self.policy,
-            samples,
-            scores,
-            divisor,
-            rollout=rollout,
-            objective=objective,
-            reference=self.reference,
-            old=self.sampling if "old" in self.auxiliary else None,
-            seed=self.config.run.seed,
-            update=update,
-        )
+        old = self.sampling if "old" in self.auxiliary else None
+        context = UpdateContext(self.policy, self.config, update, self.reference, old)
+        objective = rpo if self.config.objective.algorithm == "rpo" else nft
+        return objective.accumulate(context, samples, scores, divisor)
 
     def _set_learning_rate(self, update: int) -> None:
         settings = self.config.optimizer

@@ -12,15 +12,13 @@ It needs no SDE, no stored trajectory and no ratio: images come from ordinary OD
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from ..common.randomness import normal, seed_of
-from ..config.schema import Objective, Rollout
-from ..policies.base import Policy
+from .context import UpdateContext
 from .rollout import Sample
 
 
@@ -72,43 +70,41 @@ def loss(
 
 
 def accumulate(
-    policy: Policy,
-    samples: Sequence[Sample],
-    r: torch.Tensor,
-    divisor: float,
-    *,
-    rollout: Rollout,
-    objective: Objective,
-    reference: Callable[[], AbstractContextManager],
-    old: Callable[[], AbstractContextManager] | None,
-    seed: int,
-    update: int,
+    context: UpdateContext, samples: Sequence[Sample], r: torch.Tensor, divisor: float
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of one batch of samples with r [B]; returns the diagnostics [B] of the update's event.
 
     The loss is a mean over ``nft_times`` noise levels, drawn from the seeds, and a sum over samples, divided by
-    ``divisor`` as in ``rpo.accumulate``. ``old`` switches to the weights of v_old; None takes the current adapter.
+    ``divisor`` as in ``rpo.accumulate``.
     """
+    policy, objective, shift = (
+        context.policy,
+        context.config.objective,
+        context.config.rollout.shift,
+    )
     batch = policy.batch([sample.key for sample in samples])
     x0 = torch.stack([sample.x0 for sample in samples])
     r = r.to(x0.device)
     losses = []
     for time in range(objective.nft_times):
-        seeds = [seed_of(seed, "nft", update, s.pair, s.side, time) for s in samples]
+        seeds = [
+            seed_of(context.config.run.seed, "nft", context.update, s.pair, s.side, time)
+            for s in samples
+        ]
         noise = torch.stack([normal(s, x0.shape[1:]) for s in seeds]).to(x0.device)
         uniform = torch.tensor(
             [torch.rand((), generator=torch.Generator().manual_seed(s + 1)) for s in seeds]
         )
-        t = rollout.shift * uniform / (1 + (rollout.shift - 1) * uniform)
+        t = shift * uniform / (1 + (shift - 1) * uniform)
         t = t.clamp_min(1e-3).to(x0.device)
         x_t = noised(x0.float(), noise, t).to(x0.dtype)
         v_old = v_ref = None
         with torch.no_grad():
-            if old is not None:
-                with old():
+            if context.old is not None:
+                with context.old():
                     v_old = policy.velocity(x_t, t, batch)
             if objective.kl_coefficient > 0:
-                with reference():
+                with context.reference():
                     v_ref = policy.velocity(x_t, t, batch)
         v = policy.velocity(x_t, t, batch)
         out = loss(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import __version__
 from ..common import collectives
 from ..config.load import config_hash
 from ..config.schema import TrainConfig
-from ..judging import Verdict
 from ..rubrics import Rubric
 from .events import (
     Event,
@@ -20,7 +18,6 @@ from .events import (
     ProgressEvent,
     RubricName,
     StartedEvent,
-    UpdateEvent,
 )
 
 PROGRESS_S = 5.0  # least time between two events where the later one is progress
@@ -82,34 +79,4 @@ def started_event(
         device=device,
         algorithm=config.objective.algorithm,
         rubric=RubricName(name=rubric.name, hash=rubric.content_hash),
-    )
-
-
-def update_event(
-    update: int,
-    verdicts: Sequence[Verdict],
-    statistics: dict[str, Any],
-    seconds: dict[str, Any],
-) -> UpdateEvent:
-    """The event of an update with the verdicts of all processes; ``seconds`` by the field of the event."""
-    opinions = [
-        opinion
-        for verdict in verdicts
-        for opinion in verdict.opinions
-        if opinion.preferred is not None
-    ]
-    first_picks = sum(opinion.preferred == 0 for opinion in opinions)
-    decided = sum(verdict.decided for verdict in verdicts)
-    return UpdateEvent(
-        update=update,
-        pairs=len(verdicts),
-        decided=decided,
-        undecided=len(verdicts) - decided,
-        failures=sum(verdict.failed for verdict in verdicts),
-        first_pick_rate=first_picks / len(opinions) if opinions else None,
-        judge_calls=sum(verdict.calls for verdict in verdicts),
-        judge_tokens=sum(verdict.tokens for verdict in verdicts),
-        judge_cost=sum(verdict.cost for verdict in verdicts),
-        **statistics,
-        **seconds,
     )

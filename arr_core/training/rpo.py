@@ -11,16 +11,15 @@ Sources: arXiv 2605.08354 (ARR + RPO); the guard ratio is GRPO-Guard's, arXiv 25
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 
 from ..common.randomness import normal
-from ..config.schema import Objective, Rollout
-from ..policies.base import Policy, static_sigmas
+from ..policies.base import static_sigmas
 from . import sde
+from .context import UpdateContext
 from .rollout import Sample
 from .sde import Transition
 
@@ -44,20 +43,10 @@ def advantages(rewards: torch.Tensor, mode: Literal["raw", "centred"]) -> torch.
     return rewards if mode == "raw" else rewards - rewards.mean(1, keepdim=True)
 
 
-def kl_mean(policy: Transition, reference: Transition) -> torch.Tensor:
-    """Exact KL [B] of two Gaussians of equal std, averaged over elements: |mean - mean_ref|^2 / (2 std^2)."""
-    return ((policy.mean - reference.mean) ** 2).flatten(1).mean(1) / (2 * policy.std**2)
-
-
-def guard_shift(new: Transition, old_mean: torch.Tensor) -> torch.Tensor:
-    """|mean - mean_old|^2 / (2 std^2) [B], averaged over elements: the bias that a log ratio of old samples has."""
-    return ((new.mean - old_mean) ** 2).flatten(1).mean(1) / (2 * new.std**2)
-
-
 def log_ratio(
     log_prob: torch.Tensor, old_log_prob: torch.Tensor, shift: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """log(new / old) [B]; the guard ratio adds ``shift``, from ``guard_shift``, which centres it at 0."""
+    """log(new / old) [B]; the guard ratio adds ``shift``, from ``sde.mean_shift``, which centres it at 0."""
     difference = log_prob - old_log_prob
     return difference if shift is None else difference + shift
 
@@ -80,20 +69,14 @@ def loss(
 
 
 def accumulate(
-    policy: Policy,
-    samples: Sequence[Sample],
-    advantage: torch.Tensor,
-    divisor: float,
-    *,
-    rollout: Rollout,
-    objective: Objective,
-    reference: Callable[[], AbstractContextManager],
+    context: UpdateContext, samples: Sequence[Sample], advantage: torch.Tensor, divisor: float
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of one batch of samples with advantages [B]; returns the diagnostics [B] of the update's event.
 
     The loss is a mean over the trained transitions and a sum over samples, divided by ``divisor``, the number of images
     of the optimizer step. So batches of any size, with undecided pairs left out, add up to one large batch.
     """
+    policy, rollout, objective = context.policy, context.config.rollout, context.config.objective
     batch = policy.batch([sample.key for sample in samples])
     levels = static_sigmas(rollout.steps, rollout.shift).tolist()
     trained = objective.trained_steps or range(rollout.steps - 1)
@@ -117,19 +100,20 @@ def accumulate(
                 t_second=levels[1],
             )
 
-        reference_step = None
+        reference = None
         if objective.kl_coefficient > 0:
-            with torch.no_grad(), reference():
-                reference_step = transition()
+            with torch.no_grad(), context.reference():
+                reference = transition().mean
         new = transition()
         log_prob = sde.log_prob_mean(x_next, new)
-        kl = torch.zeros_like(log_prob) if reference_step is None else kl_mean(new, reference_step)
+        kl = torch.zeros_like(log_prob) if reference is None else sde.mean_shift(new, reference)
         shift = None
         if objective.ratio == "guard":
             shape = (rollout.steps, *x.shape[1:])
             noise = torch.stack([normal(sample.step_seed, shape)[i] for sample in samples])
             # The old mean is rebuilt from what was stored. Its rounding must not count as a shift.
-            shift = guard_shift(new, x_next.float() - new.std * noise.to(x.device)) - roundings[i]
+            old_mean = x_next.float() - new.std * noise.to(x.device)
+            shift = sde.mean_shift(new, old_mean) - roundings[i]
         out = loss(
             log_ratio(log_prob, log_probs[i], shift),
             advantage,

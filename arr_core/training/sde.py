@@ -86,6 +86,15 @@ def log_prob_mean(x_next: torch.Tensor, transition: Transition) -> torch.Tensor:
     return density.flatten(1).mean(1)
 
 
+def mean_shift(transition: Transition, other_mean: torch.Tensor) -> torch.Tensor:
+    """|mean - other_mean|^2 / (2 std^2) [B], averaged over elements: the exact KL of two Gaussians of equal std.
+
+    It is the KL to a reference, minus the bias of a log ratio of old samples, and what rounding did to a mean.
+    """
+    mean, std = transition
+    return ((mean - other_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
+
+
 def step(
     x: torch.Tensor,
     v: torch.Tensor,
@@ -108,9 +117,7 @@ def step(
         return Step(distribution.mean.to(x.dtype), zeros, zeros)
     mean, std = distribution
     x_next = (mean + std * _precise(noise)).to(x.dtype)
-    rounding = ((mean - (_precise(x_next) - std * _precise(noise))) ** 2).flatten(1).mean(1) / (
-        2 * std**2
-    )
+    rounding = mean_shift(distribution, _precise(x_next) - std * _precise(noise))
     return Step(x_next, log_prob_mean(x_next, distribution), rounding)
 
 

@@ -26,9 +26,10 @@ from .events import (
     Observer,
     ResumedEvent,
     StoppedEvent,
+    UpdateEvent,
 )
 from .learner import Learner
-from .recorder import Recorder, Timer, started_event, update_event
+from .recorder import Recorder, Timer, started_event
 from .rewards import pair_rewards
 from .rollout import Prompt, Sample, SampledBatch, sample_pairs
 from .run_setup import check_processes, load_prompts, make_judge, open_run, stop_signals
@@ -194,13 +195,17 @@ class Trainer:
         everyone = [verdict for part in collectives.gather(verdicts) for verdict in part]
         self._check_judge(everyone)
         training_s = timer.lap()
-        seconds = {
-            "seconds": timer.total,
-            "sampling_s": sampling_s,
-            "waiting_s": waiting_s,
-            "training_s": training_s,
-        }
-        self.emit(update_event(update, everyone, statistics, seconds))
+        self.emit(
+            UpdateEvent.of(
+                update,
+                everyone,
+                seconds=timer.total,
+                sampling_s=sampling_s,
+                waiting_s=waiting_s,
+                training_s=training_s,
+                **statistics,
+            )
+        )
 
     def _take_prompts(self) -> list[Prompt]:
         """This process's prompts of the update."""

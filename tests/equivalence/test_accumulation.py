@@ -8,6 +8,7 @@ import torch
 from arr_core.data import Example
 from arr_core.judging import Verdict
 from arr_core.training import nft, rpo
+from arr_core.training.context import UpdateContext
 from arr_core.training.learner import Learner
 from arr_core.training.rewards import pair_rewards
 from arr_core.training.rollout import Prompt, sample_pairs
@@ -80,25 +81,13 @@ class World:
             rpo.advantages(rewards, objective.advantage) if self.rpo else nft.optimality(rewards)
         ).flatten()
         places = [at for at, sample in enumerate(self.samples) if sample.pair not in leave_out]
-        shared = dict(
-            rollout=self.config.rollout, objective=objective, reference=self.policy.reference
-        )
+        old = (lambda: swapped(self.parameters, self.old_weights)) if objective.nft_decay else None
+        context = UpdateContext(self.policy, self.config, 1, self.policy.reference, old)
+        accumulate = rpo.accumulate if self.rpo else nft.accumulate
         for start in range(0, len(places), micro_batch):
             chosen = places[start : start + micro_batch]
             samples, score = [self.samples[at] for at in chosen], scores[chosen]
-            if self.rpo:
-                parts.append(rpo.accumulate(self.policy, samples, score, divisor, **shared))
-            else:
-                old = (
-                    (lambda: swapped(self.parameters, self.old_weights))
-                    if objective.nft_decay
-                    else None
-                )
-                parts.append(
-                    nft.accumulate(
-                        self.policy, samples, score, divisor, old=old, seed=0, update=1, **shared
-                    )
-                )
+            parts.append(accumulate(context, samples, score, divisor))
         self.statistics = {
             name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]
         }
@@ -286,13 +275,10 @@ def test_in_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing
     prompts = [Prompt(at, keys[at], example) for at, example in enumerate(examples)]
     [batch] = sample_pairs(policy, prompts, config.rollout, seed=0, update=1, stochastic=True)
     values = rpo.accumulate(
-        policy,
+        UpdateContext(policy, config, 1, policy.reference),
         batch.samples,
         rpo.advantages(pair_rewards(verdicts_of([0, 1])).values, "raw").flatten(),
         4,
-        rollout=config.rollout,
-        objective=config.objective,
-        reference=policy.reference,
     )
     assert values["loss"].mean().item() == pytest.approx(-0.45)
     assert not values["kl"].any() and (values["ratio_mean"] == 1).all()

@@ -138,7 +138,7 @@ def moved_log_ratios(
     return rpo.log_ratio(
         sde.log_prob_mean(x_next, new),
         sde.log_prob_mean(x_next, old),
-        rpo.guard_shift(new, old.mean) if guard else None,
+        sde.mean_shift(new, old.mean) if guard else None,
     )
 
 
@@ -179,7 +179,7 @@ def test_the_guarded_log_ratio_is_linear_in_the_noise():
     centred = rpo.log_ratio(
         sde.log_prob_mean(x_next, new),
         sde.log_prob_mean(x_next, sde.Transition(old, 0.1)),
-        rpo.guard_shift(new, old),
+        sde.mean_shift(new, old),
     )
     torch.testing.assert_close(
         centred, (change * noise).flatten(1).mean(1) / 0.1, rtol=1e-9, atol=1e-12
@@ -198,7 +198,7 @@ def test_the_kl_is_torchs_averaged_over_elements():
         .flatten(1)
         .mean(1)
     )
-    given = rpo.kl_mean(sde.Transition(mean, 0.3), sde.Transition(reference, 0.3))
+    given = sde.mean_shift(sde.Transition(mean, 0.3), reference)
     torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -213,7 +213,7 @@ def gradient_in_velocity(penalty, v: torch.Tensor, v_ref: torch.Tensor) -> torch
 
 
 def exact_kl(policy, reference, x_next):
-    return rpo.kl_mean(policy, reference)
+    return sde.mean_shift(policy, reference.mean)
 
 
 def test_the_gradient_of_the_kl_is_the_distance_of_the_means_over_the_variance():
@@ -249,7 +249,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_not
     advantage = torch.tensor([1.0, -0.1])
     log_ratio = rpo.log_ratio(sde.log_prob_mean(taken.latents, now), taken.log_prob)
     out = rpo.loss(
-        log_ratio, advantage, rpo.kl_mean(now, now), clip_range=1e-6, kl_coefficient=0.01
+        log_ratio, advantage, sde.mean_shift(now, now.mean), clip_range=1e-6, kl_coefficient=0.01
     )
     assert out.ratio.tolist() == [1, 1] and out.kl.tolist() == [0, 0]
     assert not out.clipped_high.any() and not out.clipped_low.any()
