@@ -144,7 +144,8 @@ class Adapter(Section):
     """Adapter to start from (PEFT folder or file), whose rank, alpha and targets are then kept;
     null starts from zero"""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of the adapter, saved beside it; null keeps none"""
+    """Decay of a moving average of the adapter, which is then what is validated and saved; in
+    update n it is at most (1 + n) / (10 + n), so that the start is soon forgotten; null keeps none"""
 
 
 class Data(Section):
@@ -186,7 +187,8 @@ class Objective(Section):
     """rpo: the ratio is clipped to 1 +- this. The log-prob is a mean over elements, so 0.2 hardly
     ever fires"""
     ratio: Literal["plain", "guard"] = "plain"
-    """rpo: plain ratio, or GRPO-Guard's centred log ratio"""
+    """rpo: plain ratio, or GRPO-Guard: the log ratio centred and scaled by the step's std, the loss
+    divided by |dt|; it wants a much smaller clip_range"""
     kl_coefficient: float = Field(ge=0)
     """Weight of the distance to the reference: exact KL of a transition (rpo), squared velocity
     difference (nft)"""
@@ -200,7 +202,7 @@ class Objective(Section):
     """nft: decay of the moving average that is the old policy; 0 is no average; higher values are
     more robust to label noise"""
     nft_times: Count = 2
-    """nft: noise levels drawn for each image"""
+    """nft: noise levels drawn for each pair, whose images share them and their noise"""
     epochs: Count = 1
     """Passes of the optimizer over each rollout"""
     optimizer_steps: Count = 1

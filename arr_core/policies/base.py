@@ -50,9 +50,13 @@ class Batch:
 
 
 def static_sigmas(steps: int, shift: float) -> torch.Tensor:
-    """Noise levels [steps + 1] in float64: evenly spaced from 1 to 0, then t -> shift t / (1 + (shift - 1) t)."""
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return shift * t / (1 + (shift - 1) * t)
+    """Noise levels [steps + 1] in float64: evenly spaced from 1 to 0, then shifted."""
+    return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+
+
+def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """Noise levels moved towards high noise: shift t / (1 + (shift - 1) t), in a form that is exact at 0 and at 1."""
+    return shift * t / (shift * t + (1 - t))
 
 
 class Policy(ABC):

@@ -22,6 +22,7 @@ class UpdateContext:
 
     policy: Policy
     config: TrainConfig
-    update: int
     reference: Weights
     old: Weights | None = None
+    update: int = 1
+    epoch: int = 0

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from .checkpoint import Checkpoint, RunError
 from .context import UpdateContext
 from .rewards import PairRewards
 from .rollout import Sample
-from .weights import Tensors, average_into, copy_into, snapshot, swapped
+from .weights import Tensors, average_into, copy_into, snapshot, swapped, warmed_up
 
 
 class Learner:
@@ -69,6 +70,8 @@ class Learner:
         decided, so fewer verdicts make smaller steps. Raises RunError for gradients that are missing or not finite.
         """
         objective, width = self.config.objective, self.config.rollout.micro_batch
+        accumulate = (rpo if objective.algorithm == "rpo" else nft).accumulate
+        old = self.sampling if "old" in self.auxiliary else None
         parts = objective.optimizer_steps
         divisor = 2 * self.config.rollout.prompts_per_update / parts
         scores = self._scores(rewards.values).flatten()
@@ -76,23 +79,22 @@ class Learner:
         statistics: list[dict[str, torch.Tensor]] = []
         grad_norm, done, total = 0.0, 0, len(decided) * objective.epochs
         self._set_learning_rate(update)
-        for _ in range(objective.epochs):
+        for epoch in range(objective.epochs):
+            context = UpdateContext(self.policy, self.config, self.reference, old, update, epoch)
             for part in range(parts):
                 self.optimizer.zero_grad()
                 chosen = [at for at in decided if samples[at].pair % parts == part]
                 groups = batches(self.policy, [samples[at].key for at in chosen], width)
-                for places in self.policy.in_step(
-                    groups, dummy=lambda: self._accumulate(update, samples[:1], scores[:1])
-                ):
+                dummy = partial(accumulate, context, samples[:1], scores[:1], math.inf)
+                for places in self.policy.in_step(groups, dummy):
                     batch = [chosen[place] for place in places]
                     statistics.append(
-                        self._accumulate(
-                            update, [samples[at] for at in batch], scores[batch], divisor
-                        )
+                        accumulate(context, [samples[at] for at in batch], scores[batch], divisor)
                     )
                     report_progress("training", done := done + len(batch), total)
                 grad_norm = self._optimizer_step(any_decided=bool(chosen))
-        decays = {"average": self.config.adapter.ema_decay or 0.0, "old": objective.nft_decay}
+        average = warmed_up(self.config.adapter.ema_decay or 0.0, update)
+        decays = {"average": average, "old": objective.nft_decay}
         for name in self.auxiliary.keys() & decays:
             average_into(self.auxiliary[name], self.parameters, decays[name])
         return {
@@ -106,19 +108,6 @@ class Learner:
         if self.config.objective.algorithm == "rpo":
             return rpo.advantages(rewards, self.config.objective.advantage)
         return nft.optimality(rewards)
-
-    def _accumulate(
-        self,
-        update: int,
-        samples: Sequence[Sample],
-        scores: torch.Tensor,
-        divisor: float = math.inf,
-    ) -> dict[str, torch.Tensor]:
-        """Add the gradient of one batch; none of a divisor that is infinite."""
-        old = self.sampling if "old" in self.auxiliary else None
-        context = UpdateContext(self.policy, self.config, update, self.reference, old)
-        objective = rpo if self.config.objective.algorithm == "rpo" else nft
-        return objective.accumulate(context, samples, scores, divisor)
 
     def _set_learning_rate(self, update: int) -> None:
         settings = self.config.optimizer

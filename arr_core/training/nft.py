@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from ..common.randomness import normal, seed_of
+from ..policies.base import shifted
 from .context import UpdateContext
 from .rollout import Sample
 
@@ -74,29 +75,22 @@ def accumulate(
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of one batch of samples with r [B]; returns the diagnostics [B] of the update's event.
 
-    The loss is a mean over ``nft_times`` noise levels, drawn from the seeds, and a sum over samples, divided by
-    ``divisor`` as in ``rpo.accumulate``.
+    The loss is a mean over ``nft_times`` draws of noise and level, which the two images of a pair share, and a sum over
+    samples, divided by ``divisor`` as in ``rpo.accumulate``.
     """
-    policy, objective, shift = (
-        context.policy,
-        context.config.objective,
-        context.config.rollout.shift,
-    )
+    policy, objective = context.policy, context.config.objective
     batch = policy.batch([sample.key for sample in samples])
     x0 = torch.stack([sample.x0 for sample in samples])
     r = r.to(x0.device)
     losses = []
     for time in range(objective.nft_times):
-        seeds = [
-            seed_of(context.config.run.seed, "nft", context.update, s.pair, s.side, time)
-            for s in samples
-        ]
+        draw = ("nft", context.update, context.epoch)
+        seeds = [seed_of(context.config.run.seed, *draw, s.pair, time) for s in samples]
         noise = torch.stack([normal(s, x0.shape[1:]) for s in seeds]).to(x0.device)
         uniform = torch.tensor(
             [torch.rand((), generator=torch.Generator().manual_seed(s + 1)) for s in seeds]
         )
-        t = shift * uniform / (1 + (shift - 1) * uniform)
-        t = t.clamp_min(1e-3).to(x0.device)
+        t = shifted(uniform, context.config.rollout.shift).clamp_min(1e-3).to(x0.device)
         x_t = noised(x0.float(), noise, t).to(x0.dtype)
         v_old = v_ref = None
         with torch.no_grad():

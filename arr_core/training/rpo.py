@@ -6,7 +6,9 @@
 | ratio | probability of a stored step under the current adapter over that under the one that sampled it |
 | beta | KL coefficient |
 
-Sources: arXiv 2605.08354 (ARR + RPO); the guard ratio is GRPO-Guard's, arXiv 2510.22319.
+Sources: arXiv 2605.08354 (ARR + RPO); GRPO-Guard, arXiv 2510.22319, which regulates the clip in three ways: the log ratio
+is centred at 0 and multiplied by the step's std, so that one clip range means the same at every step, and the loss of a
+step is divided by |dt|, so that every noise level moves the velocity by as much.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ def advantages(rewards: torch.Tensor, mode: Literal["raw", "centred"]) -> torch.
     return rewards if mode == "raw" else rewards - rewards.mean(1, keepdim=True)
 
 
-def log_ratio(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, shift: torch.Tensor | None = None
-) -> torch.Tensor:
-    """log(new / old) [B]; the guard ratio adds ``shift``, from ``sde.mean_shift``, which centres it at 0."""
-    difference = log_prob - old_log_prob
-    return difference if shift is None else difference + shift
+def guarded(log_ratio: torch.Tensor, shift: torch.Tensor, std: float) -> torch.Tensor:
+    """GRPO-Guard's log ratio [B]. ``shift`` is ``sde.mean_shift`` of the new mean from the old one.
+
+    It is <mean - mean_old, noise> averaged over elements: linear in both, whatever the step's std.
+    """
+    return (log_ratio + shift) * std
 
 
 def loss(
@@ -58,13 +60,18 @@ def loss(
     *,
     clip_range: float,
     kl_coefficient: float,
+    weight: float = 1.0,
 ) -> RPOLoss:
-    """max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages."""
+    """weight max(-A ratio, -A clip(ratio)) + beta KL, per transition [B]; the caller averages."""
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     surrogate = torch.maximum(-advantage * ratio, -advantage * clipped)
     return RPOLoss(
-        surrogate + kl_coefficient * kl, kl, ratio, ratio > 1 + clip_range, ratio < 1 - clip_range
+        weight * surrogate + kl_coefficient * kl,
+        kl,
+        ratio,
+        ratio > 1 + clip_range,
+        ratio < 1 - clip_range,
     )
 
 
@@ -107,19 +114,21 @@ def accumulate(
         new = transition()
         log_prob = sde.log_prob_mean(x_next, new)
         kl = torch.zeros_like(log_prob) if reference is None else sde.mean_shift(new, reference)
-        shift = None
+        log_ratio, weight = log_prob - log_probs[i], 1.0
         if objective.ratio == "guard":
             shape = (rollout.steps, *x.shape[1:])
             noise = torch.stack([normal(sample.step_seed, shape)[i] for sample in samples])
             # The old mean is rebuilt from what was stored. Its rounding must not count as a shift.
             old_mean = x_next.float() - new.std * noise.to(x.device)
             shift = sde.mean_shift(new, old_mean) - roundings[i]
+            log_ratio, weight = guarded(log_ratio, shift, new.std), 1 / (levels[i] - levels[i + 1])
         out = loss(
-            log_ratio(log_prob, log_probs[i], shift),
+            log_ratio,
             advantage,
             kl,
             clip_range=objective.clip_range,
             kl_coefficient=objective.kl_coefficient,
+            weight=weight,
         )
         (out.loss.sum() / (divisor * len(trained))).backward()
         losses.append(out)

@@ -16,6 +16,11 @@ def snapshot(parameters: Parameters) -> Tensors:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
+def warmed_up(decay: float, update: int) -> float:
+    """``decay``, or less in the first updates, so that an average does not hold on to the weights before them."""
+    return min(decay, (1 + update) / (10 + update))
+
+
 @torch.no_grad()
 def average_into(average: Tensors, parameters: Parameters, decay: float) -> None:
     """average = decay * average + (1 - decay) * weights, in place."""

@@ -12,7 +12,7 @@ from arr_core.training.context import UpdateContext
 from arr_core.training.learner import Learner
 from arr_core.training.rewards import pair_rewards
 from arr_core.training.rollout import Prompt, sample_pairs
-from arr_core.training.weights import snapshot, swapped
+from arr_core.training.weights import copy_into, snapshot, swapped
 
 # Of different lengths, so that an edit's batch is padded and one alone is not.
 PROMPTS = ["red", "a blue square", "a tall green triangle left of a yellow circle", "two circles"]
@@ -82,7 +82,7 @@ class World:
         ).flatten()
         places = [at for at, sample in enumerate(self.samples) if sample.pair not in leave_out]
         old = (lambda: swapped(self.parameters, self.old_weights)) if objective.nft_decay else None
-        context = UpdateContext(self.policy, self.config, 1, self.policy.reference, old)
+        context = UpdateContext(self.policy, self.config, self.policy.reference, old)
         accumulate = rpo.accumulate if self.rpo else nft.accumulate
         for start in range(0, len(places), micro_batch):
             chosen = places[start : start + micro_batch]
@@ -166,6 +166,17 @@ def test_the_gradient_of_all_pairs_is_the_sum_of_the_pairs_gradients(world, obje
     whole, without = made.gradient(8), made.gradient(2, leave_out={2})
     alone = made.gradient(2, leave_out={0, 1, 3})
     assert relative_error({name: without[name] + alone[name] for name in whole}, whole) < 1e-5
+
+
+def test_where_nothing_has_moved_the_guard_is_the_plain_gradient_times_std_over_dt(world):
+    for step, (t, t_next) in enumerate(((1, 6 / 7), (6 / 7, 0.6))):
+        fields = {"objective.trained_steps": (step,), "objective.kl_coefficient": 0}
+        plain, guard = (world("flux", name, **fields) for name in ("rpo", "rpo-guard"))
+        for made in (plain, guard):
+            copy_into(made.parameters, made.old_weights)
+        factor = 0.3 / (t - t_next) ** 0.5
+        expected = {name: factor * gradient for name, gradient in plain.gradient(8).items()}
+        assert relative_error(guard.gradient(8), expected) < 1e-5
 
 
 class TestLearner:
@@ -275,11 +286,13 @@ def test_in_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_nothing
     prompts = [Prompt(at, keys[at], example) for at, example in enumerate(examples)]
     [batch] = sample_pairs(policy, prompts, config.rollout, seed=0, update=1, stochastic=True)
     values = rpo.accumulate(
-        UpdateContext(policy, config, 1, policy.reference),
+        UpdateContext(policy, config, policy.reference),
         batch.samples,
         rpo.advantages(pair_rewards(verdicts_of([0, 1])).values, "raw").flatten(),
         4,
     )
-    assert values["loss"].mean().item() == pytest.approx(-0.45)
+    # Levels 1, .857, .6: the guard divides the steps by their lengths.
+    weight = (7 + 1 / (6 / 7 - 0.6)) / 2 if ratio == "guard" else 1
+    assert values["loss"].mean().item() == pytest.approx(-0.45 * weight)
     assert not values["kl"].any() and (values["ratio_mean"] == 1).all()
     assert not values["clip_high"].any() and not values["clip_low"].any()

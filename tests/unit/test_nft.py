@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from arr_core.config.load import make_config
 from arr_core.training import nft
-from arr_core.training.weights import average_into, copy_into, snapshot
+from arr_core.training.context import UpdateContext
+from arr_core.training.rollout import Sample
+from arr_core.training.weights import average_into, copy_into, snapshot, warmed_up
 
 B, ELEMENTS = 4, 2 * 6
 
@@ -105,6 +110,41 @@ def test_bfloat16_velocities_are_compared_in_float32():
     assert out.loss.dtype == torch.float32 and torch.equal(out.loss, precise.loss)
 
 
+# ---------------------------------------------------------------------- noise and levels
+
+
+class Recording:
+    """A policy that keeps what its velocity is trained on."""
+
+    def __init__(self):
+        self.asked = []
+
+    def batch(self, keys):
+        return None
+
+    def velocity(self, x_t, t, batch):
+        if torch.is_grad_enabled():
+            self.asked += zip(x_t.tolist(), t.tolist(), strict=True)
+        return x_t.clone().requires_grad_(True)
+
+
+def draws(**context) -> list:
+    """(x_t, t) of pairs (0, 0, 1, 1) at two levels, one after another; x0 is zero, so x_t is t times the noise."""
+    policy, zero = Recording(), torch.zeros(2, 6)
+    samples = [Sample(pair, side, "", zero, 0, None) for pair in (0, 1) for side in (0, 1)]
+    config = make_config("recommended", {"data": {"train": "p.txt"}, "judge": {"profile": "p"}})
+    nft.accumulate(UpdateContext(policy, config, nullcontext, **context), samples, R, 4)
+    return policy.asked
+
+
+def test_the_images_of_a_pair_share_noise_and_level_and_nothing_else_does():
+    asked = draws()
+    assert [asked.index(one) for one in asked] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert draws() == asked
+    for others in (draws(epoch=1), draws(update=2)):
+        assert not any(one in asked for one in others)
+
+
 # ---------------------------------------------------------------------- v_old's weights
 
 
@@ -118,6 +158,7 @@ def test_the_old_policy_is_a_moving_average_of_the_weights():
     assert average["w"].tolist() == pytest.approx([1.38, 1.38])
     average_into(average, parameters, 0.0)
     assert average["w"].tolist() == [3, 3] and parameters["w"].tolist() == [3, 3]
+    assert [warmed_up(0.9, update) for update in (1, 8, 80, 81)] == [2 / 11, 0.5, 0.9, 0.9]
 
 
 def test_a_snapshot_is_a_copy_that_can_be_copied_back():

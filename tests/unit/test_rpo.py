@@ -24,6 +24,7 @@ def loss_of(
     kl: float = 0.0,
     clip_range: float = 0.2,
     kl_coefficient: float = 0.01,
+    weight: float = 1.0,
 ):
     return rpo.loss(
         torch.tensor([math.log(ratio)]),
@@ -31,6 +32,7 @@ def loss_of(
         torch.tensor([kl]),
         clip_range=clip_range,
         kl_coefficient=kl_coefficient,
+        weight=weight,
     )
 
 
@@ -131,15 +133,11 @@ def test_a_clipped_transition_has_no_gradient_and_any_other_has_minus_a_ratio(
 def moved_log_ratios(
     elements: int, shift: float, samples: int, guard: bool = False
 ) -> torch.Tensor:
-    """Log ratios of ``samples`` transitions after the mean moved by ``shift`` (rms, in units of std)."""
-    old = sde.Transition(torch.zeros(samples, elements, dtype=torch.float64), 0.1)
-    x_next = old.mean + 0.1 * rand(samples, elements)
-    new = sde.Transition(old.mean + 0.1 * shift, 0.1)
-    return rpo.log_ratio(
-        sde.log_prob_mean(x_next, new),
-        sde.log_prob_mean(x_next, old),
-        sde.mean_shift(new, old.mean) if guard else None,
-    )
+    """Log ratios of ``samples`` transitions of std 1 after the mean moved by ``shift`` (rms)."""
+    old = sde.Transition(torch.zeros(samples, elements, dtype=torch.float64), 1.0)
+    x_next, new = rand(samples, elements), sde.Transition(old.mean + shift, 1.0)
+    ratios = sde.log_prob_mean(x_next, new) - sde.log_prob_mean(x_next, old)
+    return rpo.guarded(ratios, sde.mean_shift(new, old.mean), 1.0) if guard else ratios
 
 
 def test_the_clip_of_0_2_fires_both_ways_for_few_elements_and_never_for_65536():
@@ -172,18 +170,24 @@ def test_the_clip_of_0_2_fires_both_ways_for_few_elements_and_never_for_65536():
 # ---------------------------------------------------------------------- the ratio and its guard
 
 
-def test_the_guarded_log_ratio_is_linear_in_the_noise():
-    """log(new / old) + |d|^2 / (2 std^2) = <new - old, noise> / (std D), exactly."""
+@pytest.mark.parametrize("std", [0.06, 0.7])
+def test_the_guarded_log_ratio_is_linear_in_the_noise_whatever_the_std(std):
+    """(log(new / old) + |d|^2 / (2 std^2)) std = <new - old, noise> / D, exactly."""
     old, noise, change = rand(2, 3, 5), rand(2, 3, 5, seed=1), 0.02 * rand(2, 3, 5, seed=2)
-    x_next, new = old + 0.1 * noise, sde.Transition(old + change, 0.1)
-    centred = rpo.log_ratio(
-        sde.log_prob_mean(x_next, new),
-        sde.log_prob_mean(x_next, sde.Transition(old, 0.1)),
-        sde.mean_shift(new, old),
-    )
+    x_next, new = old + std * noise, sde.Transition(old + change, std)
+    plain = sde.log_prob_mean(x_next, new) - sde.log_prob_mean(x_next, sde.Transition(old, std))
     torch.testing.assert_close(
-        centred, (change * noise).flatten(1).mean(1) / 0.1, rtol=1e-9, atol=1e-12
+        rpo.guarded(plain, sde.mean_shift(new, old), std),
+        (change * noise).flatten(1).mean(1),
+        rtol=1e-9,
+        atol=1e-12,
     )
+
+
+def test_the_weight_of_a_step_is_that_of_its_ratio_alone():
+    """1 / |dt| of 0.3 -> 0: max(-1.5, -1.2) / 0.3 + 0.02 * 0.3."""
+    given = loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02, weight=1 / 0.3).loss
+    assert given.item() == pytest.approx(-4 + 0.006, abs=1e-6)
 
 
 # ---------------------------------------------------------------------- the KL
@@ -247,7 +251,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1_the_kl_exactly_0_and_not
     taken = sde.step(x, v, **step, noise=rand(2, 8, 4, seed=2).float())
     now = sde.transition(x, v, **step)
     advantage = torch.tensor([1.0, -0.1])
-    log_ratio = rpo.log_ratio(sde.log_prob_mean(taken.latents, now), taken.log_prob)
+    log_ratio = sde.log_prob_mean(taken.latents, now) - taken.log_prob
     out = rpo.loss(
         log_ratio, advantage, sde.mean_shift(now, now.mean), clip_range=1e-6, kl_coefficient=0.01
     )

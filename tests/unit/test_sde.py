@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -43,7 +44,8 @@ def test_static_shift_3_of_8_steps_is_the_published_schedule():
 
 def test_shift_1_is_evenly_spaced_and_every_schedule_falls_from_exactly_1_to_exactly_0():
     assert static_sigmas(4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
-    for steps, shift in ((1, 3.0), (2, 1.0), (10, 3.0), (50, 0.5), (1000, 7.0)):
+    shifts = (1e-6, 0.1, 0.3, 0.47, 0.5, 1.0, 1.15, 3.0, 7.0, 1e6)
+    for steps, shift in itertools.product((1, 2, 10, 1000), shifts):
         levels = static_sigmas(steps, shift)
         assert (
             levels[0] == 1
