@@ -116,5 +116,5 @@ def findings(verdict: Verdict) -> list[str]:
     return [
         f"{criterion}: "
         + re.sub(r"^first(:?) (.*)([;,]) second\1 ", r"A\1 \2\3 B\1 ", finding, flags=re.DOTALL)
-        for criterion, finding in verdict.findings
+        for criterion, finding, _ in verdict.findings
     ]

@@ -65,6 +65,7 @@ class Measures:
     tokens_per_pair: float
     latency_s: tuple[float, float] | None  # of a reply: median, 95th percentile
     by_tag: Mapping[str, tuple[Proportion, Proportion]]  # accuracy and coverage
+    by_criterion: Mapping[str, tuple[Proportion, Proportion]]  # by its number, of its own verdicts
 
     @property
     def right(self) -> int:
@@ -82,10 +83,11 @@ class Measures:
             name: _plain(value) if isinstance(value, Proportion) else value
             for name, value in vars(self).items()
         }
-        values["by_tag"] = {
-            tag: {"accuracy": _plain(accuracy), "coverage": _plain(coverage)}
-            for tag, (accuracy, coverage) in self.by_tag.items()
-        }
+        for parts in ("by_tag", "by_criterion"):
+            values[parts] = {
+                part: {"accuracy": _plain(accuracy), "coverage": _plain(coverage)}
+                for part, (accuracy, coverage) in values[parts].items()
+            }
         return values
 
 
@@ -145,6 +147,9 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         median, late = np.quantile(latencies, (0.5, 0.95), method="inverted_cdf")
         latency_s = float(median), float(late)
     accuracy, coverage = _accuracy(judged)
+    named_criteria = Counter(
+        name for one in opinions for name in {found.criterion for found in one.findings}
+    )
     return Measures(
         pairs=len(judged),
         accuracy=accuracy,
@@ -164,6 +169,13 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
         by_tag={
             tag: _accuracy([judged[at] for at in members])
             for tag, members in tag_groups(pairs).items()
+        },
+        by_criterion={
+            criterion: _accuracy(
+                [(pair, verdict.of_criterion(criterion)) for pair, verdict in judged]
+            )
+            for criterion, times in named_criteria.items()
+            if 2 * times > len(opinions)  # what few replies name is no criterion of the rubric
         },
     )
 

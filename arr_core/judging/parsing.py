@@ -10,7 +10,7 @@ from typing import Any
 
 import json_repair
 
-from .verdict import Opinion, Place
+from .verdict import Finding, Opinion, Place
 
 PLACES: dict[str, Place] = {
     **dict.fromkeys(("first", "image 1", "1", "a", "image a", "first image"), 0),
@@ -71,9 +71,10 @@ def _from_form(content: dict[str, Any], nothing: Opinion) -> Opinion:
     """The opinion in a form; ``nothing`` is the one of a reply without a verdict."""
     rows = content.get("findings")
     findings = tuple(
-        (
+        Finding(
             str(row.get("criterion", "")),
             f"first: {row.get('first', '')}; second: {row.get('second', '')}",
+            PLACES.get(str(row.get("better")).strip().lower()),
         )
         for row in (rows if isinstance(rows, list) else ())
         if isinstance(row, dict)

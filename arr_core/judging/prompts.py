@@ -14,7 +14,8 @@ REASONS_SYSTEM = (
     "nothing else."
 )
 FORM = (
-    '{"findings": [{"criterion": 1, "first": "what you see in FIRST", "second": "what you see in SECOND"}, ...], '
+    '{"findings": [{"criterion": 1, "first": "what you see in FIRST", "second": "what you see in SECOND", '
+    '"better": "first" or "second" or "tie"}, ...], '
     '"reason": "one sentence", "preferred": "first" or "second" or "tie"}'
 )
 
@@ -31,11 +32,12 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 
 TEXT = {"type": "string"}
-FINDING = _object(criterion={"type": "integer"}, first=TEXT, second=TEXT)
+CHOICE = {"type": "string", "enum": ["first", "second", "tie"]}
+FINDING = _object(criterion={"type": "integer"}, first=TEXT, second=TEXT, better=CHOICE)
 SCHEMA = _object(
     findings={"type": "array", "items": FINDING},
     reason=TEXT,
-    preferred={"type": "string", "enum": ["first", "second", "tie"]},
+    preferred=CHOICE,
 )
 LETTER_SYSTEM = (
     "You compare two images fairly, check them against every criterion, and answer with one letter: A or B. "

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..common.errors import ArrError
 
@@ -17,6 +17,14 @@ Place = Literal[0, 1]  # shown first, shown second
 
 class JudgeError(ArrError, RuntimeError):
     """A judge that can give no verdict at all (no server, wrong key, unknown model): stop, and say what to do."""
+
+
+class Finding(NamedTuple):
+    """What was seen under one criterion, and the place of the image that meets it better; None for a tie, or not said."""
+
+    criterion: str
+    seen: str
+    preferred: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Opinion:
 
     preferred: Place | None
     reason: str = ""
-    findings: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
     confidence: float | None = None
     failure: str = ""
     reply: str = ""
@@ -57,7 +65,7 @@ class Opinion:
     @classmethod
     def load(cls, content: dict[str, Any]) -> Opinion:
         """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back."""
-        findings = tuple(map(tuple, content["findings"]))
+        findings = tuple(Finding(*row) for row in content["findings"])
         members = tuple(map(cls.load, content["members"]))
         return cls(**{**content, "findings": findings, "members": members})
 
@@ -101,9 +109,17 @@ class Verdict:
         return min(stated, default=None)
 
     @property
-    def findings(self) -> tuple[tuple[str, str], ...]:
+    def findings(self) -> tuple[Finding, ...]:
         """What was found per criterion, from the first order."""
         return self.opinions[0].findings if self.opinions else ()
+
+    def of_criterion(self, criterion: str) -> Verdict:
+        """The verdict by what the opinions say under one criterion: both orders must agree, as over all of them."""
+        found = [
+            [one for one in opinion.findings if one.criterion == criterion]
+            for opinion in self.opinions
+        ]
+        return combine(tuple(Opinion(each[0].preferred if each else None) for each in found))
 
     @property
     def _paid(self) -> list[Opinion]:

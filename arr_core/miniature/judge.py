@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..common.progress import hide_loading_bars
 from ..judging.client import GroupClient
-from ..judging.verdict import JudgeError, Opinion
+from ..judging.verdict import Finding, JudgeError, Opinion
 from . import transformers_fault
 from .criteria import END, positions
 
@@ -140,7 +140,9 @@ class MiniatureClient(GroupClient):
     def _opinion(self, q, first: list[float], second: list[float], latency: float) -> Opinion:
         difference = sum(first) / len(first) - sum(second) / len(second)
         findings = tuple(
-            (criterion, f"first {p:.0%}, second {s:.0%}")
+            Finding(
+                criterion, f"first {p:.0%}, second {s:.0%}", 0 if p > s else 1 if p < s else None
+            )
             for criterion, p, s in zip(q.rubric.statements, first, second, strict=True)
         )
         confidence = min(1.0, 0.5 + abs(difference) / 2)

@@ -129,7 +129,7 @@ def _findings(
     """
     lines = dict(re.findall(r"^(\d+)\. (.*)$", criteria, re.MULTILINE))
     findings = []
-    for criterion, found in opinion.findings:
+    for criterion, found, _ in opinion.findings:
         sides = _SIDES.fullmatch(found)
         told = sorted(zip(order, sides.groups(), strict=True)) if sides else [("", found)]
         findings.append((lines.get(criterion.strip(), criterion), told))

@@ -1,10 +1,10 @@
-"""A rubric from labelled pairs: write, verify, refine, select, structure, and keep it if it beats the judge without one."""
+"""A rubric from labelled pairs: write, verify, refine, select, structure, and keep it if it is shown to be better."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 from ..common.files import JsonLines
 from ..common.images import open_image
 from ..common.progress import ReportProgress, no_progress
+from ..common.proportions import Proportion
 from ..data import PreferencePair, task_of
 from ..judging.chat import Chat, RequestLimits
 from ..judging.judge import Judge, Pair
-from ..judging.profiles import make_chat, make_client
+from ..judging.profiles import default_rubric, make_chat, make_client
 from ..judging.verdict import Verdict
-from .built_in import NO_RUBRIC
 from .comparison import Comparison, compare_judges
 from .prompts import Assignment
 from .provenance import data_hash, with_provenance
 from .rubric import Rubric, RubricError, Task
 from .selection import select
 from .splitting import HELD_OUT, split
-from .writer import CachedChat, ChatError, PairOutcome, Writer
+from .writer import CachedChat, ChatError, PairOutcome, Writer, decisions
 
 MOST_CRITERIA = 60  # that are structured; of more, a selection
 AT_ONCE = 16  # pairs in work; the chat has its own limit of requests
@@ -44,7 +44,7 @@ class Outcome:
     pairs: Sequence[PreferencePair]
     held_out: Sequence[PreferencePair]
     outcomes: Sequence[PairOutcome]  # of the pairs, in order
-    selected: Sequence[str]
+    selected: Mapping[str, Proportion]  # criteria that were structured, and how often each decided
     comparison: Comparison | None
     calls: int
     cached: int  # replies that an earlier start had paid for
@@ -61,7 +61,7 @@ class Outcome:
 def open_judge_and_writer(
     profile: str, folder: str | Path, *, task: Task, writer: str = "", concurrency: int = 16
 ) -> Iterator[tuple[Judge, Chat]]:
-    """The judge of a profile, and the chat that writes: that of ``writer``, or of the same profile.
+    """The judge of a profile under its default rubric, and the chat that writes: of ``writer``, or of the same profile.
 
     With one profile they share one chat, and so its limits. What is answered is kept in the folder, which is made.
     The chat may only be used on the judge's loop, ``judge.runner``. Raises JudgeError, RubricError.
@@ -76,7 +76,9 @@ def open_judge_and_writer(
         raise RubricError(
             f"{folder}: expected a folder that can be written; {error.strerror}"
         ) from error
-    with Judge(client, NO_RUBRIC[task], store=Path(folder) / "verdicts.sqlite") as judge:
+    with Judge(
+        client, default_rubric(profile, task), store=Path(folder) / "verdicts.sqlite"
+    ) as judge:
         try:
             yield judge, chat
         finally:
@@ -100,11 +102,11 @@ async def from_pairs(
 ) -> Outcome:
     """What comes of labelled pairs. Run it on the judge's loop: ``judge.runner.run(from_pairs(...))``.
 
-    The judge verifies criteria and compares on held-out pairs; it should be the one that will train. The writer's replies
+    The judge verifies criteria, and compares the rubric with its own on held-out pairs; it should be the one that will train. The writer's replies
     are kept in the judge's store: a job that ended early goes on when it is called again, and asks no answered question
     twice.
     folder: where ``pairs.jsonl`` is written, what became of each pair, for people to read.
-    held_out: a share of the pairs, or other pairs, on which the rubric must beat the judge without one.
+    held_out: a share of the pairs, or other pairs, on which the rubric must be shown to be better than the judge's own.
     report_progress: its stages are "writing", "structuring" and "checking".
     notes: counts what becomes of pairs, beside the progress.
     Raises RubricError for pairs that cannot be used or an image that is missing, DataError for pairs of another task, and
@@ -117,7 +119,8 @@ async def from_pairs(
     job = _Job(judge, at_once, report_progress, Counter() if notes is None else notes)
     author = Writer(chat, job.compare, assignment)
     outcomes = await job.write(author, seeds, Path(folder) / "pairs.jsonl")
-    selected = select([line for one in outcomes for line in one.criteria], most_criteria)
+    verified = decisions(outcomes)
+    selected = {line: verified[line] for line in select([*verified], most_criteria)}
     candidate, comparison = None, None
     if not selected:
         sentence = f"None of the {len(seeds)} pairs gave criteria that a verifier could choose by; there is no rubric."
@@ -133,13 +136,14 @@ async def from_pairs(
                 name=name, task=assignment.task, language=assignment.language, themes=themes
             )
             comparison = await job.check(held, candidate)
-            sentence = comparison.sentence
+            sentence = comparison.sentence(judge.rubric.name)
             candidate = with_provenance(
                 candidate,
                 "labelled pairs",
                 model=writer.identity,
                 examples=len(assignment.examples),
                 judge=judge.client.identity,
+                baseline=judge.rubric.name,
                 **_facts(seeds, outcomes, len(selected), comparison),
             )
     return Outcome(
@@ -171,13 +175,13 @@ def _facts(
     for ending in ("kept", "refined", "discarded", "failed"):
         facts[f"pairs_{ending}"] = endings[ending]
     facts |= {"criteria_structured": structured, "held_out_pairs": comparison.with_rubric.pairs}
-    sides = {"": comparison.with_rubric, "_without_rubric": comparison.without}
+    sides = {"": comparison.with_rubric, "_baseline": comparison.baseline}
     for suffix, side in sides.items():
         facts[f"held_out_accuracy{suffix}"] = side.accuracy.value
         facts[f"held_out_coverage{suffix}"] = side.coverage.value
         facts[f"flip_rate{suffix}"] = side.flip_rate.value
     return facts | {
-        "beats_judge_without_rubric": comparison.better,
+        "shown_to_be_better": comparison.better,
         "p_value": comparison.p_value,
     }
 
@@ -222,12 +226,12 @@ class _Job:
             return await self._each("writing", pairs, one)
 
     async def check(self, pairs: Sequence[PreferencePair], rubric: Rubric) -> Comparison:
-        """The judge with the rubric against the judge without one."""
+        """The judge under the rubric against the judge under its own."""
 
         async def one(pair: PreferencePair) -> tuple[Verdict, Verdict]:
             images = await _opened(pair)
             both = await asyncio.gather(
-                self.compare(images, rubric), self.compare(images, NO_RUBRIC[rubric.task])
+                self.compare(images, rubric), self.compare(images, self.judge.rubric)
             )
             if any(verdict.failed for verdict in both):
                 self.notes["failed"] += 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..common.proportions import Proportion
 from ..data import Exemplar
 from ..judging.parsing import after_thoughts, repaired
 from .rubric import Task, Theme
@@ -114,12 +115,21 @@ def critique(criteria: Sequence[str], said: str) -> str:
     return f"These criteria did not do:\n{numbered}\nWhat went wrong:\n{said}\nWrite others, or word them anew.\n\n"
 
 
-def structure_messages(criteria: Sequence[str], assignment: Assignment) -> list[dict[str, Any]]:
-    """The question for themes with tips, made of criteria that were verified one pair at a time."""
-    listed = "\n".join(f"- {line}" for line in criteria)
+def structure_messages(
+    criteria: Mapping[str, Proportion], assignment: Assignment
+) -> list[dict[str, Any]]:
+    """The question for themes with tips, made of verified criteria and how often each decided."""
+    groups: dict[Proportion, list[str]] = {}
+    for line, decided in sorted(criteria.items(), key=lambda item: -item[1].count):
+        groups.setdefault(decided, []).append(f"- {line}")
+    listed = "\n".join(
+        "\n".join([f"Decided {decided.count} of {decided.total}:", *lines])
+        for decided, lines in groups.items()
+    )
     return _messages(
         assignment,
-        f"Each of these criteria has been verified on a pair of images for some {assignment.asked}:\n{listed}\n\n"
+        f"Each of these criteria has been verified on pairs of images for some {assignment.asked}. The counts say on how "
+        f"many of its pairs it decided as people did:\n{listed}\n\n"
         f"Put them in order: at most {MOST_THEMES} themes that do not overlap, each with tips, at most {MOST_TIPS}. A tip "
         "is a criterion: say the same thing once, keep what holds for many images, leave out what holds for one only, and "
         f"add nothing of your own. What decides most often comes first. Reply in this form:\n{THEMES_FORM}",

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from ..common.proportions import Proportion
 from ..judging.chat import Chat, RequestOptions
 from ..judging.judge import Pair
 from ..judging.pictures import image_hash
@@ -68,9 +69,11 @@ class CachedChat:
             if reply.failure:
                 raise ChatError(reply.failure)  # the chat itself has tried often enough
             try:
+                if reply.cut:  # what can be mended of it may be half of what was meant
+                    raise ValueError("a reply that was cut off at the token limit")
                 value = read(reply.text)
             except ValueError as error:
-                reason = f"{error}{', cut off at the token limit' if reply.cut else ''}"
+                reason = str(error)
                 asked = [*messages, *once_more(reply.text, reason)]
             else:
                 # At once, so that no cancellation comes between what was paid and what is kept.
@@ -104,6 +107,9 @@ class Attempt:
     criteria: tuple[str, ...]
     fault: str = ""  # a few words, for people
     critique: str = ""  # all that the writer is told
+    alone: tuple[
+        bool, ...
+    ] = ()  # whether each criterion alone chose as people did, where the judge says
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,19 @@ class PairOutcome:
     def criteria(self) -> tuple[str, ...]:
         """The verified criteria; none, where there are none."""
         return self.attempts[-1].criteria if self.ending in ("kept", "refined") else ()
+
+
+def decisions(outcomes: Iterable[PairOutcome]) -> dict[str, Proportion]:
+    """Of the pairs on which a criterion was verified, those on which it alone chose as people did, by criterion.
+
+    Where a judge says nothing about single criteria, each has chosen as all of them together.
+    """
+    chosen: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        alone = outcome.attempts[-1].alone if outcome.criteria else ()
+        for place, criterion in enumerate(outcome.criteria):
+            chosen.setdefault(criterion, []).append(alone[place] if alone else True)
+    return {criterion: Proportion(sum(right), len(right)) for criterion, right in chosen.items()}
 
 
 @dataclass
@@ -157,8 +176,8 @@ class Writer:
             "discarded", tuple(attempts), f"{attempts[-1].fault}, after {REFINEMENTS} refinements"
         )
 
-    async def structure(self, criteria: Sequence[str]) -> tuple[Theme, ...]:
-        """Themes with tips, made of verified criteria. Raises ChatError."""
+    async def structure(self, criteria: Mapping[str, Proportion]) -> tuple[Theme, ...]:
+        """Themes with tips, made of verified criteria and how often each decided. Raises ChatError."""
         messages = prompts.structure_messages(criteria, self.assignment)
         return await self.chat.ask(messages, prompts.THEMES_SCHEMA, prompts.read_themes)
 
@@ -178,7 +197,9 @@ class Writer:
         if verdict.failed:
             raise ChatError(next(one.failure for one in verdict.opinions if one.failure))
         if verdict.winner == preferred:
-            return Attempt(criteria)
+            own = [verdict.of_criterion(str(place)).winner for place in range(1, len(criteria) + 1)]
+            told = any(winner is not None for winner in own)
+            return Attempt(criteria, alone=tuple(one == preferred for one in own) if told else ())
         why = verdict.reason.removeprefix("undecided: ")
         fault = (
             "the verifier chose the other image"
@@ -198,7 +219,7 @@ def _critique(verdict: Verdict, preferred: Literal[0, 1]) -> str:
             f"A verifier who does not know the choice of people, shown {names[0]} as FIRST and {names[1]} as "
             f"SECOND, chose {choice}. {opinion.reason}".rstrip()
         )
-        lines += [f"  criterion {criterion}: {seen}" for criterion, seen in opinion.findings]
+        lines += [f"  criterion {one.criterion}: {one.seen}" for one in opinion.findings]
     return "\n".join(lines)
 
 

@@ -58,10 +58,10 @@ def rubric_writer(request) -> str:
 
 
 def write_pairs(server, name: str, preferred: str = "dark", thing: str = "cup") -> list[dict]:
-    """Six pairs in ComfyUI's input folder, of which people liked the dark or the bright one."""
+    """Twenty pairs in ComfyUI's input folder, of which people liked the dark or the bright one."""
     (server.base / "input/pairs").mkdir(exist_ok=True)
     records = []
-    for number in range(6):
+    for number in range(20):
         names = [f"{number}-{light}.png" for light in ("dark", "bright")]
         for file, level in zip(names, (30 + number, 220 + number), strict=True):
             Image.new("RGB", (32, 32), (level,) * 3).save(server.base / "input/pairs" / file)

@@ -17,7 +17,7 @@ from PIL import Image, ImageStat
 from arr_core.judging import Judge
 from arr_core.judging.chat import Chat, Reply
 from arr_core.judging.pairwise import PairwiseClient
-from arr_core.rubrics import NO_RUBRIC
+from arr_core.rubrics import BUILT_IN
 from arr_core.rubrics.pipeline import from_pairs
 from arr_core.rubrics.prompts import Assignment
 
@@ -59,7 +59,8 @@ def _write(text: str, pictures: Mapping[str, Image.Image]) -> str:
 def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
     first, second = light(pictures["FIRST"]), light(pictures["SECOND"])
     criteria = text.partition("The criteria:\n")[2]
-    criteria = "" if "All in all" in criteria else criteria  # the question without a rubric
+    if any(rubric.text in criteria for rubric in BUILT_IN.values()):
+        criteria = ""  # they say nothing about light
     brighter = "tie" if first == second else "first" if first > second else "second"
     darker = {"first": "second", "second": "first"}.get(brighter, "tie")
     preferred = "first"
@@ -67,9 +68,11 @@ def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
         preferred = darker
     elif "bright" in criteria or not criteria:
         preferred = brighter
-    finding = {"criterion": 1, "first": f"light {first:.0f}", "second": f"light {second:.0f}"}
+    finding = {"first": f"light {first:.0f}", "second": f"light {second:.0f}"}
+    findings = [{"criterion": 1, **finding, "better": preferred}]
+    findings.append({"criterion": 2, **finding, "better": "tie"})
     return json.dumps(
-        {"findings": [finding], "reason": f"{preferred} by its light", "preferred": preferred}
+        {"findings": findings, "reason": f"{preferred} by its light", "preferred": preferred}
     )
 
 
@@ -114,6 +117,6 @@ def make_rubric(pairs, chat: Chat, *, folder, task="t2i", **options):
     """What comes of labelled pairs where one chat writes and judges."""
     folder.mkdir(parents=True, exist_ok=True)
     client = PairwiseClient(chat)
-    with Judge(client, NO_RUBRIC[task], store=folder / "verdicts.sqlite") as judge:
+    with Judge(client, BUILT_IN[task], store=folder / "verdicts.sqlite") as judge:
         work = from_pairs(pairs, judge, chat, Assignment(task), folder=folder, **options)
         return judge.runner.run(work)

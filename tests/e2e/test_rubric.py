@@ -29,7 +29,7 @@ PROMPTS = [
     "hard 3 cup",
     "hard 5 cup",
     "comparing cups",
-    *(f"cup {n}" for n in range(15)),
+    *(f"cup {n}" for n in range(25)),
 ]
 
 
@@ -40,7 +40,7 @@ def mind(request: Request) -> str:
 
 @pytest.fixture
 def user(tmp_path):
-    """A user's folder with 20 labelled pairs: the darker picture of each was liked."""
+    """A user's folder with 30 labelled pairs: the darker picture of each was liked."""
     rows, dice = [], random.Random(0)
     for number, prompt in enumerate(PROMPTS):
         greys = [dice.randint(20, 90), dice.randint(140, 230)]
@@ -104,7 +104,7 @@ def test_a_rubric_from_labelled_pairs(user):
     assert least <= server.calls <= most
     cost = f"cost {server.calls * 7 * 2e-6:.2f}"
     assert f"{server.calls} calls" in done.stdout and cost in done.stdout
-    assert "beats the same judge without one" in done.stdout
+    assert "is better than 'text to image'" in done.stdout
     made = load_rubric(user / "rubric.json", "t2i")
     assert "The picture is dark." in made.text and made.provenance["held_out_accuracy"] == 1.0
     lines = (user / "rubric.work/pairs.jsonl").read_text().splitlines()
@@ -128,10 +128,10 @@ def test_a_rubric_that_does_not_help_is_set_aside(user):
         profile(server, user)
         done = rubric(*PAIRS, user=user)
     assert done.returncode == 1 and not (user / "rubric.json").exists()
-    assert "does not beat the same judge without one" in done.stdout
+    assert "not shown to be better than 'text to image'" in done.stdout
     assert "No rubric was written to rubric.json" in done.stdout
     aside = load_rubric(user / "rubric.work/not-kept.json")
-    assert aside.provenance["beats_judge_without_rubric"] is False
+    assert aside.provenance["shown_to_be_better"] is False
     assert "Not kept" in (user / "rubric.html").read_text(encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from arr_core.judging.parsing import read_reply
 from arr_core.judging.verdict import Opinion
 
 FORM = {
-    "findings": [{"criterion": 1, "first": "two cups", "second": "one cup"}],
+    "findings": [{"criterion": 1, "first": "two cups", "second": "one cup", "better": "First"}],
     "reason": "two cups were asked for",
 }
 
@@ -41,7 +41,7 @@ def test_our_form_names_a_place(said, preferred):
     opinion = read_reply(form(said))
     assert (opinion.preferred, opinion.failure) == (preferred, "")
     assert opinion.reason == "two cups were asked for"
-    assert opinion.findings == (("1", "first: two cups; second: one cup"),)
+    assert opinion.findings == (("1", "first: two cups; second: one cup", 0),)
     assert opinion.reply == form(said)
 
 
@@ -205,7 +205,7 @@ def test_an_empty_reply_is_a_failure(reply):
 
 
 @pytest.mark.parametrize(
-    "findings", [None, "two cups", 3, [1, "a", None], {"criterion": 1}, [{"other": 1}]]
+    "findings", [None, "two cups", 3, [1, "a", None], {"criterion": 1}, [{"better": ["first"]}]]
 )
 def test_findings_of_another_shape_cost_no_verdict(findings):
     assert read_reply(form("first", findings=findings)).preferred == 0

@@ -10,6 +10,7 @@ from doubles.html_page import Page
 from doubles.rubric_model import ScriptedChat, make_rubric
 from PIL import Image
 
+from arr_core.common.proportions import Proportion
 from arr_core.data import PreferencePair
 from arr_core.judging.profiles import Profile
 from arr_core.reports.rubric import MOST_CARDS, write_report
@@ -25,8 +26,8 @@ HOSTILE = "<script>alert('a')</script> & \"b\" \ud800"
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Ten labelled pairs of pictures of 56 x 84 pixels, whose darker one was liked."""
-    made, others = [], [f"cup {number}" for number in range(7)]
+    """Twelve labelled pairs of pictures of 56 x 84 pixels, whose darker one was liked."""
+    made, others = [], [f"cup {number}" for number in range(9)]
     for number, prompt in enumerate(["a cup", "hard 2 cup", "hopeless cup", *others]):
         files = tmp_path / f"{number}-dark.png", tmp_path / f"{number}-light.png"
         for file, grey in zip(files, (40, 200), strict=True):
@@ -50,17 +51,17 @@ def page(outcome, tmp_path, name: str = "cups") -> Page:
 
 def test_calls_tokens_and_money(pairs):
     said = estimate(pairs[:7], pairs[7:], PRICED, PRICED)
-    assert (said.least, said.most) == (3 * 7 + 1 + 4 * 3, 18 * 7 + 1 + 4 * 3)
-    assert said.expected == 29 + 1 + 12  # 7 pairs, 3 calls each, a third of a refinement more
-    images = 7 * 12 * 3 * 1.335 + 3 * 12 * 4  # 2 x 3 patches an image, two images a pair
-    calls = 7 * 3 * 1.335 + 1 + 12
+    assert (said.least, said.most) == (3 * 7 + 1 + 4 * 5, 18 * 7 + 1 + 4 * 5)
+    assert said.expected == 29 + 1 + 20  # 7 pairs, 3 calls each, a third of a refinement more
+    images = 7 * 12 * 3 * 1.335 + 5 * 12 * 4  # 2 x 3 patches an image, two images a pair
+    calls = 7 * 3 * 1.335 + 1 + 20
     assert said.prompt_tokens == round(images + 700 * calls)
     assert said.reply_tokens == round(350 * calls)
     assert said.cost == pytest.approx(
         (said.prompt_tokens * 10 + said.reply_tokens * 40) / 1e6, rel=1e-4
     )
     assert said.text == (
-        "about 42 calls (34 to 139), 29,000 prompt tokens and 14,000 reply tokens; about 0.87 at the "
+        "about 50 calls (42 to 147), 35,000 prompt tokens and 17,000 reply tokens; about 1.04 at the "
         "profile's price"
     )
 
@@ -103,7 +104,8 @@ def test_the_page_says_what_became_of_every_pair_and_why(outcome, tmp_path):
         "the verifier could not decide (the two orders disagree), after 5 refinements",
         "quality number 2",
         "chose OTHER",
-        "on too few pairs to be sure",
+        "alone right on 5 of 5 held-out pairs that it decides",
+        "The frame is whole. decided 0 of 6 pairs",
     ):
         assert words in shown.text, words
 
@@ -113,7 +115,7 @@ def test_hostile_text_stays_text(outcome, tmp_path):
     spoiled = replace(
         outcome,
         sentence=HOSTILE,
-        selected=(HOSTILE,),
+        selected={HOSTILE: Proportion(1, 1)},
         pairs=(replace(outcome.pairs[0], prompt=HOSTILE), *outcome.pairs[1:]),
         outcomes=(PairOutcome("discarded", (attempt,), HOSTILE), *outcome.outcomes[1:]),
     )
@@ -133,20 +135,15 @@ def test_missing_images_and_many_pairs_make_no_broken_or_endless_page(outcome, t
 
 
 @pytest.mark.parametrize(
-    "gained, lost, p_value, tone, words",
-    [
-        (12, 2, 0.013, "good", "makes the judge better"),
-        (13, 24, 0.1, "warn", "no more pairs changed for the better"),
-        (14, 33, 0.0079, "warn", "no more pairs changed for the better"),  # sure, but of the worse
-        (5, 2, 0.45, "warn", "on too few pairs to be sure"),
-    ],
+    "gained, tone, words",
+    [(12, "good", "makes the judge better"), (5, "bad", "not shown to be better")],
 )
-def test_only_a_rubric_under_which_more_pairs_gained_is_praised(
-    outcome, tmp_path, gained, lost, p_value, tone, words
+def test_only_a_rubric_that_is_shown_to_be_better_is_praised(
+    outcome, tmp_path, gained, tone, words
 ):
-    comparison = replace(outcome.comparison, gained=gained, lost=lost)
-    assert comparison.better and comparison.p_value == pytest.approx(p_value, rel=0.05)
-    shown = page(replace(outcome, comparison=comparison), tmp_path)
+    comparison = replace(outcome.comparison, gained=gained, lost=2)
+    kept = outcome.candidate if comparison.better else None
+    shown = page(replace(outcome, comparison=comparison, rubric=kept), tmp_path)
     (verdict,) = re.findall(r'<p class="verdict (.*?)</p>', shown.html)
     assert verdict.startswith(f'{tone}">') and words in verdict
 
@@ -155,4 +152,4 @@ def test_a_job_without_a_rubric_has_a_page_too(pairs, tmp_path):
     chat = ScriptedChat(lambda text, pictures: "no")
     outcome = make_rubric(pairs, chat, task="t2i", folder=tmp_path / "other")
     text = page(outcome, tmp_path).text
-    assert "No rubric came of these pairs." in text and "no JSON in the reply (7 times)" in text
+    assert "No rubric came of these pairs." in text and "no JSON in the reply (8 times)" in text

@@ -157,8 +157,12 @@ def test_a_verifier_that_fails_is_no_verification():
     assert outcome.reason == "not verified: no reply"
 
 
-def test_an_unreadable_reply_is_asked_for_once_more():
-    replies = iter(["I would rather not.", None])
+CUT = Reply(json.dumps({"criteria": ["A.", "B.", "C.", "D.", "It is well l"]}), cut=True)
+
+
+@pytest.mark.parametrize("reply", ["I would rather not.", CUT])
+def test_a_reply_that_is_unreadable_or_cut_is_asked_for_once_more(reply):
+    replies = iter([reply, None])
     chat = ScriptedChat(lambda text, pictures: next(replies, None) or answer(text, pictures))
     assert write("a cup", chat).ending == "kept"
     assert chat.seeds[:2] == [0, 1000]

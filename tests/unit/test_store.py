@@ -19,14 +19,14 @@ from PIL import Image
 from arr_core.judging import Judge, JudgeError
 from arr_core.judging.pictures import image_hash
 from arr_core.judging.store import Entry, VerdictStore, thumbnail
-from arr_core.judging.verdict import Opinion
+from arr_core.judging.verdict import Finding, Opinion
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILED = Opinion(None, failure="HTTP 500", latency_s=2.0)
 OPINION = Opinion(
     1,
     "zwei Tassen, 两个杯子",
-    (("1", "first: one; second: two"), ("2", "")),
+    (Finding("1", "first: one; second: two", 1), Finding("2", "")),
     confidence=0.9,
     reply='{"preferred": 2}',
     tokens=120,
@@ -83,7 +83,7 @@ def test_thousands_of_keys_are_found_at_once(store):
     "text", ["\ud800", "a\x00b", "'; DROP TABLE opinions; --", "🙂" * 1000, ""]
 )
 def test_any_text_can_be_kept(store, text):
-    opinion = Opinion(0, text, ((text, text),), reply=text)
+    opinion = Opinion(0, text, (Finding(text, text),), reply=text)
     store.put({"key": opinion})
     store.put_reply("key", text)
     store.put_rubric("r", text, text)

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from doubles.client import FAILED
 
-from arr_core.judging.verdict import Opinion, Verdict, combine
+from arr_core.judging.verdict import Finding, Opinion, Verdict, combine
 
 FIRST, SECOND, TIE = Opinion(0, "clear"), Opinion(1, "clear"), Opinion(None)
 
@@ -72,14 +72,24 @@ def test_what_was_remembered_costs_nothing():
         calls=3,  # votes and repairs
         latency_s=2.0,
         confidence=0.9,
-        findings=(("1", "seen"),),
+        findings=(Finding("1", "seen"),),
     )
     other = dataclasses.replace(asked, preferred=1, latency_s=3.0, confidence=0.7)
     assert combine((asked, other)).calls == 6
     verdict = combine((asked, dataclasses.replace(other, cached=True)))
     assert (verdict.calls, verdict.tokens, verdict.cost) == (3, 100, 0.5)
     assert (verdict.latency_s, verdict.confidence) == (3.0, 0.7)
-    assert verdict.findings == (("1", "seen"),)
+    assert verdict.findings == (Finding("1", "seen"),)
+
+
+@pytest.mark.parametrize(
+    "first, second, winner", [(0, 1, 0), (1, 0, 1), (0, 0, None), (None, 1, None), (0, "", None)]
+)
+def test_a_criterion_has_a_verdict_of_its_own_where_both_orders_agree(first, second, winner):
+    opinions = [Opinion(0, findings=(Finding("1", "", first),)), Opinion(1)]
+    if second != "":
+        opinions[1] = Opinion(1, findings=(Finding("2", ""), Finding("1", "", second)))
+    assert combine(tuple(opinions)).of_criterion("1").winner == winner
 
 
 def test_a_verdict_without_opinions_has_no_confidence():
