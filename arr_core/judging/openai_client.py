@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
 CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at each of its connections
+WHOLE = {
+    "stop",
+    "eos",
+    "end_turn",
+    "stop_sequence",
+    "tool_calls",
+    "tool_use",
+    "function_call",
+    "complete",
+}
 NO_KEY = "none"  # what is sent to a server that needs none
 
 
@@ -216,7 +226,7 @@ class OpenAIChat(Chat):
             self._safe(_text(_object(message), finish)),
             tokens=tokens,
             cost=cost,
-            cut=finish == "length",
+            cut=str(finish).lower() not in WHOLE,
             log_probs=first_token(choice.get("logprobs")) if options.log_probs else {},
         )
 
@@ -282,17 +292,23 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _text(message: dict[str, Any], finish_reason: Any) -> str:
-    """What a message says: a text, or its parts. vLLM's reasoning parsers may file a whole reply under thoughts: an object
-    that stands there alone is one."""
+    """What a message says: a text or its parts, and the arguments of the calls that it makes; no part of its thoughts.
+
+    vLLM's reasoning parsers may file a whole reply under thoughts: an object that stands there alone is one.
+    """
     content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(
-            part["text"]
-            for part in content
-            if isinstance(part, dict) and isinstance(part.get("text"), str)
-        )
-    if isinstance(content, str) and content:
-        return content
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    calls = message.get("tool_calls")
+    said = [
+        part.get("text")
+        for part in map(_object, parts)
+        if part.get("type", "text") in ("text", "output_text")
+    ] + [
+        _object(_object(call).get("function")).get("arguments")
+        for call in (calls if isinstance(calls, list) else ())
+    ]
+    if text := "".join(part for part in said if isinstance(part, str)):
+        return text
     thoughts = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(thoughts, str) and finish_reason == "stop" and thoughts.strip().startswith("{"):
         return thoughts

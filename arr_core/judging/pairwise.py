@@ -60,7 +60,7 @@ class PairwiseClient(Client):
             return reply, Opinion(None, failure=reply.failure, **spent(reply))
         opinion = replace(read_reply(reply.text, cut=reply.cut), **spent(reply))
         if opinion.failure and reply.cut:
-            failure = f"{opinion.failure}, cut off at the profile's max_tokens"
+            failure = f"{opinion.failure}, cut off; the profile's max_tokens may be too small"
             opinion = replace(opinion, failure=failure)
         return reply, opinion
 

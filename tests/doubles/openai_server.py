@@ -78,7 +78,8 @@ class Reply:
     cut: bool = False  # the connection, in the middle of the body
     drip_s: float = 0.0  # a byte now and then, for so long
     tokens: Any = 7
-    finish: str = "stop"
+    finish: str | None = "stop"
+    message: dict[str, Any] = field(default_factory=dict)  # more fields of the message, or others
     refusal: str | None = None
     top: dict[str, float] | None = None  # log-probabilities of candidates for the first token
 
@@ -296,6 +297,7 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
 def _completion(reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+    message |= reply.message
     top = [
         {"token": token, "logprob": value, "bytes": list(token.encode())}
         for token, value in (reply.top or {}).items()

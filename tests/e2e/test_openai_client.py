@@ -212,8 +212,8 @@ def test_a_reply_cut_off_at_the_limit_says_so():
     body = b'{"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": "I see"}}]}'
     with OpenAIServer([Reply(body=body)]) as server, judge(server, max_tokens=77) as it:
         assert it.compare("a cup", LIGHT, DARK).reason == (
-            "no verdict: a reply without a verdict, cut off at the profile's max_tokens; asked once more: a reply without a "
-            "verdict, cut off at the profile's max_tokens"
+            "no verdict: a reply without a verdict, cut off; the profile's max_tokens may be too small; asked once more: a reply without a "
+            "verdict, cut off; the profile's max_tokens may be too small"
         )
 
 

@@ -93,7 +93,7 @@ def test_time_outs_refusals_and_ties_are_not_asked_again(reply):
 def test_a_reply_that_was_cut_off_says_what_to_change():
     (opinion,) = ask(PairwiseClient(ScriptedChat([Reply("I see", cut=True)])))
     assert opinion.failure.startswith(
-        "a reply without a verdict, cut off at the profile's max_tokens; asked once more: "
+        "a reply without a verdict, cut off; the profile's max_tokens may be too small; asked once more: "
     )
     (whole,) = ask(PairwiseClient(ScriptedChat([Reply(verdict("first"), cut=True)])))
     assert whole.preferred == 0  # the verdict stands whole at the end
