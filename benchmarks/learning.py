@@ -85,7 +85,11 @@ def tables() -> dict[str, list[Row]]:
 def _main(task: str, preset: str) -> list[Row]:
     return [
         (f"{task}: trained", preset, []),
-        (f"{task}: rewards swapped", preset, [*SWAPPED, *flags(run__updates=30)]),
+        (
+            f"{task}: rewards swapped",
+            preset,
+            [*SWAPPED, *flags(run__updates=30, collapse__lost_level=0)],
+        ),
         (
             f"{task}: KL coefficient 100",
             preset,

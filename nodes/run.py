@@ -47,6 +47,7 @@ SETTABLE = {
     "optimizer": None,
     "judge": ("timeout_s", "retries", "concurrency"),
     "validation": ("every", "count", "steps", "images"),
+    "collapse": None,
 }
 
 

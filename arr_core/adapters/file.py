@@ -84,7 +84,12 @@ def read_source(path: Path) -> Source:
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], file: Path, header: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically. All weights are written here. Raises AdapterError for one that is not finite."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(
+                f"{file}: expected finite weights, got infinity or NaN in {name}; it was not written"
+            )
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic_write(file) as part:
         try:

@@ -40,6 +40,11 @@ class Proportion:
         low = 0.0 if self.count == 0 else centre - half
         return low, 1.0 if self.count == self.total else centre + half
 
+    @property
+    def by_chance(self) -> float:
+        """How often a fair coin falls so low or lower: the p-value of the exact one-sided binomial test."""
+        return sum(math.comb(self.total, k) for k in range(self.count + 1)) / 2**self.total
+
     def __str__(self) -> str:
         """The share as "84.2% (75.1-90.4)", or "-" of nothing."""
         if self.value is None:

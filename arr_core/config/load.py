@@ -20,11 +20,11 @@ from ..common.command import Parser
 from ..common.errors import ArrError, describe_validation_error, did_you_mean, show
 from ..common.files import read_text, write_text
 from .presets import PRESETS
-from .schema import Section, TrainConfig
+from .schema import Collapse, Section, TrainConfig
 
 Fields = Mapping[str, Mapping[str, Any]]
 
-# What changes how, where or how long a run computes, and not what it draws or asks.
+# What changes how, where or how long a run computes, and not what it draws, asks or learns.
 FREE_ON_RESUME = frozenset(
     {
         "run.updates",
@@ -41,6 +41,7 @@ FREE_ON_RESUME = frozenset(
         "judge.timeout_s",
         "judge.retries",
         "judge.concurrency",
+        *(f"collapse.{name}" for name in Collapse.model_fields),
     }
 )
 LIMITS = {

@@ -255,6 +255,22 @@ class Validation(Section):
     adapter"""
 
 
+class Collapse(Section):
+    not_finite: Count = 3
+    """Updates in a row without a finite gradient that stop the run; fewer are left out and counted"""
+    undecided: Count = 10
+    """Updates in a row without a decided pair that stop the run"""
+    lost_level: Fraction = 0.01
+    """A validation stops the run if an adapter no worse than the base would lose so clearly with
+    less than this probability; 0 is never"""
+    contrast: Fraction = 0.2
+    """A validation stops the run if the contrast of the images falls below this share of the
+    base's; 0 is never"""
+    kl: Positive | None = 1.0
+    """The distance to the reference that stops the run, where kl_coefficient asks for one; null is
+    any"""
+
+
 class TrainConfig(Section):
     """Everything that decides what a run does; it is saved as the run's ``config.yaml``."""
 
@@ -267,6 +283,7 @@ class TrainConfig(Section):
     optimizer: Optimizer
     judge: Judge
     validation: Validation = Validation.model_validate({})
+    collapse: Collapse = Collapse.model_validate({})
 
     @property
     def task(self) -> Literal["t2i", "edit"]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from ..adapters.file import write_tensors
 from ..common.errors import ArrError
 from ..common.files import sync
 
@@ -67,11 +68,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 def _write(partial: Path, checkpoint: Checkpoint) -> None:
     """Write the files of a checkpoint, the checksums last."""
     flat = {
-        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        f"{group}/{name}": tensor.detach().cpu()
         for group, tensors in checkpoint.tensors.items()
         for name, tensor in tensors.items()
     }
-    save_file(flat, partial / "weights.safetensors")
+    write_tensors(flat, partial / "weights.safetensors", {})
     torch.save(
         {"optimizer": checkpoint.optimizer, "generators": checkpoint.generators},
         partial / "optimizer.pt",

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..judging import Verdict
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Number = Annotated[float, Field(gt=-1e30, lt=1e30)]
+MAX_NUMBER = 1e30
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 
 
 def _now() -> str:
@@ -84,7 +85,8 @@ class EncodedEvent(BaseEvent):
 class UpdateEvent(BaseEvent):
     """One update (counted from 1), over all processes. Times and judge calls are of this update alone.
 
-    ``ratio_mean``, ``clip_high`` and ``clip_low`` are of rpo; ``shift`` is of nft.
+    ``skipped`` counts the optimizer steps that were left out, since their gradient or the weights that they led to were
+    not finite. ``ratio_mean``, ``clip_high`` and ``clip_low`` are of rpo; ``shift`` is of nft.
     """
 
     event: Literal["update"] = "update"
@@ -105,6 +107,7 @@ class UpdateEvent(BaseEvent):
     clip_low: Number | None = None
     shift: Number | None = None
     grad_norm: Number | None = None
+    skipped: Count = 0
     learning_rate: Number
     judge_calls: Count
     judge_tokens: Count
@@ -112,11 +115,13 @@ class UpdateEvent(BaseEvent):
 
     @classmethod
     def of(cls, update: int, verdicts: Sequence[Verdict], **numbers: float) -> UpdateEvent:
-        """The event of an update with the verdicts of all processes, and times and statistics by name."""
+        """The event of an update with the verdicts of all processes, and times and statistics by name, where finite."""
         opinions = [opinion for verdict in verdicts for opinion in verdict.opinions]
         picks = [opinion.preferred for opinion in opinions if opinion.preferred is not None]
         decided = sum(verdict.decided for verdict in verdicts)
-        known: dict[str, Any] = numbers
+        known: dict[str, Any] = {
+            name: number for name, number in numbers.items() if abs(number) <= MAX_NUMBER
+        }
         return cls(
             update=update,
             pairs=len(verdicts),
@@ -232,7 +237,7 @@ class WarningEvent(BaseEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppedEvent(BaseEvent):
-    """The run was stopped on request after ``update`` and can be resumed."""
+    """The run was stopped after ``update`` and has saved: ``reason`` is "requested", or why it has collapsed."""
 
     event: Literal["stopped"] = "stopped"
     update: Count

@@ -67,7 +67,8 @@ class Learner:
         """Train on the decided pairs. Returns the means over what all processes trained, grad_norm and learning_rate.
 
         Samples 2i and 2i + 1 are pair i of ``rewards``. The divisor is the number of images that were sampled, not
-        decided, so fewer verdicts make smaller steps. Raises RunError for gradients that are missing or not finite.
+        decided, so fewer verdicts make smaller steps. A step that is not finite is left out. Raises RunError for
+        gradients that are missing.
         """
         objective, width = self.config.objective, self.config.rollout.micro_batch
         accumulate = (rpo if objective.algorithm == "rpo" else nft).accumulate
@@ -77,7 +78,7 @@ class Learner:
         scores = self._scores(rewards.values).flatten()
         decided = rewards.decided.repeat_interleave(2).nonzero().flatten().tolist()
         statistics: list[dict[str, torch.Tensor]] = []
-        grad_norm, done, total = 0.0, 0, len(decided) * objective.epochs
+        grad_norm, skipped, done, total = 0.0, 0, 0, len(decided) * objective.epochs
         self._set_learning_rate(update)
         for epoch in range(objective.epochs):
             context = UpdateContext(self.policy, self.config, self.reference, old, update, epoch)
@@ -92,7 +93,11 @@ class Learner:
                         accumulate(context, [samples[at] for at in batch], scores[batch], divisor)
                     )
                     report_progress("training", done := done + len(batch), total)
-                grad_norm = self._optimizer_step(any_decided=bool(chosen))
+                norm = self._optimizer_step(any_decided=bool(chosen))
+                if math.isfinite(norm):
+                    grad_norm = norm
+                else:
+                    skipped += 1
         average = warmed_up(self.config.adapter.ema_decay or 0.0, update)
         decays = {"average": average, "old": objective.nft_decay}
         for name in self.auxiliary.keys() & decays:
@@ -100,6 +105,7 @@ class Learner:
         return {
             **_means(statistics),
             "grad_norm": grad_norm,
+            "skipped": skipped,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
@@ -116,7 +122,8 @@ class Learner:
             group["lr"] = settings.learning_rate * share
 
     def _optimizer_step(self, *, any_decided: bool) -> float:
-        """The gradient norm before clipping. Without a decided pair in any process nothing moves, nor Adam's moments."""
+        """The gradient norm before clipping: 0 without a decided pair in any process, NaN where the gradient,
+        or the weights that it would lead to, are not finite. In both cases the weights stay."""
         if not collectives.any_rank(any_decided):
             return 0.0
         collectives.sum_gradients(self.parameters.values())
@@ -124,13 +131,13 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(
             self.parameters.values(), self.config.optimizer.max_grad_norm
         )
-        if not torch.isfinite(norm):
-            raise RunError(
-                "the gradient is not finite; start a new run with a lower optimizer.learning_rate or with "
-                "policy.dtype float32, from what was learned: --adapter.start "
-                f"{self.config.run.folder / 'adapter'}"
-            )
+        if not norm.isfinite():
+            return math.nan
+        before = snapshot(self.parameters)
         self.optimizer.step()
+        if not all(parameter.isfinite().all() for parameter in self.parameters.values()):
+            copy_into(self.parameters, before)
+            return math.nan
         return norm.item()
 
     def _check_gradients(self) -> None:

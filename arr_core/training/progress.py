@@ -86,8 +86,9 @@ class Progress:
             case StoppedEvent():
                 self.close()
                 self._print(f"stopped after update {event.update} of {self.total}: {event.reason}")
-                command = f"python -m arr_core.train --resume {shlex.quote(str(self.folder))}"
-                self._print(f"go on with: {command}")
+                if event.reason == "requested":
+                    command = f"python -m arr_core.train --resume {shlex.quote(str(self.folder))}"
+                    self._print(f"go on with: {command}")
             case FinishedEvent():
                 self.close()
                 _write(self.output, event.sentence)
@@ -159,6 +160,8 @@ class Progress:
             parts.append(f"kl {event.kl:.2g}")
         elif event.loss is not None:
             parts.append(f"loss {event.loss:.2g}")
+        if skipped := sum(update.skipped for update in self.recent):
+            parts.append(f"skipped {skipped}")
         pace = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
         return "  ".join([*parts, f"left {duration(pace * max(0, self.total - self.done))}"])
 

@@ -19,6 +19,7 @@ from ..data import PromptOrder
 from ..judging import Judge, JudgeError, Verdict
 from ..policies.loading import load_policy
 from .checkpoint import Checkpoint, RunError, save_checkpoint
+from .collapse import CollapseWatch
 from .events import (
     CheckpointEvent,
     EncodedEvent,
@@ -27,6 +28,7 @@ from .events import (
     ResumedEvent,
     StoppedEvent,
     UpdateEvent,
+    WarningEvent,
 )
 from .learner import Learner
 from .recorder import Recorder, Timer, started_event
@@ -75,7 +77,9 @@ class Trainer:
         self.recorder = Recorder(self.folder, observers)
         self.emit, self.report_progress = self.recorder.emit, self.recorder.report_progress
         self.score: Score | None = None
-        self.best_margin = -2.0
+        self.best_margin = 0.0  # of the base
+        self.watch = CollapseWatch(config.collapse)
+        self.collapsed: str | None = None
         self.stop_requested = self.validation_due = False
         self.updates_without_judge = 0
 
@@ -105,7 +109,11 @@ class Trainer:
                 self.judge.rubric.save(self.folder / "rubric.json")
             self.prepare()
             update = saved = self._resume()
-            while update < config.run.updates and not collectives.any_rank(self.stop_requested):
+            if update == 0 and self.start_adapter is None:
+                self._save_best()  # the base: what is better must win against it
+            while update < config.run.updates and not collectives.any_rank(
+                self.stop_requested or bool(self.collapsed)
+            ):
                 update += 1
                 self._update_or_save(update)
                 last = update == config.run.updates
@@ -117,6 +125,14 @@ class Trainer:
             stopped = update < config.run.updates
             if stopped and update > saved:
                 self._save(update)
+        if self.collapsed:
+            self.emit(StoppedEvent(update=update, reason=self.collapsed))
+            best = self.folder / "adapter-best"
+            raise RunError(
+                f"the run has collapsed after update {update}: {self.collapsed}; the best adapter is "
+                f"{best if best.exists() else config.adapter.start}; start a new run, with a lower "
+                "optimizer.learning_rate"
+            )
         if stopped:
             self.emit(StoppedEvent(update=update, reason="requested"))
         else:
@@ -159,6 +175,7 @@ class Trainer:
         self.learner.restore(checkpoint)
         self.order.restore(values["order"])
         self.best_margin = values["best_margin"]
+        self.watch.streaks = values["streaks"]
         self.score = Score(*values["score"]) if values["score"] else None
         self.emit(ResumedEvent(update=checkpoint.update))
         if values["validation_due"]:
@@ -195,17 +212,19 @@ class Trainer:
         everyone = [verdict for part in collectives.gather(verdicts) for verdict in part]
         self._check_judge(everyone)
         training_s = timer.lap()
-        self.emit(
-            UpdateEvent.of(
-                update,
-                everyone,
-                seconds=timer.total,
-                sampling_s=sampling_s,
-                waiting_s=waiting_s,
-                training_s=training_s,
-                **statistics,
-            )
+        event = UpdateEvent.of(
+            update,
+            everyone,
+            seconds=timer.total,
+            sampling_s=sampling_s,
+            waiting_s=waiting_s,
+            training_s=training_s,
+            **statistics,
         )
+        self.emit(event)
+        if event.skipped:
+            self.emit(WarningEvent(message="a gradient was not finite, and its step was left out"))
+        self.collapsed = self.watch.update(event)
 
     def _take_prompts(self) -> list[Prompt]:
         """This process's prompts of the update."""
@@ -271,9 +290,13 @@ class Trainer:
         best = self.score.margin > self.best_margin
         if best:
             self.best_margin = self.score.margin
-            if self.rank == 0:
-                self.learner.adapter().save(self.folder / "adapter-best")
+            self._save_best()
+        self.collapsed = self.collapsed or self.watch.validation(event)
         self.emit(replace(event, best=best, seconds=time.monotonic() - begun))
+
+    def _save_best(self) -> None:
+        if self.rank == 0:
+            self.learner.adapter().save(self.folder / "adapter-best")
 
     def _save(self, update: int) -> None:
         """Write a checkpoint, and the adapter as it is now."""
@@ -283,6 +306,7 @@ class Trainer:
         values = {
             "order": self.order.state(),
             "best_margin": self.best_margin,
+            "streaks": self.watch.streaks,
             "config_hash": config_hash(self.config),
             "data_hash": self.data_hash,
             "score": score,

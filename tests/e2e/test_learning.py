@@ -60,5 +60,7 @@ def test_with_the_rewards_swapped_it_falls(tmp_path):
         "-0.1",
         "--objective.reward_dispreferred",
         "1.0",
+        "--collapse.lost_level",
+        "0",
     )
     assert found.policy.high < found.base.low

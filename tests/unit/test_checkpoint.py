@@ -148,7 +148,7 @@ def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
 # ---------------------------------------------------------------------- whole or not at all
 
 
-@pytest.mark.parametrize("broken", ["save_file", "torch.save", "_digest", "sync"])
+@pytest.mark.parametrize("broken", ["write_tensors", "torch.save", "_digest", "sync"])
 def test_a_save_that_fails_midway_leaves_the_last_checkpoint_as_it_was(
     tmp_path, monkeypatch, broken
 ):
