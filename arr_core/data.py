@@ -201,18 +201,21 @@ class PromptOrder:
         self.count, self.seed, self.cursor = count, seed, 0
         self._epoch, self._order = -1, []
 
-    def take(self, n: int, rank: int = 0, world: int = 1) -> list[int]:
+    def upcoming(self, n: int, rank: int = 0, world: int = 1) -> list[int]:
         """The next ``n`` indices of this rank; all ranks together get the ``n * world`` that one alone would get."""
         first = self.cursor + rank * n
-        self.cursor += n * world
         return [self._at(position) for position in range(first, first + n)]
+
+    def advance(self, n: int) -> None:
+        """Go on behind the next ``n``, of all ranks together."""
+        self.cursor += n
 
     def state(self) -> dict[str, int]:
         """What ``restore`` needs, as plain numbers."""
         return {"count": self.count, "seed": self.seed, "cursor": self.cursor}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Continues after what was taken before ``state()``. Raises DataError if the count or the seed is another."""
+        """Continues where ``state()`` was taken. Raises DataError if the count or the seed is another."""
         for name, now in (("count", self.count), ("seed", self.seed)):
             if state[name] != now:
                 raise DataError(

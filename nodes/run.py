@@ -45,7 +45,7 @@ SETTABLE = {
     "rollout": None,
     "objective": None,
     "optimizer": None,
-    "judge": ("timeout_s", "retries", "concurrency"),
+    "judge": ("timeout_s", "retries", "concurrency", "outage_hours"),
     "validation": ("every", "count", "steps", "images"),
     "collapse": None,
 }

@@ -197,6 +197,8 @@ def _text(history: History) -> list[str]:
 
     progress, total = history.progress, history.total or 0
     stage = [describe(progress)] if progress else []
+    if history.outage:
+        return [history.outage.text]
     if not history.updates:
         return stage or ["first update ..." if history.encoded else "encoding prompts ..."]
     if history.update == total:

@@ -41,6 +41,7 @@ FREE_ON_RESUME = frozenset(
         "judge.timeout_s",
         "judge.retries",
         "judge.concurrency",
+        "judge.outage_hours",
         *(f"collapse.{name}" for name in Collapse.model_fields),
     }
 )

@@ -237,6 +237,8 @@ class Judge(Section):
     """Further attempts after a failed request"""
     concurrency: Count = 16
     """Requests in flight at once"""
+    outage_hours: float = Field(12.0, ge=0, le=1000)
+    """Hours to wait for a judge that answered before and fails: no server, no credit, a refused key. 0 does not wait"""
 
 
 class Validation(Section):

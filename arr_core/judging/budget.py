@@ -10,6 +10,7 @@ from .chat import Chat, Messages, Reply, RequestOptions
 from .verdict import JudgeError
 
 if TYPE_CHECKING:
+    from .outage import Outage
     from .profiles import Profile
 
 
@@ -36,6 +37,10 @@ class Budget(Chat):
             self.tokens += reply.tokens
             self.cost += reply.cost
         return reply
+
+    @property
+    def outage(self) -> Outage | None:
+        return self.chat.outage
 
     async def close(self) -> None:
         await self.chat.close()

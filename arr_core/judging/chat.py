@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .outage import Outage
     from .profiles import Profile
 
 Messages = Sequence[dict[str, Any]]
@@ -44,11 +45,13 @@ class RequestOptions:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """How a model is asked: seconds for one attempt, further attempts after a failed one, and requests in flight."""
+    """How a model is asked: seconds for one attempt, further attempts after a failed one, requests in flight, and hours in
+    which a model that answered before is waited for."""
 
     timeout_s: float = 60.0
     retries: int = 3
     concurrency: int = 16
+    outage_hours: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class Chat:
     """
 
     identity: str
+
+    @property
+    def outage(self) -> Outage | None:
+        """What it waits for, where it answered before and does not any more."""
+        return None
 
     async def complete(self, messages: Messages, options: RequestOptions | None = None) -> Reply:
         """The reply to chat messages.

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..rubrics import Rubric
+from .chat import Chat
+from .outage import Outage
 from .verdict import Opinion
 
 
@@ -36,11 +38,18 @@ class Client:
     """A model or a person that answers questions, each by itself.
 
     identity: names the model and every setting that may change an answer; it holds no key.
+    chat: the model that it asks, if it asks one.
     hides_order: the client shuffles the two images itself, so each pair is asked in one order only.
     """
 
     identity: str
     hides_order: bool = False
+    chat: Chat | None = None
+
+    @property
+    def outage(self) -> Outage | None:
+        """What it waits for, where it answered before and does not any more."""
+        return self.chat.outage if self.chat else None
 
     def ask(self, questions: Sequence[Question]) -> list[asyncio.Future[Opinion]]:
         """Start to answer; one future a question, in order. A failed answer is an opinion with a ``failure``.
@@ -55,6 +64,8 @@ class Client:
 
     async def close(self) -> None:
         """Give back what is held: connections, the model's memory."""
+        if self.chat:
+            await self.chat.close()
 
 
 class GroupClient(Client):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from PIL import Image
 from ..common.async_runner import AsyncRunner
 from ..rubrics import Rubric
 from .client import Client, Question
+from .outage import Outage
 from .pictures import image_hash
 from .store import Entry, VerdictStore, shared_file, thumbnail
 from .verdict import Opinion, Verdict, combine
 
+POLL_S = 1.0  # how often ``result`` looks for an outage
 Hashes = tuple[bytes, bytes, bytes | None]  # of image a, image b and the source
 
 
@@ -56,6 +58,7 @@ class Judge:
         self.client, self.rubric = client, rubric
         self.both_orders = both_orders and not client.hides_order
         self.store = VerdictStore(store, shared=shared_file() if shared else None)
+        self.on_outage: Callable[[Outage], None] = lambda outage: None
         self._in_flight: dict[str, asyncio.Task[Opinion]] = {}
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="judge-work")
         self._thumbnail_pool = ThreadPoolExecutor(1, thread_name_prefix="judge-thumbnails")
@@ -94,6 +97,13 @@ class Judge:
         rubric: used in place of the judge's own.
         """
         return self.runner.submit(self._compare(list(pairs), rubric or self.rubric))
+
+    def result(self, future: Future[list[Verdict]]) -> list[Verdict]:
+        """What ``future`` gives. ``on_outage`` is called by this thread meanwhile, while the judge waits out an outage."""
+        while not wait([future], POLL_S).done:
+            if outage := self.client.outage:
+                self.on_outage(outage)
+        return future.result()
 
     async def _compare(self, pairs: list[Pair], rubric: Rubric) -> list[Verdict]:
         if not pairs:

@@ -27,11 +27,9 @@ class LogitsClient(Client):
     """
 
     def __init__(self, chat: Chat, *, threshold: float = 0.0):
-        self.chat, self.threshold = chat, threshold
+        self.chat: Chat = chat
+        self.threshold = threshold
         self.identity = f"{chat.identity}:logits={LETTER_VERSION}:threshold={threshold}"
-
-    async def close(self) -> None:
-        await self.chat.close()
 
     async def answer(self, question: Question) -> Opinion:
         reply = await self.chat.complete(letter_messages(question), RequestOptions(log_probs=True))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 import re
 import time
 from dataclasses import replace
@@ -16,14 +17,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from .chat import Chat, Messages, Reply, RequestLimits, RequestOptions, merge_log_probs
 from .fallback import RequestFields
+from .outage import Outage, Patience
 from .pictures import EncodedImages, json_body
-from .server_errors import ServerError, fatal_reason
+from .server_errors import Fault, ServerError, fatal_reason, retry_after
 from .verdict import JudgeError
 
 if TYPE_CHECKING:
     from .profiles import Profile
 
-LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the openai package obeys
+FIRST_PAUSE_S, LONGEST_BACKOFF_S = 0.5, 8.0  # between the attempts of one request
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that is obeyed
 CONNECTIONS = 8  # of one pool, at most: for every request a pool looks at each of its connections
 WHOLE = {
     "stop",
@@ -41,9 +44,9 @@ NO_KEY = "none"  # what is sent to a server that needs none
 class OpenAIChat(Chat):
     """Completions of one model. A request that fails is a reply with a failure; one that can never succeed raises.
 
-    No host but the profile's own is ever asked: a redirect is refused. Requests in flight have one connection each. A
-    quarter more are made ready to take the next free one, and as many again have their pictures encoded meanwhile. A
-    reply's latency counts from when its request was made ready.
+    No host but the profile's own is ever asked: a redirect is refused. Requests in flight have one connection each, and as
+    many more have their pictures encoded meanwhile. Retries and waits are ours, not the openai package's, so that one
+    attempt ends at its time-out, however a server drips.
 
     name: of the profile. Many servers call whatever they serve by one name ("default"), and their verdicts must not be mixed;
         a server that moves keeps its profile, and its verdicts.
@@ -58,32 +61,37 @@ class OpenAIChat(Chat):
         name: str = "",
     ):
         self.profile, self.limits = profile, limits or RequestLimits()
+        if profile.retries is not None:
+            self.limits = replace(self.limits, retries=profile.retries)
         self.url, self.model = _without_secrets(profile.url), profile.model
-        template = {"chat_template_kwargs": profile.chat_template} if profile.chat_template else {}
-        self.extra = {**template, **profile.extra}
         self.identity = f"openai:{self.model}:{profile.reply_settings}"
         if name:
             self.identity += f":profile={name}"
-        if self.extra:
-            self.identity += f":extra={hashlib.sha256(json.dumps(self.extra, sort_keys=True).encode()).hexdigest()[:8]}"
-        concurrency, retries = self.limits.concurrency, self.limits.retries
+        if extra := profile.extra_fields:
+            self.identity += f":extra={hashlib.sha256(json.dumps(extra, sort_keys=True).encode()).hexdigest()[:8]}"
+        concurrency = self.limits.concurrency
         count = math.ceil(concurrency / CONNECTIONS)
         self._pools = [
-            _Pool(profile.url, api_key, (concurrency + at) // count, self.limits)
-            for at in range(count)
+            _Pool(profile.url, api_key, (concurrency + at) // count) for at in range(count)
         ]
         self._key = api_key
         self._images = EncodedImages(profile.max_side, compress=not is_loopback(profile.url))
-        self._free = asyncio.Semaphore(concurrency + concurrency // 4)
-        self._ready = asyncio.Semaphore(2 * (concurrency + concurrency // 4))
-        self._reached, self._answered, self._fatal, self._gave_log_probs = False, False, "", False
-        # Every attempt has its own time-out; this one ends a server that goes on sending a little now and then. Waiting for
-        # a connection counts, too, so that it leaves every attempt the time of another's that is there before it.
-        self._limit_s = 2 * (retries + 1) * self.limits.timeout_s + retries * LONGEST_PAUSE_S
+        self._ready = asyncio.Semaphore(2 * concurrency)
+        self._free = asyncio.Semaphore(concurrency)
+        self._next_start = 0.0
+        self._patience = Patience(self.limits.outage_hours)
+        self._reached, self._fatal, self._gave_log_probs = False, "", False
+        # The last request that was answered, and when: an outage is over when it is answered again.
+        self._answered: tuple[dict[str, Any], RequestOptions] | None = None
+        self._answered_at = -math.inf
         # By kind of request: the fields that the server takes, and fields that it took once, after refusals that did
         # not say why.
         self._fields: dict[str, RequestFields] = {}
         self._guesses: dict[str, RequestFields] = {}
+
+    @property
+    def outage(self) -> Outage | None:
+        return self._patience.outage
 
     async def close(self) -> None:
         for pool in self._pools:
@@ -94,16 +102,12 @@ class OpenAIChat(Chat):
         async with self._ready:
             self._stop_if_fatal()
             content = [await self._message(message) for message in messages]
-            body = {"model": self.model, **self.extra, "messages": content}
-            async with self._free:
-                self._stop_if_fatal()
-                start = time.monotonic()
-                try:
-                    reply = await self._reply(body, options)
-                except JudgeError as error:
-                    self._fatal = str(error)  # requests that wait need not hear it from the server
-                    raise
-        return replace(reply, latency_s=time.monotonic() - start)
+            body = {"model": self.model, **self.profile.extra_fields, "messages": content}
+            try:
+                return await self._reply(body, options)
+            except JudgeError as error:
+                self._fatal = str(error)  # requests that wait need not hear it from the server
+                raise
 
     async def _message(self, message: dict[str, Any]) -> dict[str, Any]:
         if isinstance(message["content"], str):
@@ -117,47 +121,70 @@ class OpenAIChat(Chat):
         return {**message, "content": parts}
 
     async def _reply(self, body: dict[str, Any], options: RequestOptions) -> Reply:
-        """The reply; faults of the server and the network are failures, and most of its refusals too."""
+        """The reply after as many attempts as it may take. Faults of the server and the network are failures.
+
+        A judge that answered before and now answers nobody is waited for, if the limits allow it. Where others are
+        answered meanwhile, or were after the wait, it is this question that fails.
+        """
+        attempts, first_fault = 0, math.inf
+        while True:
+            await self._patience.join()
+            try:
+                return await self._attempt(body, options)
+            except Fault as fault:
+                first_fault, attempts = min(first_fault, time.monotonic()), attempts + 1
+                waits = self._answered is not None and self.limits.outage_hours > 0
+                if fault.passes and attempts <= self.limits.retries:
+                    backoff = min(FIRST_PAUSE_S * 2 ** (attempts - 1), LONGEST_BACKOFF_S)
+                    after_s = min(fault.after_s, LONGEST_PAUSE_S)
+                    await asyncio.sleep(max(after_s, backoff * random.uniform(0.75, 1)))
+                elif fault.passes and waits and self._answered_at < first_fault:
+                    await self._patience.wait(str(fault), self._ask_again)
+                    first_fault = -math.inf
+                elif fault.fatal and not waits:
+                    raise JudgeError(fault.fatal) from None
+                else:
+                    return Reply(failure=str(fault))
+
+    async def _ask_again(self) -> None:
+        """Asks what was answered before. Raises Fault."""
+        if self._answered is not None:
+            await self._attempt(*self._answered)
+
+    async def _attempt(self, body: dict[str, Any], options: RequestOptions) -> Reply:
+        """The reply to one attempt. Raises Fault."""
         import openai
 
         try:
-            content = await self._ask(body, options)
+            content, latency_s = await self._ask(body, options)
         except (openai.APITimeoutError, asyncio.TimeoutError):
-            return Reply(failure=f"no reply within {self.limits.timeout_s:g} s")
+            raise Fault(f"no reply within {self.limits.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
-            if not self._reached and type(error.__cause__).__name__ == "ConnectError":
-                raise JudgeError(
-                    f"no judge answers at {self.url}; start the server, or correct the profile's url"
-                ) from error
-            return Reply(failure="the connection was closed or refused")
+            nobody = not self._reached and type(error.__cause__).__name__ == "ConnectError"
+            advice = (
+                f"no judge answers at {self.url}; start the server, or correct the profile's url"
+            )
+            fault = Fault("the connection was closed or refused", fatal=advice if nobody else "")
+            raise fault from error
         except openai.APIStatusError as error:
-            self._reached, fault = True, self._server_error(error)
-            if fatal := fatal_reason(
-                fault,
-                url=self.url,
-                model=self.model,
-                answered=self._answered,
-                log_probs=options.log_probs,
-            ):
-                raise JudgeError(fatal) from None
-            return Reply(failure=f"HTTP {fault.status}: {fault.message}"[:200])
+            self._reached = True
+            raise self._fault(error, options) from None
         except (openai.APIError, ValueError, RecursionError) as error:  # a body that is no JSON
-            return Reply(failure=f"a reply that is no chat completion ({type(error).__name__})")
+            raise Fault(f"a reply that is no chat completion ({type(error).__name__})") from None
         self._reached = True
-        reply = self._read(content, options)
-        self._answered |= not reply.failure
+        reply = replace(self._read(content, options), latency_s=latency_s)
         if options.log_probs and not reply.failure and not reply.log_probs:
+            advice = f"the judge at {self.url} gives no log-probabilities; set the profile's mode to reasons"
             if not self._gave_log_probs:
-                raise JudgeError(
-                    f"the judge at {self.url} gives no log-probabilities; set the profile's mode to reasons"
-                )
-            failure = "a reply without log-probabilities"
-            return Reply(failure=failure, tokens=reply.tokens, cost=reply.cost)
+                raise Fault("no log-probabilities", fatal=advice, passes=False)
+            return replace(reply, text="", failure="a reply without log-probabilities")
         self._gave_log_probs |= bool(reply.log_probs)
+        if not reply.failure:
+            self._answered, self._answered_at = (body, options), time.monotonic()
         return reply
 
-    async def _ask(self, body: dict[str, Any], options: RequestOptions) -> Any:
-        """The completion with the first fields that the server takes; later requests of this kind begin with them.
+    async def _ask(self, body: dict[str, Any], options: RequestOptions) -> tuple[Any, float]:
+        """The completion with the first fields that the server takes, and its latency; later requests begin with them.
 
         A refusal that names no field may be about this one question. What it led to is therefore kept only when it
         helped twice running; and where fields are known, only a refusal that names one of them leads to others.
@@ -167,9 +194,8 @@ class OpenAIChat(Chat):
         known = self._fields.get(options.kind)
         fields, guessed = known or RequestFields(), False
         while True:
-            request = self._post({**body, **fields.body(options)})
             try:
-                content = await asyncio.wait_for(request, self._limit_s)
+                answer = await self._post({**body, **fields.body(options)})
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 weaker, named = fields.fallback(options, error.message)
                 of_images = self._server_error(error).of_images
@@ -181,18 +207,31 @@ class OpenAIChat(Chat):
                     # setdefault: one refused question must not weaken the others' requests
                     self._fields.setdefault(options.kind, fields)
                 self._guesses[options.kind] = fields
-                return content
+                return answer
 
-    async def _post(self, body: dict[str, Any]) -> Any:
-        """The completion as plain JSON: the package's typed one would be made of whatever comes."""
-        pool = min(self._pools, key=lambda pool: pool.busy / pool.connections)
-        pool.busy += 1
-        try:
-            return await pool.client.post(
-                "/chat/completions", cast_to=object, content=json_body(body)
-            )
-        finally:
-            pool.busy -= 1
+    async def _post(self, body: dict[str, Any]) -> tuple[Any, float]:
+        """The completion as plain JSON (the package's typed one would be made of whatever comes), and its latency."""
+        async with self._free:
+            self._stop_if_fatal()
+            await self._keep_pace()
+            pool = min(self._pools, key=lambda pool: pool.busy / pool.connections)
+            start = time.monotonic()
+            content = json_body(body)
+            request = pool.client.post("/chat/completions", cast_to=object, content=content)
+            pool.busy += 1
+            try:
+                completion = await asyncio.wait_for(request, self.limits.timeout_s)
+            finally:
+                pool.busy -= 1
+            return completion, time.monotonic() - start
+
+    async def _keep_pace(self) -> None:
+        """Wait until another request is within the profile's requests a minute."""
+        if self.profile.requests_per_minute:
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + 60 / self.profile.requests_per_minute
+            await asyncio.sleep(start - now)
 
     def _server_error(self, error) -> ServerError:
         return ServerError(
@@ -200,6 +239,19 @@ class OpenAIChat(Chat):
             self._safe(error.message),
             str(error.code or error.type or ""),
             _without_secrets(error.response.headers.get("location", "")),
+        )
+
+    def _fault(self, error, options: RequestOptions) -> Fault:
+        """What a response with the status of an error means: nearly any may pass where the judge answered before."""
+        said, answered = self._server_error(error), self._answered is not None
+        fatal = fatal_reason(
+            said, url=self.url, model=self.model, answered=answered, log_probs=options.log_probs
+        )
+        return Fault(
+            f"HTTP {said.status}: {said.message}",
+            fatal=fatal,
+            passes=said.busy and not fatal or answered and (bool(fatal) or said.status == 403),
+            after_s=retry_after(error.response.headers.get("retry-after", "")),
         )
 
     def _read(self, content: Any, options: RequestOptions) -> Reply:
@@ -251,9 +303,9 @@ class OpenAIChat(Chat):
 
 
 class _Pool:
-    """A client of the openai package with ``connections`` of its own; ``busy`` requests hold one or wait for one."""
+    """A client of the openai package with ``connections`` of its own; ``busy`` requests hold one."""
 
-    def __init__(self, url: str, api_key: str, connections: int, limits: RequestLimits):
+    def __init__(self, url: str, api_key: str, connections: int):
         import openai
 
         newer = getattr(openai, "DefaultAsyncHttpx2Client", None)
@@ -271,8 +323,8 @@ class _Pool:
         self.client = openai.AsyncOpenAI(
             base_url=parts._replace(netloc=_host(parts)).geturl(),
             api_key=api_key,
-            max_retries=limits.retries,
-            timeout=http.Timeout(limits.timeout_s, pool=None),
+            max_retries=0,
+            timeout=None,
             http_client=make(
                 auth=user if any(user) else None,
                 follow_redirects=False,

@@ -28,13 +28,11 @@ class PairwiseClient(Client):
     def __init__(
         self, chat: Chat, *, votes: int = 1, temperature: float = 0.7, threshold: float = 0.0
     ):
-        self.chat, self.votes = chat, votes
+        self.chat: Chat = chat
+        self.votes = votes
         self.temperature, self.threshold = temperature, threshold
         drawn = f":votes={votes}:at={temperature}:threshold={threshold}" if votes > 1 else ""
         self.identity = f"{chat.identity}:reasons={REASONS_VERSION}{drawn}"
-
-    async def close(self) -> None:
-        await self.chat.close()
 
     async def answer(self, question: Question) -> Opinion:
         asked = messages(question)

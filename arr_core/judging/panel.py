@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from .client import Client, Question
+from .outage import Outage
 from .verdict import Opinion, summed
 
 Rule = Literal["majority", "unanimous"]
@@ -24,6 +25,10 @@ class Panel(Client):
         self.members, self.rule = tuple(members), rule
         self.quorum = len(self.members) if rule == "unanimous" else len(self.members) // 2 + 1
         self.identity = f"panel:{rule}:[{', '.join(member.identity for member in self.members)}]"
+
+    @property
+    def outage(self) -> Outage | None:
+        return next(filter(None, (member.outage for member in self.members)), None)
 
     async def close(self) -> None:
         closing = [asyncio.ensure_future(member.close()) for member in self.members]

@@ -90,6 +90,12 @@ class Profile(BaseModel):
     extra: dict[str, Any] = Field(
         default_factory=dict, description="openai: more fields of the request's body"
     )
+    retries: int | None = Field(
+        None, ge=0, description="openai: further attempts after a failed one, in place of the run's"
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="openai: start no more requests than these in a minute"
+    )
     price_per_million_tokens: float = Field(
         0.0, ge=0, description="For the cost in reports, and for max_cost"
     )
@@ -128,6 +134,12 @@ class Profile(BaseModel):
         return (
             f"temperature={self.temperature}:max_tokens={self.max_tokens}:max_side={self.max_side}"
         )
+
+    @property
+    def extra_fields(self) -> dict[str, Any]:
+        """Fields of a request's body beyond those of the protocol."""
+        template = {"chat_template_kwargs": self.chat_template} if self.chat_template else {}
+        return {**template, **self.extra}
 
     def fault(self) -> str:
         """What does not fit together, or nothing."""

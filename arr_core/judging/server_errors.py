@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 # How servers say that a model is blind: vLLM, SGLang, OpenAI, OpenRouter, LM Studio, Ollama, llama.cpp, DeepSeek, Groq.
 _BLIND = re.compile(
@@ -18,6 +20,18 @@ _TOO_FEW = re.compile(r"at most [1-9]\d* images?", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|insufficient (balance|credit|funds)", re.IGNORECASE)
 
 
+class Fault(Exception):
+    """An attempt that brought no reply; its text is short enough for a verdict.
+
+    fatal: why no later request can succeed if none ever did, and what to do; or nothing.
+    passes: whether the same request may succeed later. after_s: the server's Retry-After.
+    """
+
+    def __init__(self, failure: str, *, fatal: str = "", passes: bool = True, after_s: float = 0.0):
+        super().__init__(failure[:200])
+        self.fatal, self.passes, self.after_s = fatal, passes, after_s
+
+
 @dataclass(frozen=True)
 class ServerError:
     """A response with the status of an error: the server's message, its name for the error, and a redirect's target."""
@@ -28,15 +42,32 @@ class ServerError:
     location: str = ""
 
     @property
+    def busy(self) -> bool:
+        """Whether the status says that the same request may succeed later."""
+        return self.status in (408, 409, 425, 429) or self.status >= 500
+
+    @property
     def of_images(self) -> bool:
         """Whether images are the trouble, which no other fields of the request mend."""
         return bool(_BLIND.search(self.message) or _TOO_FEW.search(self.message))
 
 
+def retry_after(header: str) -> float:
+    """The seconds of a Retry-After, a number or a date; 0 for none, or one that cannot be read."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0
+
+
 def fatal_reason(
     error: ServerError, *, url: str, model: str, answered: bool, log_probs: bool
-) -> str | None:
-    """Why no later request can succeed, and what to do; None where the next one may.
+) -> str:
+    """Why no later request can succeed, and what to do; nothing where the next one may.
 
     answered: whether the server has answered anything, so that a 403 is not about the key.
     """
@@ -59,4 +90,4 @@ def fatal_reason(
         )
     if log_probs and re.search("log_?probs", error.message, re.IGNORECASE):
         return f"{judge} gives no log-probabilities{said}; set the profile's mode to reasons"
-    return None
+    return ""

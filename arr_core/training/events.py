@@ -197,6 +197,29 @@ class ProgressEvent(BaseEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutageEvent(BaseEvent):
+    """The judge answered before and does not any more. The run has saved and waits. Times are ISO times in UTC."""
+
+    event: Literal["outage"] = "outage"
+    reason: str
+    since: str
+    next_try: str
+    gives_up: str
+
+    @property
+    def text(self) -> str:
+        """The sentence for people, with the times of this machine."""
+        since, next_try, gives_up = (
+            datetime.fromisoformat(time).astimezone().strftime("%H:%M")
+            for time in (self.since, self.next_try, self.gives_up)
+        )
+        return (
+            f"the judge does not answer since {since} ({self.reason}); next try at {next_try}; "
+            f"gives up at {gives_up}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointEvent(BaseEvent):
     """A checkpoint was written."""
 
@@ -265,6 +288,7 @@ Event = Annotated[
     | UpdateEvent
     | ValidationEvent
     | ProgressEvent
+    | OutageEvent
     | CheckpointEvent
     | MeasureEvent
     | WarningEvent
@@ -330,6 +354,7 @@ class History:
     stopped: StoppedEvent | None = None
     finished: FinishedEvent | None = None
     progress: ProgressEvent | None = None
+    outage: OutageEvent | None = None
     last_time: str = ""
 
     @property
@@ -358,6 +383,8 @@ def history(events: Iterable[Event]) -> History:
     result = History()
     for event in events:
         result.progress = event if isinstance(event, ProgressEvent) else None
+        if not isinstance(event, CheckpointEvent):  # an outage ends with what is done after it
+            result.outage = event if isinstance(event, OutageEvent) else None
         result.last_time = event.time
         match event:
             case StartedEvent():

@@ -18,6 +18,7 @@ from .events import (
     Event,
     FinishedEvent,
     MeasureEvent,
+    OutageEvent,
     ProgressEvent,
     ResumedEvent,
     StartedEvent,
@@ -76,6 +77,8 @@ class Progress:
                 self._update(event)
             case ProgressEvent():
                 self._progress(f"{event.stage} {event.done}/{event.total}")
+            case OutageEvent():
+                self._print(event.text)
             case ValidationEvent():
                 self._validation(event)
             case MeasureEvent():

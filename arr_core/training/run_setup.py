@@ -89,7 +89,9 @@ def make_judge(config: TrainConfig, profile: str) -> Judge:
         rubric = load_rubric(settings.rubric, config.task)
     else:
         rubric = default_rubric(profile, config.task)
-    limits = RequestLimits(settings.timeout_s, settings.retries, settings.concurrency)
+    limits = RequestLimits(
+        settings.timeout_s, settings.retries, settings.concurrency, settings.outage_hours
+    )
     client = make_client(profile, limits)
     config.run.folder.mkdir(parents=True, exist_ok=True)
     # A file for each process: the folder may lie on a network, where SQLite cannot share one.

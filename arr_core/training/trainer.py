@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from ..adapters import load_adapter
@@ -17,6 +18,7 @@ from ..config.load import config_hash, save_config
 from ..config.schema import TrainConfig
 from ..data import PromptOrder
 from ..judging import Judge, JudgeError, Verdict
+from ..judging.outage import Outage
 from ..policies.loading import load_policy
 from .checkpoint import Checkpoint, RunError, save_checkpoint
 from .collapse import CollapseWatch
@@ -25,6 +27,7 @@ from .events import (
     EncodedEvent,
     FinishedEvent,
     Observer,
+    OutageEvent,
     ResumedEvent,
     StoppedEvent,
     UpdateEvent,
@@ -81,7 +84,9 @@ class Trainer:
         self.watch = CollapseWatch(config.collapse)
         self.collapsed: str | None = None
         self.stop_requested = self.validation_due = False
-        self.updates_without_judge = 0
+        self.updates_without_judge = self.reached = self.saved = 0
+        self.outage: Outage | None = None
+        self.judge.on_outage = self.validation_judge.on_outage = self._wait_out
 
     def close(self) -> None:
         """Close the judges and the event log with its observers."""
@@ -108,23 +113,22 @@ class Trainer:
             if self.rank == 0:
                 self.judge.rubric.save(self.folder / "rubric.json")
             self.prepare()
-            update = saved = self._resume()
-            if update == 0 and self.start_adapter is None:
-                self._save_best()  # the base: what is better must win against it
-            while update < config.run.updates and not collectives.any_rank(
-                self.stop_requested or bool(self.collapsed)
-            ):
-                update += 1
-                self._update_or_save(update)
-                last = update == config.run.updates
-                if last or update % config.validation.every == 0:
-                    self._validate(update)
-                if last or update % config.run.save_every == 0:
-                    self._save(update)
-                    saved = update
-            stopped = update < config.run.updates
-            if stopped and update > saved:
-                self._save(update)
+            try:
+                self._resume()
+                if self.reached == 0 and self.start_adapter is None:
+                    self._save_best()  # the base: what is better must win against it
+                while self.reached < config.run.updates and not collectives.any_rank(
+                    self.stop_requested or bool(self.collapsed)
+                ):
+                    self._step(self.reached + 1)
+            except JudgeError:
+                self._save_reached()
+                if not collectives.any_rank(self.stop_requested and self.outage is not None):
+                    raise
+            update = self.reached
+            stopped = update < config.run.updates or self.validation_due
+            if stopped:
+                self._save_reached()
         if self.collapsed:
             self.emit(StoppedEvent(update=update, reason=self.collapsed))
             best = self.folder / "adapter-best"
@@ -148,6 +152,16 @@ class Trainer:
             )
         return Outcome(update, stopped, self.score, self.folder)
 
+    def _step(self, update: int) -> None:
+        """One update, and the validation and the checkpoint that are due after it."""
+        self.update(update)
+        self.reached = update
+        last = update == self.config.run.updates
+        if last or update % self.config.validation.every == 0:
+            self._validate(update)
+        if last or update % self.config.run.save_every == 0:
+            self._save(update)
+
     def _request_stop(self) -> None:
         self.stop_requested = True
 
@@ -164,13 +178,20 @@ class Trainer:
         self.keys = keys[:count]
         self.learner = Learner(self.config, self.policy, self.start_adapter)
         self.order = PromptOrder(count, self.config.run.seed)
-        self.validation = Validation(self.policy, self.validation_judge, self.held_out, self.config)
+        self.validation = Validation(
+            self.policy,
+            self.validation_judge,
+            self.held_out,
+            self.config,
+            self.learner.published,
+        )
 
-    def _resume(self) -> int:
-        """Continue from the checkpoint, if there is one; the update that it was made after, else 0."""
+    def _resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
         checkpoint, self.checkpoint = self.checkpoint, None  # it is as large as the optimizer
         if checkpoint is None:
-            return 0
+            return
+        self.reached = self.saved = checkpoint.update
         values = checkpoint.values
         self.learner.restore(checkpoint)
         self.order.restore(values["order"])
@@ -180,18 +201,6 @@ class Trainer:
         self.emit(ResumedEvent(update=checkpoint.update))
         if values["validation_due"]:
             self._validate(checkpoint.update)
-        return checkpoint.update
-
-    def _update_or_save(self, update: int) -> None:
-        """One update. Where the judge gives up, the state before it is saved first, so that a resume loses nothing."""
-        order = self.order.state()
-        try:
-            self.update(update)
-        except JudgeError:
-            self.order.restore(order)
-            if update > 1:
-                self._save(update - 1)
-            raise
 
     # ------------------------------------------------------------------ the loop
 
@@ -202,15 +211,18 @@ class Trainer:
         batches = self._sample_and_submit(update, prompts)
         sampling_s = timer.lap()
         samples, verdicts = self._collect(batches)
+        self.outage = None
         waiting_s = timer.lap()
+        everyone = [verdict for part in collectives.gather(verdicts) for verdict in part]
+        answered = self._answered(everyone)
         rewards = pair_rewards(
             verdicts,
             preferred=objective.reward_preferred,
             dispreferred=objective.reward_dispreferred,
         )
         statistics = self.learner.step(update, samples, rewards, self.report_progress)
-        everyone = [verdict for part in collectives.gather(verdicts) for verdict in part]
-        self._check_judge(everyone)
+        if answered:
+            self.order.advance(self.config.rollout.prompts_per_update)
         training_s = timer.lap()
         event = UpdateEvent.of(
             update,
@@ -230,7 +242,7 @@ class Trainer:
         """This process's prompts of the update."""
         world = collectives.world_size()
         share = self.config.rollout.prompts_per_update // world
-        places = self.order.take(share, self.rank, world)
+        places = self.order.upcoming(share, self.rank, world)
         return [
             Prompt(self.rank * share + at, self.keys[place], self.train_examples[place])
             for at, place in enumerate(places)
@@ -256,17 +268,19 @@ class Trainer:
                 )
         return batches
 
-    @staticmethod
     def _collect(
+        self,
         batches: Sequence[tuple[SampledBatch, Future[list[Verdict]]]],
     ) -> tuple[list[Sample], list[Verdict]]:
         """Samples and their pairs' verdicts, in the order in which they were sampled. Raises JudgeError."""
         verdicts = collectives.raise_on_all_ranks(
-            lambda: [verdict for _, future in batches for verdict in future.result()], JudgeError
+            lambda: [verdict for _, future in batches for verdict in self.judge.result(future)],
+            JudgeError,
         )
         return [sample for batch, _ in batches for sample in batch.samples], verdicts
 
-    def _check_judge(self, verdicts: Sequence[Verdict]) -> None:
+    def _answered(self, verdicts: Sequence[Verdict]) -> bool:
+        """Whether any pair of an update was answered; prompts of which none was are taken again."""
         failed = all(verdict.failed for verdict in verdicts)
         self.updates_without_judge = self.updates_without_judge + 1 if failed else 0
         if self.updates_without_judge == UPDATES_WITHOUT_JUDGE:
@@ -274,19 +288,32 @@ class Trainer:
                 f"three updates got no answer from the judge ({verdicts[0].reason}); see that it runs, then "
                 f"go on with --resume {self.folder}"
             )
+        return not failed
+
+    def _wait_out(self, outage: Outage) -> None:
+        """Save what was reached and say that the judge is waited for. Raises JudgeError where a stop is requested."""
+        if outage != self.outage:
+            if self.outage is None:
+                self._save_reached()
+            self.outage = outage
+            times = (outage.since, outage.next_try, outage.gives_up)
+            since, next_try, gives_up = (
+                datetime.fromtimestamp(time, timezone.utc).isoformat(timespec="seconds")
+                for time in times
+            )
+            self.emit(
+                OutageEvent(reason=outage.reason, since=since, next_try=next_try, gives_up=gives_up)
+            )
+        if self.stop_requested:
+            raise JudgeError("stopped while the judge did not answer")
 
     # ------------------------------------------------------------------ validate and save
 
     def _validate(self, update: int) -> None:
-        """One validation. Where the judge gives up, the update is saved first, and a resume asks again."""
+        """One validation. Where the judge gives up in it, a resume asks again."""
         self.validation_due, begun = True, time.monotonic()
-        try:
-            with self.learner.published():
-                self.score, event = self.validation.run(update, self.report_progress)
-        except JudgeError:
-            self._save(update)
-            raise
-        self.validation_due = False
+        self.score, event = self.validation.run(update, self.report_progress)
+        self.validation_due, self.outage = False, None
         best = self.score.margin > self.best_margin
         if best:
             self.best_margin = self.score.margin
@@ -298,8 +325,14 @@ class Trainer:
         if self.rank == 0:
             self.learner.adapter().save(self.folder / "adapter-best")
 
+    def _save_reached(self) -> None:
+        """Save the last whole update, unless its state is saved."""
+        if self.saved < self.reached:
+            self._save(self.reached)
+
     def _save(self, update: int) -> None:
         """Write a checkpoint, and the adapter as it is now."""
+        self.saved = update
         if self.rank:
             return
         score = self.score and [self.score.wins, self.score.losses, self.score.undecided]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def compare(
     def collect() -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
         for places, future in asked:
-            verdicts.update(zip(places, future.result(), strict=True))
+            verdicts.update(zip(places, judge.result(future), strict=True))
             report("verdicts", len(verdicts), len(examples))
         return [verdicts[place] for place in range(len(examples))]
 
@@ -151,9 +152,11 @@ class Validation:
         judge: Judge,
         examples: Sequence[Example],
         config: TrainConfig,
+        published: Callable[[], AbstractContextManager] = contextlib.nullcontext,
     ):
+        """published: the context of the weights that are validated. It is left before the judge is waited for."""
         self.numbers = range(collectives.rank(), len(examples), collectives.world_size())
-        self.judge, self.config = judge, config
+        self.judge, self.config, self.published = judge, config, published
         steps = config.validation.steps or config.rollout.steps
         self.sampler = Sampler(
             policy,
@@ -168,7 +171,7 @@ class Validation:
     ) -> tuple[Score, ValidationEvent]:
         """The policy as it is now against the base, over all processes, and its event. Writes sample images."""
         images = MemoryImages(self._files(f"{update:05d}"))
-        policy, base = Side("validation", contextlib.nullcontext, images), self.base
+        policy, base = Side("validation", self.published, images), self.base
         verdicts = compare(self.judge, self.sampler, policy, base, report)
         shown = show(self.sampler, verdicts, policy, base)
         rows = [

@@ -397,30 +397,38 @@ def test_a_run_that_has_nothing_left_to_train_on_is_refused(tmp_path, same_file)
 # --- order --------------------------------------------------------------------------------------------------------
 
 
+def take(order: PromptOrder, n: int, rank: int = 0, world: int = 1) -> list[int]:
+    places = order.upcoming(n, rank, world)
+    order.advance(n * world)
+    return places
+
+
 def test_every_epoch_takes_every_prompt_once_in_another_order():
     order = PromptOrder(20, seed=0)
-    first, second = order.take(20), order.take(20)
+    first, second = take(order, 20), take(order, 20)
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second and first != list(range(20))
 
 
 def test_the_order_is_the_seeds():
-    assert PromptOrder(5, seed=0).take(5) == [0, 1, 4, 3, 2]
-    assert PromptOrder(50, seed=1).take(50) != PromptOrder(50, seed=2).take(50)
+    assert PromptOrder(5, seed=0).upcoming(5) == [0, 1, 4, 3, 2]
+    assert PromptOrder(50, seed=1).upcoming(50) != PromptOrder(50, seed=2).upcoming(50)
 
 
 def test_how_much_is_taken_at_once_does_not_matter():
     one, other = PromptOrder(7, seed=3), PromptOrder(7, seed=3)
-    assert [one.take(1)[0] for _ in range(30)] == other.take(11) + other.take(0) + other.take(19)
+    assert [take(one, 1)[0] for _ in range(30)] == take(other, 11) + take(other, 0) + take(
+        other, 19
+    )
 
 
 @pytest.mark.parametrize("before", [0, 3, 7, 20])
 def test_a_restored_order_continues_exactly(before):
     order = PromptOrder(7, seed=3)
-    order.take(before)
+    order.advance(before)
     resumed = PromptOrder(7, seed=3)
     resumed.restore(json.loads(json.dumps(order.state())))
-    assert resumed.take(15) == order.take(15)
+    assert resumed.upcoming(15) == order.upcoming(15)
 
 
 def test_an_order_of_other_prompts_is_not_restored():
@@ -438,6 +446,6 @@ def test_ranks_share_what_one_process_would_take(world):
     alone = PromptOrder(11, seed=0)
     ranks = [PromptOrder(11, seed=0) for _ in range(world)]
     for _ in range(5):
-        shards = [order.take(4, rank, world) for rank, order in enumerate(ranks)]
-        assert sum(shards, []) == alone.take(4 * world)
+        shards = [take(order, 4, rank, world) for rank, order in enumerate(ranks)]
+        assert sum(shards, []) == take(alone, 4 * world)
     assert len({str(order.state()) for order in [alone, *ranks]}) == 1

@@ -207,7 +207,7 @@ def test_settings_of_the_chat_template_and_more_fields_go_into_the_body(judges):
     judges(
         "box: {url: 'http://box/v1', model: m, chat_template: {enable_thinking: false}, extra: {top_p: 0.5}}"
     )
-    assert make_chat("box").extra == {
+    assert make_chat("box").profile.extra_fields == {
         "chat_template_kwargs": {"enable_thinking": False},
         "top_p": 0.5,
     }
