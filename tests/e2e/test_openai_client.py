@@ -67,7 +67,8 @@ def test_a_server_decides_by_what_it_sees():
         )  # both orders of the pair, remembered on the way back; one order of the equal one
     assert there.tokens == 14 and there.latency_s > 0
     assert there.reason == "as scripted"
-    assert there.findings == (("1", "first: seen in the first; second: seen in the second"),)
+    (finding,) = there.findings
+    assert finding.seen == "first: seen in the first; second: seen in the second"
 
 
 def test_prompt_rubric_and_pictures_reach_the_judge():
