@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +42,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .judging import Judge, JudgeError
     from .judging.chat import RequestLimits
     from .judging.metrics import evaluate
-    from .judging.profiles import default_rubric, make_client
+    from .judging.profiles import default_rubric, load_profile, make_client
     from .rubrics import NO_RUBRIC, load_rubric
+    from .rubrics.estimate import estimate_evaluation
 
     # Said before it costs anything.
     if options.output and not options.output.absolute().parent.is_dir():
@@ -56,21 +57,33 @@ def _evaluate(options: argparse.Namespace) -> int:
         load_rubric(options.rubric, task) if options.rubric else default_rubric(options.judge, task)
     )
     limits = RequestLimits(timeout_s=options.timeout, concurrency=options.concurrency)
-    client = make_client(options.judge, limits)
     rubrics = [rubric] if options.only_rubric else [rubric, NO_RUBRIC[task]]
+    if options.dry_run:
+        questions = len(rubrics) * (1 if options.one_order else 2)
+        expected = estimate_evaluation(pairs, load_profile(options.judge), questions)
+        print(f"{len(pairs)} pairs. To be expected, less what is stored: {expected.text}.")
+        return 0
+    client = make_client(options.judge, limits)
     with (
         Judge(client, rubric, both_orders=not options.one_order, store=options.store) as judge,
         ProgressBars("pair") as bars,
     ):
         measured = [evaluate(judge, pairs, rubric=one, report_progress=bars) for one in rubrics]
     names = [f"rubric: {rubric.name}", "no rubric"][: len(measured)]
-    print(_measures_table(names, measured), _tag_table(names, measured), sep="\n")
+    print(_measures_table(names, measured))
+    print(_parts_table("tag", names, [one.by_tag for one in measured]), end="")
+    print(_parts_table("criterion", names, [measured[0].by_criterion]), end="")
+    print(_parts_table("threshold", names, [measured[0].by_threshold]), end="")
+    if threshold := measured[0].best_threshold:
+        print(
+            f"Under the rubric, threshold {threshold} gives the most right less wrong verdicts on these pairs."
+        )
     for one in measured:
         if one.failures == one.pairs:
             raise JudgeError(
                 f"none of the {one.pairs} pairs was answered, most often because: {one.commonest_failure}"
             )
-    print(f"every verdict: python -m arr_core.judge show {options.store}")
+    print(f"\nevery verdict: python -m arr_core.judge show {options.store}")
     if options.output:
         parts = [
             {"name": one.name, "hash": one.content_hash, **measures.summary()}
@@ -104,6 +117,7 @@ def _cells(one: Measures) -> dict[str, str]:
     tokens, cost = one.tokens_per_pair, 1000 * one.cost_per_pair
     return {
         "right, of the decided pairs": _share(one.accuracy),
+        "agreement with people, Cohen's kappa": one.accuracy.kappa,
         "decided": _share(one.coverage),
         "right, of single replies": _share(one.single_accuracy),
         "the orders disagree": _share(one.flip_rate),
@@ -119,15 +133,21 @@ def _cells(one: Measures) -> dict[str, str]:
     }
 
 
-def _tag_table(names: Sequence[str], measured: Sequence[Measures]) -> str:
-    """A Markdown table, one row a tag; empty where the pairs have none."""
-    heads = ["tag", "pairs"]
-    for name in names:
+def _parts_table(
+    caption: str,
+    names: Sequence[str],
+    columns: Sequence[Mapping[str, tuple[Proportion, Proportion]]],
+) -> str:
+    """A Markdown table of accuracy and coverage, one row a part; empty where there are none."""
+    heads = [caption, "pairs"]
+    for name, _ in zip(names, columns, strict=False):
         heads += [f"right: {name}", f"decided: {name}"]
     rows = []
-    for tag, (_, coverage) in measured[0].by_tag.items():
-        shares = [_share(part) for one in measured for part in one.by_tag[tag]]
-        rows.append([tag, f"{coverage.total}", *shares])
+    for part, (_, coverage) in columns[0].items():
+        row = [part, f"{coverage.total}"]
+        for column in columns:
+            row += map(_share, column[part])
+        rows.append(row)
     return "\n" + markdown(heads, rows) + "\n" if rows else ""
 
 
@@ -218,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not ask the plain question too (which is better?), which costs as much again",
     )
+    evaluate.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
     evaluate.add_argument(
         "--limit", type=number_from(1), metavar="N", help="use the first N pairs only"
     )

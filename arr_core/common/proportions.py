@@ -45,6 +45,18 @@ class Proportion:
         """How often a fair coin falls so low or lower: the p-value of the exact one-sided binomial test."""
         return sum(math.comb(self.total, k) for k in range(self.count + 1)) / 2**self.total
 
+    @property
+    def kappa(self) -> str:
+        """Cohen's kappa with its interval, as "0.70 (0.52 to 0.82)", where this is how often two raters agree on pairs.
+
+        Which image of a pair is called a means nothing. So each pair counts in both orders, chance agrees on half of
+        them, and kappa is 2 p - 1.
+        """
+        if self.value is None:
+            return "-"
+        low, high = (2 * end - 1 for end in self.interval)
+        return f"{2 * self.value - 1:.2f} ({low:.2f} to {high:.2f})"
+
     def __str__(self) -> str:
         """The share as "84.2% (75.1-90.4)", or "-" of nothing."""
         if self.value is None:

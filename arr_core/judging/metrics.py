@@ -37,11 +37,13 @@ from ..common.progress import ReportProgress, no_progress
 from ..common.proportions import Proportion
 from ..data import PreferencePair
 from ..rubrics import Rubric
-from .judge import Judge, Pair
+from .judge import Judge, Pair, hash_images
+from .store import pair_hash
 from .verdict import Verdict
 
 GROUP = 8  # pairs handed to the judge at a time
 GROUPS = 8  # handed over and not yet answered; a set of any size needs the memory of this many
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 MOST_VALUES = 20  # a key of the pairs file with more different values is a name, not a tag
 
 
@@ -66,6 +68,19 @@ class Measures:
     latency_s: tuple[float, float] | None  # of a reply: median, 95th percentile
     by_tag: Mapping[str, tuple[Proportion, Proportion]]  # accuracy and coverage
     by_criterion: Mapping[str, tuple[Proportion, Proportion]]  # by its number, of its own verdicts
+    by_threshold: Mapping[
+        str, tuple[Proportion, Proportion]
+    ]  # were it set so, where the judge states how sure it is
+
+    @property
+    def best_threshold(self) -> str | None:
+        """The lowest threshold with the most right less wrong verdicts."""
+
+        def gain(threshold: str) -> int:
+            accuracy, _ = self.by_threshold[threshold]
+            return 2 * accuracy.count - accuracy.total
+
+        return max(self.by_threshold, key=gain, default=None)
 
     @property
     def right(self) -> int:
@@ -83,7 +98,7 @@ class Measures:
             name: _plain(value) if isinstance(value, Proportion) else value
             for name, value in vars(self).items()
         }
-        for parts in ("by_tag", "by_criterion"):
+        for parts in ("by_tag", "by_criterion", "by_threshold"):
             values[parts] = {
                 part: {"accuracy": _plain(accuracy), "coverage": _plain(coverage)}
                 for part, (accuracy, coverage) in values[parts].items()
@@ -100,7 +115,7 @@ def evaluate(
 ) -> Measures:
     """The measures of a judge on labelled pairs, under ``rubric`` or the judge's own. Raises JudgeError.
 
-    The stage that is reported is the rubric's name.
+    The judge's store keeps the labels, for the page of its verdicts. The stage that is reported is the rubric's name.
     """
     rubric = rubric or judge.rubric
     verdicts: list[Verdict] = []
@@ -114,8 +129,15 @@ def evaluate(
     for start in range(0, len(pairs), GROUP):
         if len(pending) == GROUPS:
             collect()
-        group = [open_pair(pair) for pair in pairs[start : start + GROUP]]
+        labelled = pairs[start : start + GROUP]
+        group = [open_pair(pair) for pair in labelled]
         pending.append(judge.submit(group, rubric=rubric))
+        if judge.store.keeps_trail:
+            labels = {}
+            for pair, (a, b, source) in zip(labelled, hash_images(group), strict=True):
+                if pair.preferred is not None:
+                    labels[pair_hash(pair.prompt, a, b, source)] = (a, b)[pair.preferred]
+            judge.store.put_labels(labels)
     while pending:
         collect()
     return measure(pairs, verdicts)
@@ -177,6 +199,7 @@ def measure(pairs: Sequence[PreferencePair], verdicts: Sequence[Verdict]) -> Mea
             for criterion, times in named_criteria.items()
             if 2 * times > len(opinions)  # what few replies name is no criterion of the rubric
         },
+        by_threshold=_by_threshold(judged),
     )
 
 
@@ -198,6 +221,28 @@ def tag_groups(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
         if len(values) <= MOST_VALUES and any(len(members) > 1 for members in values.values())
         for word, members in sorted(values.items())
     }
+
+
+def _by_threshold(
+    judged: Sequence[tuple[PreferencePair, Verdict]],
+) -> dict[str, tuple[Proportion, Proportion]]:
+    """Accuracy and coverage at each threshold; nothing of a judge that does not say how sure it is.
+
+    Log-odds are there for undecided pairs, too. A judge with votes only says what is above its own threshold.
+    """
+    sure = [
+        (verdict.confidence, verdict.likelier == pair.preferred)
+        for pair, verdict in judged
+        if verdict.confidence is not None and verdict.likelier is not None
+    ]
+    table, shown = {}, 0
+    for threshold in THRESHOLDS if sure else ():
+        decided = [right for confidence, right in sure if confidence >= threshold]
+        if table and len(decided) == shown:
+            continue  # a threshold that changes nothing
+        shown = len(decided)
+        table[f"{threshold:.2f}"] = _share(decided), Proportion(len(decided), len(judged))
+    return table
 
 
 def _accuracy(judged: Sequence[tuple[PreferencePair, Verdict]]) -> tuple[Proportion, Proportion]:

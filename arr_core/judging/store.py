@@ -10,6 +10,7 @@ does not know is looked up there, and what is new goes into both, so that a run'
 | verdicts | one row for each different verdict: when, images, rubric, judge, result, and every opinion, failures included |
 | thumbnails | image hash, WebP |
 | rubrics | content hash, name, text |
+| labels | hash of a pair, hash of the image that people prefer |
 
 Opinions and replies are JSON, compressed with zlib.
 """
@@ -47,6 +48,7 @@ TABLES = {
     "opinions BLOB NOT NULL, time TEXT NOT NULL",
     "thumbnails": "hash BLOB PRIMARY KEY, webp BLOB NOT NULL",
     "rubrics": "hash TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL",
+    "labels": "pair BLOB PRIMARY KEY, preferred BLOB NOT NULL",
 }
 
 
@@ -77,12 +79,28 @@ class Entry:
         return "disagree" if same_place else "tie"
 
     @property
+    def winner(self) -> bytes | None:
+        """The hash of the preferred image."""
+        return {"a": self.image_a, "b": self.image_b}.get(self.preferred or "")
+
+    @property
+    def pair(self) -> bytes:
+        """The same for the same pair, whichever of its images is a."""
+        return pair_hash(self.prompt, self.image_a, self.image_b, self.source)
+
+    @property
     def content_hash(self) -> bytes:
         """The same for the same verdict, whatever it cost, so that it is kept once."""
         said = [(one.preferred, one.reply, one.reason, one.failure) for one in self.opinions]
         pair = (self.prompt, self.image_a, self.image_b, self.source, self.rubric, self.judge)
         content = repr((pair, self.preferred, said)).encode("utf-8", "backslashreplace")
         return hashlib.sha256(content).digest()[:16]
+
+
+def pair_hash(prompt: str, image_a: bytes, image_b: bytes, source: bytes | None) -> bytes:
+    """Sixteen bytes that name a pair by its prompt and its images, in any order."""
+    content = repr((prompt, sorted((image_a, image_b)), source)).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(content).digest()[:16]
 
 
 def shared_file() -> str | None:
@@ -122,6 +140,8 @@ class VerdictStore:
             self._connection.execute("PRAGMA synchronous=NORMAL")
             if self._version() != VERSION:
                 self._create_tables()
+            # A store that an earlier release made has none.
+            self._connection.execute(f"CREATE TABLE IF NOT EXISTS labels ({TABLES['labels']})")
 
     def get(self, keys: Sequence[str]) -> dict[str, Opinion]:
         """The opinions that are stored under these keys, marked as cached."""
@@ -161,6 +181,14 @@ class VerdictStore:
     def put_thumbnails(self, thumbnails: Mapping[bytes, bytes]) -> None:
         """Store WebP files by the hash of their image."""
         self._insert("thumbnails", thumbnails.items())
+
+    def put_labels(self, labels: Mapping[bytes, bytes]) -> None:
+        """Store which image people prefer, by the hash of the pair; another label takes the place of an earlier one."""
+        self._insert("labels", labels.items(), "REPLACE")
+
+    def labels(self) -> dict[bytes, bytes]:
+        """The image that people prefer, by the hash of the pair."""
+        return dict(self._query("SELECT * FROM labels"))
 
     def entries(self) -> Iterator[Entry]:
         """The verdicts of the audit trail, the newest first."""
@@ -210,14 +238,14 @@ class VerdictStore:
         question = f"SELECT * FROM {table} WHERE {column} = ?"
         return dict(row for key in keys for row in self._query(question, [key]))
 
-    def _insert(self, table: str, rows: Iterable[Sequence]) -> None:
-        """Store rows in one transaction; the first that has a key stays."""
+    def _insert(self, table: str, rows: Iterable[Sequence], known: str = "IGNORE") -> None:
+        """Store rows in one transaction; the first that has a key stays, unless what is known is to be replaced."""
         storable = [tuple(map(_utf8, row)) for row in rows]
         if storable:
             places = ", ".join("?" * len(storable[0]))
             with self._open(), self._connection:
                 self._connection.executemany(
-                    f"INSERT OR IGNORE INTO {table} VALUES ({places})", storable
+                    f"INSERT OR {known} INTO {table} VALUES ({places})", storable
                 )
 
     def _version(self) -> int:

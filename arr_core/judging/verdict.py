@@ -101,6 +101,11 @@ class Verdict:
         return (stated[0] - sum(stated[1:])) / len(stated)
 
     @property
+    def likelier(self) -> int | None:
+        """The winner, or the image that the log-odds favour where they are below the threshold."""
+        return (0 if self.log_odds > 0 else 1) if self.log_odds else self.winner
+
+    @property
     def confidence(self) -> float | None:
         """The probability of what is preferred; else the least confident of the orders, where the judge states it."""
         if self.log_odds is not None:

@@ -7,10 +7,10 @@ better once in twenty times at most; five pairs that all favour the new rubric a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..common.proportions import Proportion
 from ..data import PreferencePair
 from ..judging.metrics import Measures, measure
 from ..judging.verdict import Verdict
@@ -37,8 +37,7 @@ class Comparison:
     @property
     def p_value(self) -> float:
         """How often chance alone would favour the rubric on as many of the pairs that changed."""
-        changed = self.gained + self.lost
-        return sum(math.comb(changed, k) for k in range(self.gained, changed + 1)) / 2**changed
+        return Proportion(self.lost, self.gained + self.lost).by_chance
 
     def sentence(self, baseline: str) -> str:
         """The result in words; ``baseline`` names what the rubric was compared with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -22,11 +23,12 @@ ASKED, ANSWERED = 700, 350
 
 @dataclass(frozen=True)
 class Estimate:
-    """Calls and tokens: what is to be expected, and calls at the least and at the most."""
+    """Calls, pictures and tokens: what is to be expected, and calls at the least and at the most."""
 
     least: int
     expected: int
     most: int
+    pictures: int
     prompt_tokens: int
     reply_tokens: int
     cost: float | None  # None where no profile has a price
@@ -34,13 +36,16 @@ class Estimate:
     @property
     def text(self) -> str:
         """A sentence."""
+        calls = f"about {self.expected} calls ({self.least} to {self.most})"
+        if self.least == self.most:
+            calls = f"{self.expected} calls"
         tokens = f"{_rounded(self.prompt_tokens)} prompt tokens and {_rounded(self.reply_tokens)} reply tokens"
         money = (
             "the profile has no price"
             if self.cost is None
             else f"about {self.cost:.2f} at the profile's price"
         )
-        return f"about {self.expected} calls ({self.least} to {self.most}), {tokens}; {money}"
+        return f"{calls} with {self.pictures} pictures, {tokens}; {money}"
 
 
 def estimate(
@@ -54,37 +59,62 @@ def estimate(
     """The estimate for seed and held-out pairs. The sizes of images are read from the files' headers.
 
     Every pair is written for once and verified in two orders, as often again as it is refined; the rubric is structured
-    in one call; held-out pairs are judged in two orders with the rubric and without. Members of a panel and votes each
-    make their own calls.
+    in one call; held-out pairs are judged in two orders under two rubrics.
     """
     written = len(seeds) * (1 + REFINED)
+    shown = sum(len(pair.files) for pair in seeds) * (1 + REFINED)
+    tokens = _image_tokens(seeds, writer.max_side) * (1 + REFINED)
+    prompts = tokens + ASKED * (written + 1) + example_characters / 4 * len(seeds)
+    replies = ANSWERED * (written + 1)
+    judged = _judged(judge, [(seeds, 2 * (1 + REFINED)), (held_out, 4)])
     checked = 4 * len(held_out)
-    images = _image_tokens(seeds, writer.max_side) * (1 + REFINED)
-    text = ASKED * (written + 1) + example_characters / 4 * len(seeds)
-    prompts, replies = images + text, ANSWERED * (written + 1)
-    cost = _cost(writer, prompts, replies)
-    per_question = 0
-    for member in [load_profile(name) for name in judge.members] or [judge]:
-        calls = member.votes if member.kind in ("openai", "local") else 0
-        shown = _image_tokens(seeds, member.max_side) * 2 * (1 + REFINED)
-        shown += _image_tokens(held_out, member.max_side) * 4
-        answered = 1 if member.mode == "logits" else ANSWERED
-        asked = calls * (shown + ASKED * (2 * written + checked))
-        said = calls * answered * (2 * written + checked)
-        per_question, prompts, replies = per_question + calls, prompts + asked, replies + said
-        cost += _cost(member, asked, said)
 
     def calls_for(rounds: float) -> int:
-        return math.ceil(rounds * (1 + 2 * per_question)) + 1 + checked * per_question
+        return math.ceil(rounds * (1 + 2 * judged.each)) + 1 + checked * judged.each
 
     return Estimate(
         calls_for(len(seeds)),
         calls_for(written),
         calls_for(len(seeds) * (1 + REFINEMENTS)),
-        round(prompts),
-        round(replies),
-        cost or None,
+        round(shown + judged.pictures),
+        round(prompts + judged.prompts),
+        round(replies + judged.replies),
+        (_cost(writer, prompts, replies) + judged.cost) or None,
     )
+
+
+def estimate_evaluation(
+    pairs: Sequence[PreferencePair], judge: Profile, questions: int
+) -> Estimate:
+    """The estimate for so many questions about each labelled pair. Repair questions and what is stored are not counted."""
+    judged = _judged(judge, [(pairs, questions)])
+    calls = len(pairs) * questions * judged.each
+    pictures, prompts, replies = map(round, (judged.pictures, judged.prompts, judged.replies))
+    return Estimate(calls, calls, calls, pictures, prompts, replies, judged.cost or None)
+
+
+class _Judged(NamedTuple):
+    each: int  # calls for a question: members of a panel and votes make their own
+    pictures: float
+    prompts: float  # tokens
+    replies: float
+    cost: float
+
+
+def _judged(judge: Profile, asked: Sequence[tuple[Sequence[PreferencePair], float]]) -> _Judged:
+    """What a judge takes for pairs, each with how many questions are asked about it."""
+    questions = sum(len(pairs) * times for pairs, times in asked)
+    shown = sum(len(pair.files) * times for pairs, times in asked for pair in pairs)
+    each, pictures, prompts, replies, cost = 0, 0.0, 0.0, 0.0, 0.0
+    for member in [load_profile(name) for name in judge.members] or [judge]:
+        calls = member.votes if member.kind in ("openai", "local") else 0
+        tokens = sum(_image_tokens(pairs, member.max_side) * times for pairs, times in asked)
+        asking = calls * (tokens + ASKED * questions)
+        saying = calls * questions * (1 if member.mode == "logits" else ANSWERED)
+        each, pictures = each + calls, pictures + calls * shown
+        prompts, replies = prompts + asking, replies + saying
+        cost += _cost(member, asking, saying)
+    return _Judged(each, pictures, prompts, replies, cost)
 
 
 def _cost(profile: Profile, prompts: float, replies: float) -> float:

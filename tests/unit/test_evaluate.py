@@ -7,6 +7,7 @@ import random
 
 import pytest
 from doubles.client import Scripted
+from doubles.html_page import Page
 from PIL import Image
 
 from arr_core.common.proportions import Proportion
@@ -14,7 +15,7 @@ from arr_core.data import PreferencePair
 from arr_core.judge import main
 from arr_core.judging import Judge, JudgeError, Opinion, Verdict
 from arr_core.judging.metrics import evaluate, measure, tag_groups
-from arr_core.judging.verdict import combine
+from arr_core.judging.verdict import Finding, combine
 from arr_core.rubrics import NO_RUBRIC, Rubric
 
 RUBRIC = Rubric(name="light", task="t2i", criteria=("The image is bright.",))
@@ -109,6 +110,40 @@ def test_tags_are_what_several_pairs_share():
         "hard=True": 5,
         "hard=False": 25,
     }
+
+
+def test_each_criterion_has_its_own_accuracy():
+    """Of two pairs whose better one is a: criterion 1 says so once and once is of two minds, 2 says b once. 9 is noise."""
+
+    def found(*places, noise=False):
+        findings = tuple(Finding(str(at), "", place) for at, place in enumerate(places, 1))
+        return Opinion(0, findings=findings + (Finding("9", "", 0),) * noise)
+
+    verdicts = [
+        combine((found(0, 1, noise=True), found(1, 0))),
+        combine((found(0, 1), found(0, None))),
+    ]
+    assert measure([pair(0)] * 2, verdicts).by_criterion == {
+        "1": (Proportion(1, 1), Proportion(1, 2)),
+        "2": (Proportion(0, 1), Proportion(1, 2)),
+    }
+
+
+def test_a_threshold_is_advised_by_right_less_wrong_verdicts():
+    """Log-odds of 0.3 (57 % sure) are wrong twice, of 1 (73 %) right once and of 3 (95 %) twice, below any threshold."""
+
+    def sure(log_odds):
+        opinions = [Opinion(None, log_odds=sign * log_odds, threshold=0.99) for sign in (1, -1)]
+        return combine(tuple(opinions))
+
+    found = measure([pair(0)] * 5, [sure(log_odds) for log_odds in (-0.3, -0.3, 1.0, 3.0, 3.0)])
+    assert found.coverage == Proportion(0, 5) and found.best_threshold == "0.60"
+    assert found.by_threshold == {
+        "0.50": (Proportion(3, 5), Proportion(5, 5)),
+        "0.60": (Proportion(3, 3), Proportion(3, 5)),
+        "0.75": (Proportion(2, 2), Proportion(2, 5)),
+    }
+    assert measure([pair(0)], [said(0, 1)]).best_threshold is None
 
 
 # --- scripted judges over pictures --------------------------------------------------------------------------------
@@ -236,6 +271,7 @@ def test_the_command_measures_with_and_without_a_rubric_side_by_side(
     assert "| 20 pairs" in printed and "rubric: text to image" in printed and "no rubric" in printed
     [row] = [line for line in printed.splitlines() if line.startswith("| right, of the decided")]
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["100.0% (83.9-100.0), 20 of 20", "-"]
+    assert "Cohen's kappa      | 1.00 (0.68 to 1.00)" in printed
     assert "| place=a" in printed and "| place=b" in printed
     written = json.loads(output.read_text(encoding="utf-8"))
     assert written["with_rubric"]["accuracy"]["value"] == 1.0
@@ -246,6 +282,34 @@ def test_the_command_measures_with_and_without_a_rubric_side_by_side(
     assert len(scripted.asked) == 80
     assert command("--judge", "human") == 0
     assert len(scripted.asked) == 80
+
+
+def test_a_dry_run_says_what_it_would_cost_and_asks_nothing(
+    command, scripted, tmp_path, capsys, monkeypatch
+):
+    """Both orders of 20 pairs of 16 pixels with and without a rubric, three votes each: 720 tokens for the two images."""
+    profile = {"url": "http://x/v1", "model": "m", "votes": 3, "price_per_million_tokens": 10}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"box": profile}))
+    monkeypatch.setenv("ARR_JUDGES", str(tmp_path / "judges.yaml"))
+    assert command("--judge", "box", "--dry-run") == 0
+    said = "240 calls with 480 pictures, 170,000 prompt tokens and 84,000 reply tokens; about 2.52"
+    assert said in capsys.readouterr().out and not scripted.asked
+    assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_the_page_of_the_verdicts_says_right_and_wrong_with_and_without_the_rubric(
+    command, scripted, tmp_path
+):
+    scripted.choose = lambda question: Opinion(
+        0 if question.rubric == NO_RUBRIC["t2i"] else 1 - brighter(question), reply="raw words"
+    )
+    assert command("--judge", "human") == 0
+    assert main(["show", str(tmp_path / "store.sqlite")]) == 0
+    page = Page(tmp_path / "verdicts.html")
+    assert "rubric no rubric 20 0 0 20 – -" in page.text
+    assert "rubric text to image 20 0 20 0 0 % (0–16) -1.00 (-1.00 to -0.68)" in page.text
+    assert page.text.count("wrong: people prefer") == 20 and page.text.count("raw words") == 80
+    assert "wrong 20 no rubric 20 text to image 20" in page.text
 
 
 def test_the_command_may_ask_less_and_take_a_rubric_of_the_users(command, scripted, tmp_path):

@@ -28,6 +28,17 @@ def test_wilson_by_hand_and_as_published(count, total, interval):
         assert (end in found) == (end in interval)  # exact at the ends
 
 
+def test_kappa_is_cohens_with_each_pair_counted_in_both_orders():
+    """Seven of ten alike. In both orders: 7 + 7 agree of 20, either rater says a in 10 of 20, chance agrees on half."""
+    by_chance = 0.5 * 0.5 + 0.5 * 0.5
+    low, high = ((end - by_chance) / (1 - by_chance) for end in Proportion(7, 10).interval)
+    assert (
+        Proportion(7, 10).kappa
+        == f"{(0.7 - by_chance) / (1 - by_chance):.2f} ({low:.2f} to {high:.2f})"
+    )
+    assert (Proportion(5, 5).kappa[:4], Proportion(0, 0).kappa) == ("1.00", "-")
+
+
 @pytest.mark.parametrize("successes, total", [(-1, 3), (4, 3), (0, -1)])
 def test_impossible_counts_are_refused(successes, total):
     with pytest.raises(ValueError, match="expected 0 <= count <= total"):

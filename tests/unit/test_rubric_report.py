@@ -61,7 +61,7 @@ def test_calls_tokens_and_money(pairs):
         (said.prompt_tokens * 10 + said.reply_tokens * 40) / 1e6, rel=1e-4
     )
     assert said.text == (
-        "about 50 calls (42 to 147), 35,000 prompt tokens and 17,000 reply tokens; about 1.04 at the "
+        "about 50 calls (42 to 147) with 96 pictures, 35,000 prompt tokens and 17,000 reply tokens; about 1.04 at the "
         "profile's price"
     )
 

@@ -60,6 +60,19 @@ def entry(*opinions: Opinion, preferred=None, **fields) -> Entry:
 # --- opinions and replies -----------------------------------------------------------------------------------------
 
 
+def test_a_label_takes_the_place_of_an_earlier_one_and_an_older_store_has_none(path):
+    with opened(path) as store:
+        pair = entry(preferred="b").pair
+        assert pair == entry(image_a=b"b", image_b=b"a").pair != entry(source=b"c").pair
+        for image in (b"a", b"b"):
+            store.put_labels({pair: image})
+        assert store.labels() == {pair: b"b"} == {pair: entry(preferred="b").winner}
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("DROP TABLE labels")
+    with opened(path) as store:
+        assert store.labels() == {}
+
+
 def test_what_is_stored_comes_back_as_it_was_and_failures_are_not_stored(store, path):
     cached = {"key": dataclasses.replace(OPINION, cached=True)}
     assert store.get(["key"]) == {}

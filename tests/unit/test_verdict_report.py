@@ -102,6 +102,19 @@ def test_a_panel_is_shown_judge_by_judge(tmp_path):
     assert told == ["1A", "2failed", "3B", "1B", "2failed", "3A"] and "sees shadow" in page.text
 
 
+def test_judges_of_the_same_pairs_are_compared_and_so_are_a_panels_members(tmp_path):
+    """Of three pairs the members decide all alike but one; the panel goes with its first member."""
+    said = [(0, 0), (0, 0), (0, 1)]
+    opinions = []
+    for swapped in [(first ^ order, other ^ order) for first, other in said for order in (0, 1)]:
+        members = tuple(Opinion(place, reply=HOSTILE) for place in swapped)
+        opinions.append(Opinion(swapped[0], members=members, quorum=1))
+    page = report(store_of(tmp_path, *opinions))
+    page.assert_inert()
+    rows = re.findall(r"(?:member (\d), )?rubric \S.*? (?:member (\d), ).*? 3 (\d+).%", page.text)
+    assert [share for *_, share in rows] == ["100", "67", "67"]
+
+
 def test_one_kind_alone(tmp_path):
     page = report(store_of(tmp_path, *DECIDED, *DISAGREE, *TIE), only="disagree")
     assert kinds(page) == ["pair disagree"] and "All 1 (orders disagree)" in page.text
