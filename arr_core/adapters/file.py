@@ -96,6 +96,18 @@ def write_tensors(tensors: dict[str, torch.Tensor], file: Path, header: dict[str
             save_file(contiguous, part, {"format": "pt", **header})
         except SafetensorError as error:  # a full disk, for example
             raise OSError(f"could not write {file}: {error}") from error
+        _sort_header(part)
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the strings in a header in place; the library writes them in another order in every process."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        values = json.loads(opened.read(length))
+        values["__metadata__"] = dict(sorted(values["__metadata__"].items()))
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def _adapter_folder(folder: Path) -> Path:

@@ -199,6 +199,7 @@ class Trainer:
         self.watch.streaks = values["streaks"]
         self.score = Score(*values["score"]) if values["score"] else None
         self.emit(ResumedEvent(update=checkpoint.update))
+        self._publish()  # the process that wrote the checkpoint may have been killed before it did
         if values["validation_due"]:
             self._validate(checkpoint.update)
 
@@ -331,7 +332,7 @@ class Trainer:
             self._save(self.reached)
 
     def _save(self, update: int) -> None:
-        """Write a checkpoint, and the adapter as it is now."""
+        """Write a checkpoint, and then the adapter as it is now."""
         self.saved = update
         if self.rank:
             return
@@ -349,10 +350,15 @@ class Trainer:
         path = save_checkpoint(
             self.folder / "checkpoints", checkpoint, self.config.run.keep_checkpoints
         )
-        adapter = self.learner.adapter()
-        adapter.save(self.folder / "adapter")
-        adapter.save_universal(self.folder / f"{self.config.run.name}.safetensors")
+        self._publish()
         self.emit(CheckpointEvent(update=update, path=path.relative_to(self.folder).as_posix()))
+
+    def _publish(self) -> None:
+        """Write the adapter of the newest checkpoint, whose state is the learner's, in both of its forms."""
+        if self.rank == 0:
+            adapter = self.learner.adapter()
+            adapter.save(self.folder / "adapter")
+            adapter.save_universal(self.folder / f"{self.config.run.name}.safetensors")
 
     def _sentence(self) -> str:
         """The held-out gain in words, with its interval."""

@@ -223,6 +223,8 @@ def test_a_universal_file_has_one_rank_and_says_what_it_is(tmp_path):
     assert identity(again) == identity(adapter) and again.layout == "universal"
     assert {pair.scale for pair in again.modules.values()} == {1.0}
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+    copies = [adapter.save_universal(tmp_path / str(copy)).read_bytes() for copy in range(5)]
+    assert {*copies} == {file.read_bytes()}, "the same weights are the same bytes"
     (tmp_path / "ordinary").touch()
     assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
