@@ -39,12 +39,14 @@ class Client:
 
     identity: names the model and every setting that may change an answer; it holds no key.
     chat: the model that it asks, if it asks one.
+    members: the clients of a panel; each is asked, and its answers are stored, in its own name.
     hides_order: the client shuffles the two images itself, so each pair is asked in one order only.
     """
 
     identity: str
     hides_order: bool = False
     chat: Chat | None = None
+    members: tuple[Client, ...] = ()
 
     @property
     def outage(self) -> Outage | None:
@@ -61,6 +63,10 @@ class Client:
     async def answer(self, question: Question) -> Opinion:
         """The answer to one question."""
         raise NotImplementedError
+
+    def join(self, opinions: Sequence[Opinion]) -> Opinion:
+        """The opinion on a question of which every member, or the client itself, gave one."""
+        return opinions[0]
 
     async def close(self) -> None:
         """Give back what is held: connections, the model's memory."""

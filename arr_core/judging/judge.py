@@ -18,6 +18,7 @@ from .pictures import image_hash
 from .store import Entry, VerdictStore, shared_file, thumbnail
 from .verdict import Opinion, Verdict, combine
 
+Sent = tuple[Client, Question]  # a question, and the client that it goes to
 POLL_S = 1.0  # how often ``result`` looks for an outage
 Hashes = tuple[bytes, bytes, bytes | None]  # of image a, image b and the source
 
@@ -112,8 +113,8 @@ class Judge:
         if self.store.keeps_trail:
             self._thumbnail_pool.submit(self._keep_thumbnails, pairs, hashes)
         asked = [self._questions(*each, rubric) for each in zip(pairs, hashes, strict=True)]
-        questions = {key: question for orders in asked for key, question in orders}
-        new = {key: question for key, question in questions.items() if key not in self._in_flight}
+        questions = {key: sent for orders in asked for order in orders for key, sent in order}
+        new = {key: sent for key, sent in questions.items() if key not in self._in_flight}
         if new:
             self._start(new)
         tasks = {key: self._in_flight[key] for key in questions}
@@ -122,24 +123,33 @@ class Judge:
         verdicts, unpaid = [], set(new)
         for orders in asked:
             opinions = []
-            for key, _ in orders:  # an answer that serves twice was paid once
-                opinion = tasks[key].result()
-                opinions.append(opinion if key in unpaid else replace(opinion, cached=True))
-                unpaid.discard(key)
+            for order in orders:
+                said = []
+                for key, _ in order:  # an answer that serves twice was paid once
+                    opinion = tasks[key].result()
+                    said.append(opinion if key in unpaid else replace(opinion, cached=True))
+                    unpaid.discard(key)
+                opinions.append(self.client.join(said))
             verdicts.append(combine(tuple(opinions)))
         if self.store.keeps_trail:
             await self._work(self._record, pairs, hashes, verdicts, rubric)
         return verdicts
 
-    def _questions(self, pair: Pair, hashes: Hashes, rubric: Rubric) -> list[tuple[str, Question]]:
-        """The question of each order with its key: (a, b), then (b, a)."""
+    def _questions(
+        self, pair: Pair, hashes: Hashes, rubric: Rubric
+    ) -> list[list[tuple[str, Sent]]]:
+        """The question of each order, (a, b), then (b, a), with its key to each client that is to answer it."""
         a, b, source = hashes
         order = Question(pair.prompt, *pair.images, rubric, hashes)
         swapped = replace(order, first=order.second, second=order.first, hashes=(b, a, source))
         orders = [order, swapped] if self.both_orders else [order]
-        return [(question.key(self.client.identity), question) for question in orders]
+        clients = self.client.members or (self.client,)
+        return [
+            [(question.key(client.identity), (client, question)) for client in clients]
+            for question in orders
+        ]
 
-    def _start(self, questions: Mapping[str, Question]) -> None:
+    def _start(self, questions: Mapping[str, Sent]) -> None:
         """Enter a task for every question into ``_in_flight``, until its answer is stored."""
         lookup = asyncio.ensure_future(self._look_up(questions))
         for key in questions:
@@ -153,13 +163,21 @@ class Judge:
             task.exception()  # seen, even where nobody waits any more: else asyncio prints a traceback
 
     async def _look_up(
-        self, questions: Mapping[str, Question]
+        self, questions: Mapping[str, Sent]
     ) -> tuple[dict[str, Opinion], dict[str, asyncio.Future[Opinion]]]:
-        """The stored opinions, and futures of the others, which the client is asked for now."""
+        """The stored opinions, and futures of the others, which the clients are asked for now."""
         stored = await self._work(self.store.get, list(questions))
-        missing = [key for key in questions if key not in stored]
-        asked = self.client.ask([questions[key] for key in missing]) if missing else []
-        return stored, dict(zip(missing, asked, strict=True))
+        asked = {}
+        for client in self.client.members or (self.client,):
+            missing = {
+                key: question
+                for key, (to, question) in questions.items()
+                if to is client and key not in stored
+            }
+            if missing:
+                answers = client.ask(list(missing.values()))
+                asked |= zip(missing, answers, strict=True)
+        return stored, asked
 
     async def _opinion(self, key: str, lookup: asyncio.Future) -> Opinion:
         stored, asked = await lookup

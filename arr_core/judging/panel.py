@@ -1,4 +1,4 @@
-"""Several judges as one: each answers every question, and a quorum of them must agree."""
+"""Several judges as one: each answers every question for itself, and a quorum of them must agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from .client import Client, Question
+from .client import Client
 from .outage import Outage
 from .verdict import Opinion, summed
 
@@ -22,7 +22,8 @@ class Panel(Client):
     """
 
     def __init__(self, members: Sequence[Client], rule: Rule = "majority"):
-        self.members, self.rule = tuple(members), rule
+        self.members = tuple(members)
+        self.rule = rule
         self.quorum = len(self.members) if rule == "unanimous" else len(self.members) // 2 + 1
         self.identity = f"panel:{rule}:[{', '.join(member.identity for member in self.members)}]"
 
@@ -36,20 +37,16 @@ class Panel(Client):
         for closed in closing:
             closed.result()
 
-    def ask(self, questions: Sequence[Question]) -> list[asyncio.Future[Opinion]]:
-        """One future a question, in order; its opinion holds the members' opinions."""
-        asked = zip(*(member.ask(questions) for member in self.members), strict=True)
-        return [asyncio.ensure_future(self._joint(*answers)) for answers in asked]
-
-    async def _joint(self, *answers: asyncio.Future[Opinion]) -> Opinion:
-        opinions = tuple(await asyncio.gather(*answers))
+    def join(self, opinions: Sequence[Opinion]) -> Opinion:
+        """The opinion that holds the members' opinions."""
         votes = Counter(opinion.preferred for opinion in opinions)
         joint = Opinion(
             None,
             f"{votes[0]} for the first, {votes[1]} for the second, {votes[None]} for neither",
-            **summed(opinions),
+            **summed([one for one in opinions if not one.cached] or opinions),
+            cached=all(one.cached for one in opinions),
             latency_s=max(one.latency_s for one in opinions),
-            members=opinions,
+            members=tuple(opinions),
             quorum=self.quorum,
         )
         for one in opinions:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from dataclasses import replace
 
 import pytest
-from doubles.client import FAILED, RUBRIC, ask
+from doubles.client import FAILED, RUBRIC
 from PIL import Image
 
-from arr_core.judging import Judge, JudgeError, Opinion, Pair
-from arr_core.judging.client import Client, Question
+from arr_core.judging import Judge, JudgeError, Opinion
+from arr_core.judging.client import Client
 from arr_core.judging.panel import Panel
 from arr_core.judging.verdict import combine
 
@@ -22,8 +23,10 @@ LIGHT, DARK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black
 class Member(Client):
     """Says one thing in each order of a pair: ``sees`` of the image shown first, light or dark."""
 
-    def __init__(self, *says: Opinion | Exception, name: str = "m"):
-        self.says, self.identity, self.calls = says, name, 0
+    numbers = itertools.count()
+
+    def __init__(self, *says: Opinion | Exception, name: str = ""):
+        self.says, self.identity, self.calls = says, name or f"member {next(self.numbers)}", 0
 
     async def answer(self, question):
         self.calls += 1
@@ -31,10 +34,6 @@ class Member(Client):
         if isinstance(said, Exception):
             raise said
         return said
-
-
-def question(first: Image.Image) -> Question:
-    return Question("a cup", first, LIGHT, None, RUBRIC)
 
 
 def prefers(place: int | None) -> Opinion:
@@ -83,7 +82,7 @@ def test_each_member_is_calibrated_by_itself():
 
 
 def test_what_all_members_took_is_summed_and_they_work_side_by_side():
-    said = verdict(LIKES_LIGHT, LIKES_DARK, LIKES_LIGHT)
+    said = verdict(LIKES_LIGHT, LIKES_DARK, Member(*LIKES_LIGHT.says))
     assert (said.tokens, said.cost, said.calls, said.latency_s) == (30, 1.5, 6, 0.5)
 
 
@@ -92,16 +91,21 @@ def test_a_member_that_can_never_answer_stops_the_panel():
         verdict(LIKES_LIGHT, Member(JudgeError("no server"), FAILED), LIKES_LIGHT)
 
 
-def test_a_failure_that_decides_is_asked_again_and_one_that_does_not_is_remembered(tmp_path):
-    for members, asked in (
-        ((LIKES_LIGHT, LIKES_DARK, FAILS), 4),
-        ((LIKES_LIGHT, LIKES_LIGHT, FAILS), 2),
-    ):
-        first = Member(*members[0].says)
-        for _ in range(2):
-            with Judge(Panel([first, *members[1:]]), RUBRIC, store=tmp_path / str(asked)) as judge:
-                judge.compare("a cup", LIGHT, DARK)
-        assert first.calls == asked
+@pytest.mark.parametrize("second", [LIKES_DARK, LIKES_LIGHT])
+def test_only_the_member_that_failed_is_asked_again(tmp_path, second):
+    sound, failing = Member(*LIKES_LIGHT.says), Member(FAILED, FAILED)
+    for _ in range(2):
+        with Judge(Panel([sound, second, failing]), RUBRIC, store=tmp_path / "store") as judge:
+            said = judge.compare("a cup", LIGHT, DARK)
+    assert (sound.calls, failing.calls, said.calls) == (2, 4, 2)
+
+
+def test_a_members_answer_is_kept_in_its_own_name(tmp_path):
+    member = Member(*LIKES_LIGHT.says)
+    for client in (Panel([member, LIKES_DARK]), member, Panel([member, FAILS], "unanimous")):
+        with Judge(client, RUBRIC, store=tmp_path / "store") as judge:
+            judge.compare("a cup", LIGHT, DARK)
+    assert member.calls == 2
 
 
 def test_the_store_gives_back_the_members_opinions(tmp_path):
@@ -114,7 +118,8 @@ def test_the_store_gives_back_the_members_opinions(tmp_path):
     assert biased.calls == 2 and (asked.calls, remembered.calls) == (4, 0)
     assert asked.preferred == remembered.preferred == "a"
     for one, other in zip(asked.opinions, remembered.opinions, strict=True):
-        assert other == replace(one, cached=True)
+        members = tuple(replace(member, cached=True) for member in one.members)
+        assert other == replace(one, cached=True, members=members)
 
 
 def test_the_panel_is_named_by_its_members_and_its_rule():
@@ -128,7 +133,8 @@ def test_the_panel_is_named_by_its_members_and_its_rule():
 def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule):
     kinds = (LIKES_LIGHT, LIKES_DARK, LIKES_FIRST, TIED, FAILS)
     for members in itertools.product(kinds, repeat=3):
-        opinions = [ask(Panel(members, rule), question(first))[0] for first in (LIGHT, DARK)]
+        panel = Panel(members, rule)
+        opinions = [panel.join([member.says[place] for member in members]) for place in (0, 1)]
         for_a, for_b = members.count(LIKES_LIGHT), members.count(LIKES_DARK)
         needed = 3 if rule == "unanimous" else 2
         assert combine(tuple(opinions)).preferred == (
@@ -136,32 +142,15 @@ def test_no_panel_of_three_credits_a_side_that_fewer_than_two_members_chose(rule
         )
 
 
-class Spent(Member):
-    """Answers so many questions, and then has nothing left."""
-
-    def __init__(self, member: Member, answers: int):
-        super().__init__(*member.says)
-        self.answers = answers
-
-    async def answer(self, question):
-        if self.calls == self.answers:
-            raise JudgeError("the budget is spent")
-        return await super().answer(question)
-
-
-def test_one_members_word_is_never_remembered_as_the_panels(tmp_path):
-    def judged(first: Member):
-        pairs = [Pair(f"cup {number}", LIGHT, DARK) for number in range(4)]
-        panel = Panel((first, LIKES_DARK, LIKES_DARK))
-        with Judge(panel, RUBRIC, store=tmp_path / "store") as judge:
-            return judge.submit(pairs).result()
-
-    with pytest.raises(JudgeError, match="budget is spent"):
-        judged(Spent(LIKES_LIGHT, 3))
-    verdicts = judged(LIKES_LIGHT)
-    assert [found.preferred for found in verdicts] == ["b"] * 4
-    remembered = [sum(opinion.cached for opinion in found.opinions) for found in verdicts]
-    assert remembered == [2, 1, 0, 0]  # what all had said
+def test_a_member_that_can_never_answer_costs_the_others_nothing_twice(tmp_path):
+    sound = Member(*LIKES_DARK.says)
+    for last in (Member(JudgeError("no credit"), JudgeError("no credit")), LIKES_DARK):
+        with (
+            Judge(Panel([sound, last]), RUBRIC, store=tmp_path / "store") as judge,
+            contextlib.suppress(JudgeError),
+        ):
+            said = judge.compare("a cup", LIGHT, DARK)
+    assert (said.preferred, sound.calls, said.calls) == ("b", 2, 2)
 
 
 class Closing(Member):
