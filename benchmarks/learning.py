@@ -88,7 +88,7 @@ def _main(task: str, preset: str) -> list[Row]:
         (
             f"{task}: rewards swapped",
             preset,
-            [*SWAPPED, *flags(run__updates=30, collapse__lost_level=0)],
+            [*SWAPPED, *flags(run__updates=30)],
         ),
         (
             f"{task}: KL coefficient 100",
@@ -194,6 +194,7 @@ def run_one(label: str, preset: str, words: list[str], seed: int, extra: list[st
             "64",
             "--validation.images",
             "0",
+            *flags(collapse__lost_level=0, collapse__contrast=0),  # what is lost is measured too
             *words,
             *extra,
         ]

@@ -17,10 +17,12 @@ class CollapseWatch:
     def update(self, event: UpdateEvent) -> str | None:
         """Why the run is over, if it is, after an update."""
         settings, streaks = self.settings, self.streaks
-        nothing_learned = event.skipped and not event.grad_norm
-        streaks["undecided"] = 0 if event.decided else streaks["undecided"] + 1
         if event.decided:
-            streaks["not_finite"] = streaks["not_finite"] + 1 if nothing_learned else 0
+            all_skipped = event.skipped and not event.grad_norm
+            streaks["undecided"] = 0
+            streaks["not_finite"] = streaks["not_finite"] + 1 if all_skipped else 0
+        elif event.failures < event.pairs:  # else the judge did not answer at all
+            streaks["undecided"] += 1
         if streaks["not_finite"] >= settings.not_finite:
             return f"no gradient was finite in {_updates(streaks['not_finite'])}"
         if streaks["undecided"] >= settings.undecided:

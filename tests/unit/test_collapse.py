@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from arr_core.adapters.file import AdapterError, write_tensors
 from arr_core.common.proportions import Proportion
 from arr_core.config.schema import Collapse
+from arr_core.judging import Verdict
 from arr_core.training.collapse import CollapseWatch
 from arr_core.training.events import BothStatistics, ImageStatistics, UpdateEvent, ValidationEvent
+from arr_core.training.validation import validation_event
 
-SOUND = dict(decided=2, undecided=0, grad_norm=0.5)
-UNDECIDED = dict(decided=0, undecided=2, grad_norm=0.0)
-SKIPPED = dict(decided=2, undecided=0, grad_norm=0.0, skipped=1)
-PARTLY = {**SKIPPED, "grad_norm": 0.1}
-
-
-def update(**fields) -> UpdateEvent:
-    zeros = dict.fromkeys(("seconds", "sampling_s", "waiting_s", "training_s", "learning_rate"), 0)
-    calls = dict(failures=0, judge_calls=0, judge_tokens=0, judge_cost=0)
-    return UpdateEvent(update=1, pairs=2, **zeros, **calls, **fields)
+NUMBERS = ("seconds", "sampling_s", "waiting_s", "training_s", "learning_rate")
+UNDECIDED = UpdateEvent.of(1, [Verdict(None, "")] * 2, **dict.fromkeys(NUMBERS, 0.0))
+FAILED = replace(UNDECIDED, failures=2)
+SOUND = replace(UNDECIDED, decided=2, grad_norm=0.5, kl=0.4)
+SKIPPED = replace(SOUND, grad_norm=0.0, skipped=1, kl=None)
+PARTLY = replace(SKIPPED, grad_norm=0.1)
 
 
 def validation(wins: int, losses: int, contrast: float = 0.2) -> ValidationEvent:
+    verdicts = [Verdict("a", "")] * wins + [Verdict("b", "")] * losses
     base, policy = (
         ImageStatistics(contrast=c, edge_energy=0, colour_entropy=0) for c in (0.2, contrast)
     )
-    return ValidationEvent(
-        update=1,
-        wins=wins,
-        losses=losses,
-        undecided=0,
-        win_rate=None,
-        low=0,
-        high=1,
-        statistics=BothStatistics(base=base, policy=policy),
-    )
+    return validation_event(1, verdicts, [], BothStatistics(base=base, policy=policy))
 
 
 @pytest.mark.parametrize(
     ("updates", "reason"),
     [
         ([UNDECIDED] * 4, "no pair was decided in 4 updates in a row"),
-        ([UNDECIDED] * 3 + [SOUND] + [UNDECIDED] * 3, None),
+        ([UNDECIDED] * 3 + [SOUND] + [UNDECIDED] * 3 + [FAILED] * 2, None),
         ([SKIPPED] * 2, "no gradient was finite in 2 updates in a row"),
         ([SKIPPED, UNDECIDED, SKIPPED], "no gradient was finite in 2 updates in a row"),
         ([SKIPPED, SOUND, SKIPPED, PARTLY, SKIPPED], None),
-        ([{**SOUND, "kl": 0.6}], "the KL from the reference is 0.6, beyond collapse.kl 0.5"),
-        ([{**SOUND, "kl": 0.4}], None),
+        (
+            [SOUND, replace(SOUND, kl=0.6)],
+            "the KL from the reference is 0.6, beyond collapse.kl 0.5",
+        ),
     ],
 )
 def test_streaks_and_the_kl_end_a_run(updates, reason):
     watch = CollapseWatch(Collapse(undecided=4, not_finite=2, kl=0.5))
-    found = [watch.update(update(**fields)) for fields in updates]
+    found = [watch.update(event) for event in updates]
     assert found[-1] == reason and not any(found[:-1])
 
 
@@ -98,15 +92,6 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
 
 
 def test_statistics_that_are_no_numbers_are_unknown():
-    event = UpdateEvent.of(
-        1,
-        [],
-        seconds=0,
-        sampling_s=0,
-        waiting_s=0,
-        training_s=0,
-        learning_rate=1e30,
-        loss=float("nan"),
-        kl=1e31,
-    )
+    given = {**dict.fromkeys(NUMBERS, 1e30), "loss": float("nan"), "kl": 1e31}
+    event = UpdateEvent.of(1, [], **given)
     assert (event.loss, event.kl, event.learning_rate) == (None, None, 1e30)

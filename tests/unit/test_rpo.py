@@ -18,24 +18,6 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loss_of(
-    ratio: float,
-    advantage: float,
-    kl: float = 0.0,
-    clip_range: float = 0.2,
-    kl_coefficient: float = 0.01,
-    weight: float = 1.0,
-):
-    return rpo.loss(
-        torch.tensor([math.log(ratio)]),
-        torch.tensor([advantage]),
-        torch.tensor([kl]),
-        clip_range=clip_range,
-        kl_coefficient=kl_coefficient,
-        weight=weight,
-    )
-
-
 # ---------------------------------------------------------------------- advantages
 
 
@@ -73,38 +55,25 @@ def test_rewards_can_be_others_and_swapped_ones_swap_the_advantages():
 # ---------------------------------------------------------------------- the loss by hand
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"),
-    [
-        (1.0, 1.0, -1.0),  # -A
-        (1.5, 1.0, -1.2),  # better than the bound: clipped, max(-1.5, -1.2)
-        (0.5, 1.0, -0.5),  # worse: not clipped, max(-.5, -.8)
-        (1.5, -0.1, 0.15),  # worse: not clipped, max(.15, .12)
-        (0.5, -0.1, 0.08),  # better than the bound: clipped, max(.05, .08)
-        (1.1, -0.1, 0.11),  # inside
-        (3.0, 0.0, 0.0),  # no verdict
-    ],
-)
-def test_the_surrogate_takes_the_worse_of_the_ratio_and_its_clip(ratio, advantage, expected):
-    assert loss_of(ratio, advantage).loss.item() == pytest.approx(expected, abs=1e-6)
+CASES = [  # ratio, advantage, loss
+    (1.0, 1.0, -1.0),  # -A
+    (1.5, 1.0, -1.2),  # better than the bound: clipped, max(-1.5, -1.2)
+    (0.5, 1.0, -0.5),  # worse: not clipped, max(-.5, -.8)
+    (1.5, -0.1, 0.15),  # worse: not clipped, max(.15, .12)
+    (0.5, -0.1, 0.08),  # better than the bound: clipped, max(.05, .08)
+    (1.1, -0.1, 0.11),  # inside
+    (3.0, 0.0, 0.0),  # no verdict
+]
 
 
-def test_the_kl_is_added_with_its_coefficient():
-    assert loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02).loss.item() == pytest.approx(
-        -1.2 + 0.006, abs=1e-6
-    )
-
-
-def test_the_loss_is_per_transition_and_the_caller_averages():
-    out = rpo.loss(
-        torch.log(torch.tensor([1.5, 0.5, 1.0])),
-        torch.tensor([1.0, -0.1, 1.0]),
-        torch.zeros(3),
-        clip_range=0.2,
-        kl_coefficient=0.0,
-    )
-    assert out.loss.tolist() == pytest.approx([-1.2, 0.08, -1.0], abs=1e-6)
-    assert out.ratio.tolist() == pytest.approx([1.5, 0.5, 1.0], abs=1e-6)
+@pytest.mark.parametrize("weight", [1, 1 / 0.3])
+def test_the_surrogate_takes_the_worse_of_the_ratio_and_its_clip_and_the_kl_is_added(weight):
+    """Per transition. The weight, 1 / |dt| for the guard, is that of the surrogate alone."""
+    ratio, advantage, expected = torch.tensor(CASES).T
+    kl = torch.linspace(0, 0.3, len(CASES))
+    out = rpo.loss(ratio.log(), advantage, kl, clip_range=0.2, kl_coefficient=0.02, weight=weight)
+    torch.testing.assert_close(out.loss, weight * expected + 0.02 * kl, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.ratio, ratio)
 
 
 # ---------------------------------------------------------------------- the clip
@@ -182,12 +151,6 @@ def test_the_guarded_log_ratio_is_linear_in_the_noise_whatever_the_std(std):
         rtol=1e-9,
         atol=1e-12,
     )
-
-
-def test_the_weight_of_a_step_is_that_of_its_ratio_alone():
-    """1 / |dt| of 0.3 -> 0: max(-1.5, -1.2) / 0.3 + 0.02 * 0.3."""
-    given = loss_of(1.5, 1.0, kl=0.3, kl_coefficient=0.02, weight=1 / 0.3).loss
-    assert given.item() == pytest.approx(-4 + 0.006, abs=1e-6)
 
 
 # ---------------------------------------------------------------------- the KL
