@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import json_repair
 
+from .prompts import ONE_SENTENCE
 from .verdict import Finding, Opinion, Place
 
 LONGEST = 50_000  # characters of an answer; the thoughts before it may be longer
@@ -28,7 +29,8 @@ _VERDICT = (
 )
 _RANKS = r"ranks?|ranking"
 _CONTAINER = rf"{_VERDICT}|arguments|parameters|input|output|response|reply|json"
-_ONE_OF_MANY = r"criterion|criteria|aspect|dimension|axis"  # a key of what is said about a part
+# A key of what is said about a part, or about nothing.
+_NO_VERDICT = r"criterion|criteria|aspect|dimension|axis|example|template|sample"
 
 # How models begin and end their thoughts: Qwen and DeepSeek, Claude's ways, Kimi, Mistral, Seed, gpt-oss and others.
 _TAG = r"[\w:-]*(?:think|thought|reason|reflect|scratch|analysis|monologue|deliberat|planning|draft|cot\b)[\w:-]*"
@@ -44,8 +46,10 @@ _BOXED = re.compile(
     rf"<({_VERDICT})>\s*([^<>{{}}]*?)\s*</\1>|\\boxed\{{(?:\\text\{{)?([^{{}}]*)\}}+", re.I
 )
 _SPECIAL = re.compile(r"<\|(?!channel\|>|message\|>|begin_of_thought|end_of_thought)[^|<>\s]*\|>")
+_STRUCK = re.compile(r"<!--.*?-->|~~.*?~~|<(s|del|strike)>.*?</\1>", re.S | re.I)
 _LINE = re.compile(
-    rf"^[#>*_`\"']*\s?(?:the )?{_VERDICT}[*_`\"']*(?:\s*[:=]|\s+is\b|\s*[-=]>)[*_`\"'\s]*(.+?)[*_`\"'.!\s]*$",
+    rf"^[#>*_`\"']{{0,9}}\s?(?:(?:the )?{_VERDICT}[*_`\"']{{0,9}}(?:\s{{0,9}}[:=]|\s{{1,9}}is\b|\s{{0,9}}[-=]>)"
+    r"|(?:\w{1,12}, )?I (?:prefer|choose|pick|select)\b)[*_`\"'\s]*(.+?)[*_`\"'.!\s]*$",
     re.I | re.M,
 )
 _KEY = re.compile(
@@ -60,9 +64,14 @@ _TAKES_BACK = re.compile(
     r"|[^\W\d_a-z]",
     re.I,
 )
+_BETTER = re.compile(r"\b(first|second|image [12ab])\b(?: image)? is(?: \w+)? better\b", re.I)
+_CLOSING = re.compile(
+    r"\b(?:hopes?|helps?|let me know|feel free|thanks?|questions?|confiden\w+)\b", re.I
+)
+_REASON = r"(?:\w+ )?(?:reason|reasoning|explanation|rationale|justification|why|analysis|summary|comparison)"
 
 Span = tuple[int, int, bool]  # of an object or a list; whether it closes
-Says = Place | Literal["tie"] | None  # None: nothing that can be read
+Says = Place | Literal["tie", "doubt"] | None  # None: nothing that can be read
 
 
 @dataclass(frozen=True)
@@ -102,17 +111,33 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
         candidates = [_Candidate(0, len(answer), says, {}, False)]
     last = candidates[-1]
     after = answer[last.end :]
+    if last.form.get("reason") == ONE_SENTENCE:
+        return failed("the form that was asked for, not filled in")
     if last.says is None or (cut and not (last.whole and not after.strip(" \n`"))):
         ranks = last.ranks and f"the ranks {last.ranks[:60]} name no better image"
         return failed(ranks or "a reply without a verdict")
-    if {candidate.says for candidate in candidates} - {None, last.says}:
-        return failed("a reply with verdicts that disagree")
-    if _TAKES_BACK.search(after):
-        return failed("a reply that goes on about the images after its verdict")
-    opinion = Opinion(None, str(last.form.get("reason", "")), _findings(last.form), reply=reply)
+    reason, findings = str(last.form.get("reason", "")), _findings(last.form)
+    said = {one.says for one in candidates} | {_says(m[1]) for m in _BETTER.finditer(reason)}
+    against = {finding.preferred for finding in findings} == {_other(last.says)}
+    if (against and len(findings) > 1) or said - {None, last.says}:
+        return failed("a reply whose verdicts disagree")
+    if re.sub(r"[\s`*_.$\ufeff\u200b]", "", after) and (
+        _TAKES_BACK.search(after) or not _closes(after)
+    ):
+        return failed("a reply that goes on after its verdict")
+    opinion = Opinion(None, reason, findings, reply=reply)
     if last.says == "tie":
         return replace(opinion, reason=opinion.reason or "a tie")
     return replace(opinion, preferred=last.says)
+
+
+def _other(says: Says) -> int | None:
+    return 1 - says if says in (0, 1) else None
+
+
+def _closes(text: str) -> bool:
+    """Whether what follows a verdict is a wish, or the end of a tag."""
+    return bool(_CLOSING.search(text) or re.fullmatch(r"[\s`*.]*(?:</?\w+>[\s`*.]*)+", text))
 
 
 def _findings(form: dict[str, Any]) -> tuple[Finding, ...]:
@@ -121,7 +146,7 @@ def _findings(form: dict[str, Any]) -> tuple[Finding, ...]:
         Finding(
             str(row.get("criterion", "")),
             f"first: {row.get('first', '')}; second: {row.get('second', '')}",
-            None if (better := _says(row.get("better"))) == "tie" else better,
+            better if (better := _says(row.get("better"))) in (0, 1) else None,
         )
         for row in (rows if isinstance(rows, list) else ())
         if isinstance(row, dict)
@@ -149,6 +174,7 @@ def _answer(reply: str) -> tuple[str | None, list[Span]]:
     """
     if reply.lstrip('` \n"').startswith('{\\"'):  # JSON within JSON
         reply = reply.strip().strip('"').replace('\\"', '"')
+    reply = _STRUCK.sub(" ", reply)
     text = _SPECIAL.sub(" ", _BOXED.sub(lambda match: f"\nanswer: {match[2] or match[3]}\n", reply))
     spans: list[Span] = []
     begun, opened, depth, thinking, at, restarts = 0, 0, 0, False, 0, 0
@@ -157,7 +183,8 @@ def _answer(reply: str) -> tuple[str | None, list[Span]]:
         if token is None:
             if not depth:
                 break
-            if _OBJECT.match(text, opened, opened + 200) or restarts == BRACES_IN_PROSE:
+            begins = text[opened] == "{" and _OBJECT.match(text, opened, opened + 200)
+            if begins or restarts == BRACES_IN_PROSE:
                 spans.append((opened, len(text), False))
                 break
             at, depth, restarts = opened + 1, 0, restarts + 1
@@ -206,7 +233,7 @@ def _candidates(answer: str, spans: list[Span]) -> Iterator[_Candidate]:
 
 def _stand(text: str, closed: bool) -> set[Says]:
     """The verdicts that stand whole in the text of an object; one that does not close must end with its own."""
-    outermost = _outermost(text)
+    outermost = _outermost(re.sub(r"//[^\n\"]*$|/\*.*?\*/", "", text, flags=re.M | re.S))
     matches = [*_KEY.finditer(outermost)]
     if not closed and not (matches and not outermost[matches[-1].end() :].strip(" \n`")):
         return set()
@@ -232,14 +259,14 @@ def _value(text: str) -> tuple[Any, bool]:
     try:
         return json.JSONDecoder(strict=False, object_pairs_hook=_Pairs).decode(text), True
     except (ValueError, RecursionError):
-        return repaired(text) if _KEY.search(text) else None, False
+        return repaired(text) if re.search(_VERDICT, text, re.I) else None, False
 
 
 def _verdicts(form: dict[str, Any]) -> list[Says]:
     """What the fields of an object say that are for a verdict. One about a part of the question has none."""
     said: list[Says] = []
     fields = [(_plain(key), value) for key, value in getattr(form, "pairs", form.items())]
-    if any(re.fullmatch(_ONE_OF_MANY, key) for key, _ in fields):
+    if any(re.fullmatch(_NO_VERDICT, key) for key, _ in fields):
         return []
     for key, value in fields:
         if isinstance(value, dict) and re.fullmatch(_CONTAINER, key):
@@ -250,6 +277,9 @@ def _verdicts(form: dict[str, Any]) -> list[Says]:
             says = _says(value)
             if says is not None or key == "preferred":
                 said.append(says)
+        elif said and isinstance(value, str) and not re.fullmatch(_REASON, key):
+            if _TAKES_BACK.search(value):
+                said.append("doubt")
     return said
 
 
@@ -257,7 +287,7 @@ def _says(value: Any) -> Says:
     """The place or the tie that a value names and nothing else."""
     if type(value) not in (str, int, type(None)):
         return _ranked(value) if isinstance(value, list) and len(value) == 1 else None
-    if re.search(r"-\d", str(value)):
+    if re.search(r"-\d|\?", str(value)):
         return None
     name = _plain(str(value))
     if match := re.fullmatch(_PLACE, name):

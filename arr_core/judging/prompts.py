@@ -13,6 +13,7 @@ REASONS_SYSTEM = (
     "only then decide. The order in which the images are shown means nothing. Reply with one JSON object and "
     "nothing else."
 )
+ONE_SENTENCE = "one sentence"  # of the form: a reply that repeats it has not been filled in
 FORM = (
     '{"findings": [{"criterion": 1, "first": "what you see in FIRST", "second": "what you see in SECOND", '
     '"better": "first" or "second" or "tie"}, ...], '
