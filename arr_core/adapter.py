@@ -6,6 +6,7 @@ Exit status: 0 done; 2 bad input, with one line on stderr that says what was exp
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections import Counter
@@ -83,7 +84,7 @@ def convert(adapter: Adapter, options: argparse.Namespace) -> list[str]:
     )
     if file.suffix != ".safetensors":
         raise AdapterError(f"{file}: expected an output that ends in .safetensors; change --output")
-    if file.exists() and (file.samefile(source) or not options.output):
+    if os.path.lexists(file):
         raise AdapterError(
             f"{file}: expected a new file, got one that is there already; give another --output"
         )

@@ -130,6 +130,7 @@ def _finish(outcome: Outcome, output: Path, report: Path) -> int:
 
 def _describe(options: argparse.Namespace) -> int:
     from .common.async_runner import AsyncRunner
+    from .common.files import read_text
     from .data import load_exemplars
     from .judging.chat import RequestLimits
     from .judging.profiles import make_chat
@@ -142,10 +143,7 @@ def _describe(options: argparse.Namespace) -> int:
     text = options.text
     file = Path(text)
     if len(text) < 200 and file.suffix.lower() in (".txt", ".md"):
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RubricError(f"{file}: expected a text file in UTF-8; {error}") from error
+        text = read_text(file, "a text file in UTF-8", RubricError, 2**20)
     examples = load_exemplars(options.examples) if options.examples else []
     assignment = Assignment(options.task, options.language, examples)
     chat = make_chat(options.judge, RequestLimits(concurrency=options.concurrency))

@@ -6,6 +6,7 @@ Only safetensors and JSON are ever opened; a pickle can run code when it is load
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..common.errors import ArrError
-from ..common.files import atomic_write, read_text
+from ..common.files import atomic_write, open_file, read_text
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -76,7 +77,12 @@ def read_source(path: Path) -> Source:
     config_file = file.parent / CONFIG_NAME
     if file.name == WEIGHTS_NAME and config_file.exists():
         _check_inside(config_file)
-        return Source(file, tensors, header, _parse_json(_config_text(config_file), config_file))
+        return Source(
+            file,
+            tensors,
+            header,
+            _parse_json(read_text(config_file, "JSON", AdapterError, MAX_JSON_BYTES), config_file),
+        )
     if (config := _config_in(header, file)) is not None:
         return Source(file, tensors, header, config, config_in_header=True)
     published = PUBLISHED.get(file.parent.name) if file.name == WEIGHTS_NAME else None
@@ -163,12 +169,14 @@ def _check_inside(path: Path) -> None:
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
+    try:
+        with open_file(file, MAX_FILE_BYTES) as opened:
+            size = os.fstat(opened.fileno()).st_size
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
         raise AdapterError(
-            f"{file}: expected an adapter of at most {MAX_FILE_BYTES / 2**30:g} GiB, got "
-            f"{size / 2**30:.1f} GiB; is this a whole model?"
-        )
+            f"{file}: expected an adapter's file, got {got}; give the adapter, not a whole model"
+        ) from None
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(
@@ -196,15 +204,6 @@ def _config_in(header: dict[str, str], file: Path) -> Any:
         for name, value in config.items()
         if name.startswith(prefix)
     } or config
-
-
-def _config_text(file: Path) -> str:
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise AdapterError(
-            f"{file}: expected at most {MAX_JSON_BYTES:,} bytes, got {file.stat().st_size:,}; "
-            "save the adapter again"
-        )
-    return read_text(file, "JSON", AdapterError)
 
 
 def _parse_json(text: str, file: Path) -> Any:

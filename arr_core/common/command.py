@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import ArrError
 
@@ -14,8 +15,14 @@ from .errors import ArrError
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and status 2, as every other fault of the input."""
 
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see --help\n")
+    def parse_known_args(self, args=None, namespace=None):
+        if nul := [word for word in args or () if "\0" in word]:
+            self.error(f"expected words without NUL, got {nul[0]!a:.80}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        message = message if len(message) <= 500 else f"{message[:250]} ... {message[-250:]}"
+        self.exit(2, f"error: {' '.join(message.split())}; see --help\n")
 
 
 def number_from(least: float, kind: type = int, most: float = 2**31):

@@ -18,7 +18,10 @@ class ArrError(Exception):
 
 def show(value: Any) -> str:
     """A value as JSON, of at most 80 characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, for example
+        return f"what is too large to show ({type(value).__name__})"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -1,15 +1,21 @@
-"""Files that appear whole or not at all, and logs of JSON lines that survive a kill."""
+"""Files that appear whole or not at all, logs of JSON lines that survive a kill, and readers that no file can hold up."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import ArrError
+
+MAX_TEXT = 256 * 2**20  # bytes
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer is opened at once
 
 
 @contextmanager
@@ -32,10 +38,30 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def read_text(file: Path, expected: str, error_class: type[ArrError]) -> str:
+def open_file(path: str | os.PathLike, most: int) -> io.BufferedReader:
+    """A user's file, opened to read its bytes. Raises OSError for a pipe, a device or a socket, which could hold up the
+    reader for ever, for more than ``most`` bytes, and for a name that is none.
+    """
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NONBLOCK))
+    except ValueError:  # NUL, or a lone surrogate
+        raise OSError(errno.EINVAL, "a name that no file can have", str(path)) from None
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, more than {most:,}", str(path))
+    raise OSError(errno.EINVAL, "a pipe or device, which is no file", str(path))
+
+
+def read_text(
+    file: str | os.PathLike, expected: str, error_class: type[ArrError], most: int = MAX_TEXT
+) -> str:
     """The text of a file in UTF-8. Raises ``error_class``, which says what was expected, if it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with open_file(file, most) as opened:
+            return opened.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         got = f"bytes at offset {error.start} that are not UTF-8"
     except OSError as error:
@@ -53,6 +79,15 @@ def write_json(file: str | os.PathLike, value: Any, *, sort_keys: bool = False) 
     """Write ``value`` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys)
     write_text(file, text + "\n")
+
+
+def check_links(folder: Path, error_class: type[ArrError]) -> None:
+    """Raises ``error_class`` where a link in ``folder`` leads out of it, since what is written there would lie elsewhere."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise error_class(
+                f"{path}: expected a file or folder of its own, got a link that leads out of {folder}; remove the link"
+            )
 
 
 class JsonLines:

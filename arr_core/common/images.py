@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from .files import open_file
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
+MAX_PIXELS = 2**26
+MAX_BYTES = 2**28
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is refused
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file of which no pixel is read. Raises OSError for one that would fill the memory."""
+    with open_file(path, MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise OSError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        yield image
 
 
 def open_image(path: str | Path) -> Image.Image:
     """The image as RGB, turned as its camera says, on white where it is transparent, 16 bits as 8."""
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         image.load()
         upright = image
         with contextlib.suppress(
@@ -38,7 +54,7 @@ def open_image(path: str | Path) -> Image.Image:
 def image_fault(path: Path) -> str | None:
     """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             if min(image.size) < SMALLEST_SIDE:
                 return f"{image.width}x{image.height} pixels"
             if image.mode == "F":

@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from ..common.command import Parser
 from ..common.errors import ArrError, describe_validation_error, did_you_mean, show
-from ..common.files import read_text, write_text
+from ..common.files import write_text
+from ..common.yaml import read_yaml
 from .presets import PRESETS
 from .schema import Collapse, Section, TrainConfig
 
@@ -184,19 +185,6 @@ def _add_field(group: Any, flag: str, **options: Any) -> None:
     group.add_argument(flag, **options)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once, as YAML demands; SafeLoader would take the last."""
-
-    def construct_mapping(self, node, deep=False):
-        seen: dict[Any, Any] = {}
-        for key, _ in node.value:
-            if seen.setdefault(key.value, key) is not key:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value} stands there twice", problem_mark=key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path) -> Fields:
     """The file's sections over those of the preset that it names."""
     if not path.exists():
@@ -204,15 +192,7 @@ def _read_yaml(path: Path) -> Fields:
             f"{path}: expected a YAML file or one of the presets {', '.join(PRESETS)}; there is no such "
             f"file{did_you_mean(str(path), PRESETS)}"
         )
-    text = read_text(path, "a YAML file", ConfigError)
-    try:
-        loaded = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(
-            f"{path}{f':{mark.line + 1}' if mark else ''}: expected YAML: {problem}"
-        ) from None
+    loaded = read_yaml(path, "YAML", ConfigError)
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"{path}: expected sections such as 'policy:' and 'data:', got {show(loaded)}"

@@ -26,6 +26,13 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_without_nul(cls, value: object) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("expected text without NUL")
+        return value
+
 
 def _absolute(path: Path) -> Path:
     """Where the path leads from here, so that a run finds its files from anywhere."""

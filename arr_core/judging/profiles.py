@@ -13,14 +13,15 @@ A profile speaks with the host of its URL and no other.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..common.errors import describe_validation_error
 from ..common.paths import profiles_file
+from ..common.yaml import read_yaml
 from ..rubrics.built_in import BUILT_IN as RUBRICS
 from ..rubrics.rubric import Rubric, Task
 from .budget import Budget
@@ -30,6 +31,11 @@ from .verdict import JudgeError
 
 VOTE_TEMPERATURE = (
     0.7  # for the votes of a profile whose temperature is 0: equal votes would say nothing
+)
+# No name, password or question in it: they may be keys, and a URL is shown in errors.
+_ADDRESS = re.compile(
+    r"https?://(?:(?:\w[\w-]{0,62}\.){0,9}\w[\w-]{0,62}\.?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:/[^\s?#@\x00-\x1f\x7f]*)?",
+    re.ASCII | re.IGNORECASE,
 )
 BUILT_IN = (
     "human",
@@ -145,6 +151,11 @@ class Profile(BaseModel):
         """What does not fit together, or nothing."""
         if self.kind == "openai" and not (self.url and self.model):
             return "expected url and model"
+        if self.kind == "openai" and not _is_address(self.url):
+            return (
+                "url: expected http:// or https://, a host and perhaps a port from 1 to 65535 and a path, got something "
+                "else; a key has its place in the variable that key_variable names"
+            )
         if self.kind == "local" and not self.model:
             return "expected model, a folder or a name on the hub"
         if self.kind == "panel" and len(set(self.members)) < max(2, len(self.members)):
@@ -163,6 +174,11 @@ class Profile(BaseModel):
         ):
             return "max_cost needs price_per_million_tokens"
         return ""
+
+
+def _is_address(url: str) -> bool:
+    found = _ADDRESS.fullmatch(url)
+    return found is not None and int(found[1] or 1) in range(1, 65536)
 
 
 def load_profile(name: str) -> Profile:
@@ -184,16 +200,9 @@ def load_profile(name: str) -> Profile:
 
 def _read(path: Path) -> dict[str, Profile]:
     """The file's profiles. What it says goes into no message: somebody may have written a key into it."""
-    expected = f"{path}: expected judge profiles, name: {{url, model, key_variable}}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    except OSError as error:
-        raise JudgeError(f"{expected}; it cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise JudgeError(
-            f"{expected}; it is no YAML in UTF-8{f', see line {mark.line + 1}' if mark else ''}"
-        ) from None
+    shape = "judge profiles in YAML, name: {url, model, key_variable}"
+    expected = f"{path}: expected {shape}"
+    content = read_yaml(path, shape, JudgeError, secret=True) if path.exists() else {}
     if not isinstance(content, dict | None):
         raise JudgeError(f"{expected}; it holds a {type(content).__name__}")
     profiles = {}

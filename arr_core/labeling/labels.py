@@ -21,7 +21,7 @@ from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
-from ..common.files import JsonLines
+from ..common.files import JsonLines, read_text
 from ..common.progress import ProgressBars
 from ..data import DataError, PreferencePair, image_fault, load_pairs, task_of
 from ..rubrics import load_rubric
@@ -153,10 +153,9 @@ def folder_pairs(folder: Path) -> list[PreferencePair]:
 
 def _prompt(folder: Path) -> str:
     file = folder / "prompt.txt"
-    try:
-        prompt = file.read_text(encoding="utf-8-sig").strip() if file.exists() else folder.name
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: expected a prompt in UTF-8, got other bytes") from None
+    prompt = folder.name
+    if file.exists():
+        prompt = read_text(file, "a prompt in UTF-8", DataError, 2**20).strip()
     if not prompt:
         raise DataError(f"{file}: expected a prompt, got an empty file")
     return prompt

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..common.errors import ArrError, describe_validation_error
-from ..common.files import write_json
+from ..common.files import read_text, write_json
 
 Task = Literal["t2i", "edit"]
+MAX_BYTES = 2**20
 
 # What begins a theme where a text has headings, and a tip: "# Realism", "Theme: realism", "Tip 1: light falls one way".
 _HEADING = re.compile(r"^(?:#+\s+|(?:theme|主题)\s*\d*\s*[:：]\s*)", re.IGNORECASE)
@@ -117,13 +118,9 @@ def load_rubric(path: str | Path, task: Task | None = None) -> Rubric:
     path = Path(path)
     rubric = BUILT_IN.get(str(path))
     if rubric is None or path.exists():
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RubricError(
-                f"{path}: expected a rubric, .json or .txt in UTF-8, or the name of a built-in one "
-                f"({', '.join(map(repr, BUILT_IN))}); {error}"
-            ) from error
+        names = ", ".join(map(repr, BUILT_IN))
+        expected = f"a rubric, .json or .txt in UTF-8, or the name of a built-in one ({names})"
+        text = read_text(path, expected, RubricError, MAX_BYTES)
         if path.suffix.lower() != ".json":
             if task is None:
                 raise RubricError(

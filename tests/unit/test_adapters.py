@@ -732,7 +732,10 @@ def test_a_file_of_the_size_of_a_model_is_refused_unread(tmp_path):
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
         stream.truncate(files.MAX_FILE_BYTES + 1)
-    refused(file, "at most 8 GiB, got 8.0 GiB; is this a whole model")
+    refused(
+        file,
+        "got 8,589,934,593 bytes, more than 8,589,934,592; give the adapter, not a whole model",
+    )
 
 
 @pytest.mark.parametrize("name", [files.WEIGHTS_NAME, files.CONFIG_NAME])
@@ -838,6 +841,8 @@ def test_convert_takes_the_alpha_and_the_base_that_a_file_lacks(plain, tmp_path,
     assert command.main(["convert", str(file), "--alpha", "8", "--output", str(out)]) == 0
     assert "warning: no base model is recorded" in capsys.readouterr().err
     arguments = ["convert", str(file), "--alpha", "8", "--base", "org/model", "--output", str(out)]
+    assert command.main(arguments) == 2 and "expected a new file" in capsys.readouterr().err
+    out.unlink()
     assert command.main(arguments) == 0
     assert capsys.readouterr().err == ""
     assert load_adapter(out).base == "org/model"

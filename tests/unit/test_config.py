@@ -348,7 +348,7 @@ def test_a_bad_file_is_named_with_its_field_or_line(yaml_file, text, message):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00run")
     assert fault(tmp_path / "run.yaml").endswith("got bytes at offset 0 that are not UTF-8")
-    assert fault(tmp_path).startswith(f"{tmp_path}: expected a YAML file, got is a directory")
+    assert fault(tmp_path).startswith(f"{tmp_path}: expected YAML, got is a directory")
     assert fault("quen-image-edit").endswith("there is no such file; did you mean qwen-image-edit?")
 
 

@@ -78,19 +78,19 @@ def test_an_unknown_profile_names_the_known_ones_and_the_file(judges):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("box: {url: u", "it is no YAML in UTF-8"),
-        (f"box: [\n{KEY}: :\n", "it is no YAML in UTF-8, see line 2"),
-        (b"box: \xff\xfe", "it is no YAML in UTF-8"),
+        ("box: {url: u", "judges.yaml:1: expected judge profiles in YAML"),
+        (f"box: [\n{KEY}: :\n", "judges.yaml:2: expected judge profiles in YAML"),
+        (b"box: \xff\xfe", "got bytes at offset 5 that are not UTF-8"),
         ("- box", "it holds a list"),
         (KEY, "it holds a str"),
         (
-            f"box: {{url: u, model: m, key: {KEY}}}",
+            f"box: {{url: 'http://u', model: m, key: {KEY}}}",
             "box: key: unknown field; did you mean key_variable?; the fields are kind, url",
         ),
         (f"box: {KEY}", "box: expected a valid dictionary"),
         (f"box: {{url: [{KEY}], model: m}}", "box: url: expected a valid string"),
         (
-            "box: {url: u, model: m, max_tokens: 1}",
+            "box: {url: 'http://u', model: m, max_tokens: 1}",
             "box: max_tokens: expected greater than or equal to 16",
         ),
         ("box: {url: 'http://box/v1'}", "box: expected url and model"),
@@ -113,7 +113,7 @@ def test_an_empty_file_has_no_profiles(judges):
 
 def test_a_file_that_cannot_be_read(monkeypatch, tmp_path):
     monkeypatch.setenv("ARR_JUDGES", str(tmp_path))
-    assert "it cannot be read" in fault("box")
+    assert "got is a directory" in fault("box")
 
 
 def test_the_key_comes_from_the_variable_that_the_profile_names(judges, monkeypatch):
@@ -149,12 +149,18 @@ def test_a_server_without_a_key_gets_none_of_the_users(judges, monkeypatch):
         ),
         ("box: {kind: panel, members: [one]}", "box: expected members, the names of two"),
         ("box: {kind: panel, members: [one, one]}", "box: expected members, the names of two"),
-        ("box: {url: u, model: m, mode: logits, votes: 3}", "box: votes are for mode reasons"),
         (
-            "box: {url: u, model: m, threshold: 0.7}",
+            "box: {url: 'http://u', model: m, mode: logits, votes: 3}",
+            "box: votes are for mode reasons",
+        ),
+        (
+            "box: {url: 'http://u', model: m, threshold: 0.7}",
             "box: a threshold needs a confidence: votes of 2 or more, or mode logits",
         ),
-        ("box: {url: u, model: m, max_cost: 3}", "box: max_cost needs price_per_million_tokens"),
+        (
+            "box: {url: 'http://u', model: m, max_cost: 3}",
+            "box: max_cost needs price_per_million_tokens",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_together_say_what_is_expected(judges, text, said):

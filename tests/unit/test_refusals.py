@@ -1,0 +1,266 @@
+"""Files that would hold up, fill or mislead their reader are refused in one line, and so is any content that is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arr_core import adapter as adapter_command
+from arr_core.adapters import AdapterError, load_adapter
+from arr_core.common.errors import ArrError
+from arr_core.common.images import image_fault
+from arr_core.config.load import ConfigError, load_config
+from arr_core.data import DataError, load_examples, load_exemplars, load_pairs
+from arr_core.judging.profiles import Profile, load_profile
+from arr_core.judging.verdict import JudgeError
+from arr_core.rubrics import RubricError, load_rubric
+
+few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
+
+
+def profiles(path: Path) -> Profile:
+    os.environ["ARR_JUDGES"] = str(path)
+    return load_profile("mine")
+
+
+READERS = {
+    ".yaml": (lambda path: load_config(str(path)), ConfigError),
+    ".judges": (profiles, JudgeError),
+    ".txt": (lambda path: load_rubric(path, "t2i"), RubricError),
+    ".json": (load_rubric, RubricError),
+    ".jsonl": (load_pairs, DataError),
+    ".safetensors": (load_adapter, AdapterError),
+}
+each_reader = pytest.mark.parametrize("suffix", READERS)
+
+
+@pytest.fixture(autouse=True)
+def no_judges(monkeypatch):
+    monkeypatch.setenv("ARR_JUDGES", "none")
+
+
+def refusal(suffix: str, path: Path) -> str:
+    """The one line with which the reader of these files refuses this one."""
+    read, error = READERS[suffix]
+    with pytest.raises(error) as caught:
+        read(path)
+    said = str(caught.value)
+    assert "expected" in said and "\n" not in said and len(said) < 1500
+    return said
+
+
+@posix
+@each_reader
+def test_what_is_no_file_holds_up_no_reader(suffix, tmp_path):
+    pipe, device, huge = (tmp_path / f"{name}{suffix}" for name in ("pipe", "device", "huge"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    for path, said in (
+        (pipe, "a pipe or device"),
+        (device, "a pipe or device"),
+        (huge, "1,099,511,627,776 bytes, more"),
+    ):
+        assert said in refusal(suffix, path)
+
+
+@posix
+def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    size = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in ((b"IHDR", size), (b"IDAT", b"none"))
+    )
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    assert image_fault(tmp_path / "pipe") == "a pipe or device, which is no file"
+    assert image_fault(tmp_path / "bomb.png") == "10000x10000 pixels, more than 67,108,864"
+    assert image_fault(tmp_path / "a\0b") == "a name that no file can have"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+        + "".join(
+            f"{b}: &{b} [{', '.join(9 * ['*' + a])}]\n"
+            for a, b in zip("abcdef", "bcdefg", strict=True)
+        ),
+        "run: &a [*a]",
+        "run: &a {name: *a}",
+        "run: &a {<<: *a}",
+        "[" * 50_000,
+        f"run: {{seed: {'9' * 5000}}}",
+        f"run: {{seed: 0x{'f' * 20_000}}}",
+        "? {a: b}\n: c",
+        "? [a, b]\n: c",
+        'run: {output_dir: "a\\0b"}',
+        "run: !!python/object/apply:os.system ['true']",
+        "run: !!binary '////'",
+        "run: 2026-99-99",
+        "run: {name: a, name: b}",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".yaml", ".judges"])
+def test_yaml_is_bounded_before_it_is_built(suffix, text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    refusal(suffix, tmp_path / "a.yaml")
+
+
+def test_aliases_and_merges_of_an_ordinary_size_are_read(tmp_path):
+    (tmp_path / "a").write_text("a: &a {url: 'http://a', model: m}\nmine: {<<: *a, votes: 3}\n")
+    assert profiles(tmp_path / "a").votes == 3
+
+
+KEY = "sk-a-key-that-nobody-may-see"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://a/v1",
+        "a.com/v1",
+        "http://a:99999/v1",
+        "http://a:port",
+        "http://a:0",
+        "http://a:-1",
+    ]
+    + [
+        "http://",
+        "http:///v1",
+        f"http://me:{KEY}@a/v1",
+        f"http://a/v1?key={KEY}",
+        "http://a b/v1",
+        "http://[::1",
+        KEY,
+    ]
+    + [
+        "http://a\r\nX: y",
+        "http://a/\0",
+        "http://...",
+        "http://" + "h" * 300,
+        "http://-a",
+        "http://a/v1#b",
+    ],
+)
+def test_a_judge_has_an_address(url):
+    fault = Profile(url=url, model="m").fault()
+    assert fault.startswith("url: expected http:// or https://") and KEY not in fault
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://gpu_box:8000/v1",
+        "https://api.openai.com/v1",
+        "http://[::1]:80",
+        "HTTP://10.0.0.1./a/b-c/",
+    ],
+)
+def test_an_address_of_a_judge(url):
+    assert Profile(url=url, model="m").fault() == ""
+
+
+def test_convert_overwrites_nothing(tmp_path, capsys):
+    (tmp_path / "out.safetensors").symlink_to("elsewhere")
+    import torch
+    from safetensors.torch import save_file
+
+    part = "transformer.transformer_blocks.0.attn.to_q.lora"
+    save_file(
+        {f"{part}_A.weight": torch.ones(2, 64), f"{part}_B.weight": torch.ones(64, 2)},
+        tmp_path / "in.safetensors",
+    )
+    words = ["convert", str(tmp_path / "in.safetensors"), "--alpha", "2", "--output"]
+    for name in ("in.safetensors", "out.safetensors"):
+        assert adapter_command.main([*words, str(tmp_path / name)]) == 2
+        assert "expected a new file" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_word_with_nul_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        adapter_command.main(["inspect", "a\0b"])
+    assert end.value.code == 2 and "without NUL" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ any content at all
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = {
+    ".yaml": [
+        "run",
+        "policy",
+        "data",
+        "preset",
+        "judge",
+        "name",
+        "train",
+        "base",
+        "steps",
+        "rollout",
+    ],
+    ".judges": ["mine", "kind", "url", "model", "members", "extra", "votes", "port"],
+    ".json": ["name", "task", "criteria", "themes", "theme", "tips", "provenance"],
+    ".jsonl": ["query", "prompt", "response", "images", "source_image", "label_rank"],
+    ".safetensors": [
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "dtype",
+        "shape",
+        "data_offsets",
+        "__metadata__",
+    ],
+}
+
+
+@st.composite
+def documents(draw, suffix: str) -> bytes:
+    """Bytes that may be a file of this kind: its fields with any values, or what is torn from it."""
+    names = st.sampled_from(FIELDS.get(suffix, ["a"]))
+    values = json_values | st.dictionaries(
+        names, json_values | st.dictionaries(names, json_values), max_size=5
+    )
+    content = json.dumps(draw(st.dictionaries(names, values, max_size=5))).encode()
+    if suffix == ".safetensors":
+        content = (
+            struct.pack("<Q", len(content) + draw(st.sampled_from([0, 0, 1, 2**40]))) + content
+        )
+    cut = draw(st.integers(0, len(content)) | st.just(len(content)))
+    return content[:cut] + draw(st.just(b"") | st.binary(max_size=9))
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_any_content_is_read_or_refused_in_one_line(suffix, tmp_path):
+    @few
+    @given(documents(suffix))
+    def check(content):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(content)
+        for read in (
+            READERS[suffix][0],
+            *((lambda p: load_examples(p, "t2i"), load_exemplars) if suffix == ".jsonl" else ()),
+        ):
+            try:
+                read(path)
+            except ArrError as error:
+                assert "\n" not in str(error) and "expected" in str(error)
+
+    check()
