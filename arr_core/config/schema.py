@@ -267,7 +267,7 @@ class Validation(Section):
 class Collapse(Section):
     not_finite: Count = 3
     """Updates in a row without a finite gradient that stop the run; fewer are left out and counted"""
-    undecided: Count = 10
+    undecided: Count = 20
     """Updates in a row without a decided pair that stop the run"""
     lost_level: Fraction = 0.01
     """A validation stops the run if an adapter no worse than the base would lose so clearly with
