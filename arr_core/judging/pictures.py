@@ -28,10 +28,12 @@ def image_hash(image: Image.Image) -> bytes:
     return hashlib.sha256(content).digest()[:16]
 
 
-def smaller(image: Image.Image, max_side: int) -> Image.Image:
+def smaller(
+    image: Image.Image, max_side: int, how: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """The image in RGB, at most ``max_side`` pixels wide and high."""
     image = image.convert("RGB")
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    image.thumbnail((max_side, max_side), how)
     return image
 
 
