@@ -32,6 +32,10 @@ def parse(words: Sequence[str]) -> tuple[TrainConfig, bool]:
     source, folder = options.source, options.resume
     if folder is not None:
         saved = folder / "config.yaml"
+        if not (saved.is_file() and saved.stat().st_size) and (folder / "checkpoints").is_dir():
+            from .training.run_setup import rebuild_config  # it takes torch
+
+            rebuild_config(folder)
         if not saved.is_file():
             raise ConfigError(f"--resume: expected the folder of a run, got one without {saved}")
         source = source or str(saved)

@@ -18,10 +18,10 @@ from typing import Any
 import comfy.model_management
 
 from ..arr_core.common.children import START, UNTIL_EOF
+from ..arr_core.common.lock import TRAINER, locked
 from .live import INTERRUPTED, POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]
-PID = "trainer.pid"
 GRACE_S = 900.0  # for the update that goes on; a second Cancel ends it at once
 # What a human judge prints.
 HUMAN_JUDGE = re.compile(r"^you are the judge: open \S+", re.MULTILINE)
@@ -51,7 +51,7 @@ class Child:
         The interpreter is ComfyUI's own, or what the user's environment names; never what a workflow says.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.pid_file, self.log = folder / PID, folder / "trainer.log"
+        self.log = folder / "trainer.log"
         python = os.environ.get("ARR_PYTHON") or sys.executable
         with self.log.open("ab") as log:
             self.log_start = log.tell()
@@ -63,7 +63,6 @@ class Child:
                 stderr=subprocess.STDOUT,
                 **OWN_GROUP,
             )
-        self.pid_file.write_text(str(self.process.pid))
 
     def wait(self, watch: Callable[[bool], None]) -> bool:
         """Whether the user cancelled, once the child has ended. ``watch(stopping)`` is called a few times a second.
@@ -89,7 +88,6 @@ class Child:
                 self.process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-            self.pid_file.unlink(missing_ok=True)
         return deadline is not None
 
     def _ask_to_stop(self) -> None:
@@ -120,10 +118,9 @@ class Child:
 
 
 def still_running(folder: Path) -> bool:
-    """Whether a child of an earlier server, which ended before it, is still finishing its update in this folder."""
-    import psutil
-
-    try:
-        return "arr_core" in " ".join(psutil.Process(int((folder / PID).read_text())).cmdline())
-    except (OSError, ValueError, psutil.Error):
+    """Whether a trainer, such as the child of a server that ended before it, still works in this folder."""
+    lock = folder / TRAINER
+    if not lock.exists():
         return False
+    with locked(lock) as holder:
+        return bool(holder)

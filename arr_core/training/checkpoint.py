@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,27 @@ class RunError(ArrError, ValueError):
 
 @dataclass
 class Checkpoint:
-    """The state of a run after an update: tensors by group ("adapter", "old", ...), and plain values."""
+    """The state of a run after an update: tensors by group ("adapter", "old", ...), and plain values.
+
+    ``damaged`` says of each newer checkpoint what is wrong with it.
+    """
 
     update: int
     tensors: dict[str, dict[str, torch.Tensor]]
     optimizer: dict[str, Any]
     generators: dict[str, torch.Tensor]
     values: dict[str, Any]
+    damaged: tuple[str, ...] = ()
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """The folder ``checkpoints/<update>``, written whole or not at all; older ones beyond ``keep`` are removed."""
+    """The folder ``checkpoints/<update>``, written whole or not at all.
+
+    Older ones beyond ``keep`` are removed, and newer ones, which a resume has passed by as damaged.
+    """
     final = folder / str(checkpoint.update)
-    partial, replaced = (folder / f".{name}-{os.getpid()}" for name in ("partial", "replaced"))
-    for left_over in folder.glob(".partial-*"):  # of a process that was killed, or found no room
-        shutil.rmtree(left_over, ignore_errors=True)
+    partial = folder / f".partial-{os.getpid()}"
+    finish_saves(folder)
     partial.mkdir(parents=True)
     try:
         _write(partial, checkpoint)
@@ -54,15 +60,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         if not (partial / DONE).is_file():
             shutil.rmtree(partial, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
+        final.rename(folder / f".old-{final.name}")
     partial.rename(final)
     sync(folder)
-    for left_over in folder.glob(".replaced-*"):  # of this save, and of one that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(folder / str(old))
+    updates = list_checkpoints(folder)
+    kept = [update for update in updates if update <= checkpoint.update][-keep:]
+    for update in {*updates} - {*kept}:
+        (folder / str(update)).rename(folder / f".old-{update}")
+    finish_saves(folder)
     return final
+
+
+def finish_saves(folder: Path) -> None:
+    """Finish what a save was killed in: name a checkpoint that is whole, and remove what is not and what was replaced."""
+    for partial in folder.glob(".partial-*"):
+        if not _damage(partial):
+            final = folder / str(_values(partial)["update"])
+            if not final.exists():
+                partial.rename(final)
+    for left_over in [*folder.glob(".partial-*"), *folder.glob(".old-*")]:
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _write(partial: Path, checkpoint: Checkpoint) -> None:
@@ -90,33 +107,26 @@ def _write(partial: Path, checkpoint: Checkpoint) -> None:
 def list_checkpoints(folder: Path) -> list[int]:
     """The updates that have a checkpoint, rising."""
     return (
-        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
         if folder.is_dir()
         else []
     )
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint, verified. Raises RunError; a damaged one names the newest sound one."""
+    """The newest sound checkpoint. Raises RunError where there is none."""
     updates = list_checkpoints(folder)
     if not updates:
         raise RunError(
             f"{folder}: expected a checkpoint to resume from, got none; start the run anew"
         )
-    damage = _damage(folder / str(updates[-1]))
-    if damage:
-        sound = next(
-            (update for update in reversed(updates[:-1]) if not _damage(folder / str(update))), None
-        )
-        advice = (
-            f"the newest sound one is {sound}: delete {folder / str(updates[-1])} to resume from it"
-            if sound is not None
-            else "there is no sound one; start the run anew"
-        )
-        raise RunError(
-            f"{folder / str(updates[-1])}: the checkpoint is damaged ({damage}); {advice}"
-        )
-    return _read(folder / str(updates[-1]))
+    damaged: list[str] = []
+    for path in (folder / str(update) for update in reversed(updates)):
+        damage = _damage(path)
+        if not damage:
+            return replace(_read(path), damaged=tuple(damaged))
+        damaged.append(f"{path}: the checkpoint is damaged ({damage})")
+    raise RunError(f"{damaged[0]}; there is no sound one; start the run anew")
 
 
 def _read(path: Path) -> Checkpoint:
@@ -125,10 +135,14 @@ def _read(path: Path) -> Checkpoint:
         group, _, rest = name.partition("/")
         tensors.setdefault(group, {})[rest] = tensor
     saved = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-    values = json.loads((path / "state.json").read_text())
+    values = _values(path)
     return Checkpoint(
         values.pop("update"), tensors, saved["optimizer"], saved["generators"], values
     )
+
+
+def _values(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text())
 
 
 def _damage(path: Path) -> str:

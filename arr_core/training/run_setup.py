@@ -6,16 +6,18 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ..common import collectives
-from ..config.load import changed_fields, load_config
+from ..common.lock import TRAINER, locked
+from ..config.load import changed_fields, save_config
 from ..config.schema import TrainConfig
 from ..data import Example, content_hash, load_split
 from ..judging import Judge
 from ..judging.chat import RequestLimits
 from ..judging.profiles import default_rubric, make_client
 from ..rubrics import load_rubric
-from .checkpoint import Checkpoint, RunError, list_checkpoints, load_checkpoint
+from .checkpoint import Checkpoint, RunError, finish_saves, list_checkpoints, load_checkpoint
 
 
 def check_processes(config: TrainConfig) -> None:
@@ -33,6 +35,27 @@ def check_processes(config: TrainConfig) -> None:
         )
 
 
+@contextlib.contextmanager
+def claim_folder(folder: Path) -> Iterator[None]:
+    """A context in which no other run works in ``folder``. What a killed one left half-written is removed. Raises RunError."""
+
+    def claim() -> None:
+        if collectives.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            if holder := stack.enter_context(locked(folder / TRAINER)):
+                raise RunError(
+                    f"{folder}: expected a run that no process works on, got one that {holder} trains; stop it or wait "
+                    "until it ends, or choose another --run.name"
+                )
+            for part in folder.rglob(".*.part"):
+                part.unlink()
+            finish_saves(folder / "checkpoints")
+
+    with contextlib.ExitStack() as stack:
+        collectives.raise_on_all_ranks(claim, RunError)
+        yield
+
+
 def open_run(config: TrainConfig, resume: bool) -> Checkpoint | None:
     """The checkpoint to resume from. None for a new run, and for one that ended before its first checkpoint.
 
@@ -47,17 +70,26 @@ def open_run(config: TrainConfig, resume: bool) -> Checkpoint | None:
                 f"{folder}, or choose another --run.name"
             )
         return None
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder}: expected the folder of a run, got one without config.yaml")
     if not list_checkpoints(folder / "checkpoints"):
+        if not (folder / "config.yaml").is_file():
+            raise RunError(f"{folder}: expected the folder of a run, got one without config.yaml")
         return None
-    changed = changed_fields(load_config(str(folder / "config.yaml")), config)
-    if changed:
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    if changed := changed_fields(_config_of(checkpoint), config):
         raise RunError(
             f"{folder}: a resumed run keeps its settings; changed here: {', '.join(changed)}; "
             "start a new run for them"
         )
-    return load_checkpoint(folder / "checkpoints")
+    return checkpoint
+
+
+def rebuild_config(folder: Path) -> None:
+    """Write ``config.yaml`` as the newest sound checkpoint has it. Raises RunError."""
+    save_config(_config_of(load_checkpoint(folder / "checkpoints")), folder / "config.yaml")
+
+
+def _config_of(checkpoint: Checkpoint) -> TrainConfig:
+    return TrainConfig.model_validate(checkpoint.values["config"])
 
 
 def load_prompts(
@@ -102,19 +134,24 @@ def make_judge(config: TrainConfig, profile: str) -> Judge:
 
 @contextlib.contextmanager
 def stop_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """A context in which the first SIGINT or SIGTERM calls ``request_stop``; a second one acts as usual."""
+    """A context in which the first SIGINT or SIGTERM calls ``request_stop``; a second one acts as usual.
+
+    So does SIGHUP, of a terminal that closes: it comes more than once, and ``nohup`` has it ignored.
+    """
 
     def handle(number, frame):
         request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.write(2, b"\nstopping after this update; a second signal stops at once\n")
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            os.write(2, b"\nstopping after this update; a second signal stops at once\n")
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {}
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        before = {
-            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

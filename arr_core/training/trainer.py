@@ -5,6 +5,7 @@ It knows policies, judges, prompts and files only through their interfaces. Ever
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ..adapters import load_adapter
 from ..common import collectives
-from ..config.load import config_hash, save_config
+from ..config.load import save_config
 from ..config.schema import TrainConfig
 from ..data import PromptOrder
 from ..judging import Judge, JudgeError, Verdict
@@ -37,7 +38,14 @@ from .learner import Learner
 from .recorder import Recorder, Timer, started_event
 from .rewards import pair_rewards
 from .rollout import Prompt, Sample, SampledBatch, sample_pairs
-from .run_setup import check_processes, load_prompts, make_judge, open_run, stop_signals
+from .run_setup import (
+    check_processes,
+    claim_folder,
+    load_prompts,
+    make_judge,
+    open_run,
+    stop_signals,
+)
 from .validation import Score, Validation
 
 UPDATES_WITHOUT_JUDGE = 3  # in a row, after which the run ends: it would learn nothing
@@ -67,18 +75,10 @@ class Trainer:
         """Check everything that can be checked before a model loads. Raises ConfigError, DataError, PolicyError, RunError."""
         self.config, self.folder, self.rank = config, config.run.folder, collectives.rank()
         check_processes(config)
-        self.checkpoint = open_run(config, resume)
-        self.train_examples, self.held_out, self.data_hash = load_prompts(config, self.checkpoint)
-        self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
-        self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
-        self.judge = judge or make_judge(config, config.judge.profile)
-        other = config.validation.judge_profile
-        self.validation_judge = make_judge(config, other) if other else self.judge
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.rank == 0:
-            save_config(config, self.folder / "config.yaml")
-        self.recorder = Recorder(self.folder, observers)
-        self.emit, self.report_progress = self.recorder.emit, self.recorder.report_progress
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(claim_folder(self.folder))
+            self._open(resume, observers, judge, resources)
+            self.resources = resources.pop_all()
         self.score: Score | None = None
         self.best_margin = 0.0  # of the base
         self.watch = CollapseWatch(config.collapse)
@@ -88,12 +88,33 @@ class Trainer:
         self.outage: Outage | None = None
         self.judge.on_outage = self.validation_judge.on_outage = self._wait_out
 
+    def _open(
+        self,
+        resume: bool,
+        observers: Sequence[Observer],
+        judge: Judge | None,
+        resources: contextlib.ExitStack,
+    ) -> None:
+        """Open what the run works with. ``resources`` closes it."""
+        config = self.config
+        self.checkpoint = open_run(config, resume)
+        self.train_examples, self.held_out, self.data_hash = load_prompts(config, self.checkpoint)
+        self.start_adapter = load_adapter(config.adapter.start) if config.adapter.start else None
+        self.policy = load_policy(config.policy, config.run.output_dir / ".encodings")
+        self.judge = self.validation_judge = judge or make_judge(config, config.judge.profile)
+        resources.callback(self.judge.close)
+        if config.validation.judge_profile:
+            self.validation_judge = make_judge(config, config.validation.judge_profile)
+            resources.callback(self.validation_judge.close)
+        if self.rank == 0:
+            save_config(config, self.folder / "config.yaml")
+        self.recorder = Recorder(self.folder, observers)
+        resources.callback(self.recorder.close)
+        self.emit, self.report_progress = self.recorder.emit, self.recorder.report_progress
+
     def close(self) -> None:
-        """Close the judges and the event log with its observers."""
-        self.judge.close()
-        if self.validation_judge is not self.judge:
-            self.validation_judge.close()
-        self.recorder.close()
+        """Close the event log with its observers and the judges, and leave the folder to others."""
+        self.resources.close()
 
     # ------------------------------------------------------------------ the run
 
@@ -199,6 +220,8 @@ class Trainer:
         self.watch.streaks = values["streaks"]
         self.score = Score(*values["score"]) if values["score"] else None
         self.emit(ResumedEvent(update=checkpoint.update))
+        for damage in checkpoint.damaged:
+            self.emit(WarningEvent(message=f"{damage}; going on from the sound one before it"))
         self._publish()  # the process that wrote the checkpoint may have been killed before it did
         if values["validation_due"]:
             self._validate(checkpoint.update)
@@ -341,7 +364,7 @@ class Trainer:
             "order": self.order.state(),
             "best_margin": self.best_margin,
             "streaks": self.watch.streaks,
-            "config_hash": config_hash(self.config),
+            "config": self.config.model_dump(mode="json"),
             "data_hash": self.data_hash,
             "score": score,
             "validation_due": self.validation_due,

@@ -17,6 +17,7 @@ from PIL import Image
 from real_comfyui.server import error_of, serving
 from safetensors.torch import load_file
 
+from arr_core.common.lock import TRAINER, locked
 from arr_core.config.load import load_config
 from arr_core.training.events import (
     Event,
@@ -120,7 +121,8 @@ def test_cancel_finishes_the_update_and_saves_and_run_goes_on(server):
     assert error_of(server.wait(prompt)) == "interrupted"
     stopped = run_of(server, "stopped")
     assert stopped.state == "stopped" and stopped.checkpoints[-1].update == stopped.update
-    assert not (folder(server, "stopped") / "trainer.pid").exists()
+    with locked(folder(server, "stopped") / TRAINER) as holder:
+        assert not holder
     graph["train"]["inputs"]["updates"] = stopped.update + 2
     assert server.show(graph, "train", 2) == [[stopped.update + 2]]
     assert resumed_at(server, "stopped") == [stopped.update]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 from doubles.client import Scripted, brighter
 
 from arr_core.judging import Judge
 from arr_core.rubrics import BUILT_IN
-from arr_core.training.checkpoint import list_checkpoints
+from arr_core.training.checkpoint import RunError, list_checkpoints
 from arr_core.training.trainer import Trainer
 
 
@@ -56,3 +57,13 @@ def test_killed_between_the_last_checkpoint_and_its_adapter(
     for name in ("adapter/adapter_model.safetensors", "{}.safetensors"):
         files = [tmp_path / run / name.format(run) for run in ("whole", "killed")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_one_trainer_a_folder(trainer):
+    with contextlib.closing(trainer("run", 1)) as first:
+        for resume in (False, True):  # two fresh starts, and a resume beside a run
+            with pytest.raises(RunError, match=f"one that process {os.getpid()} on .+ trains"):
+                trainer("run", 1, resume)
+        (first.folder / ".events.jsonl.1.part").touch()
+    with contextlib.closing(trainer("run", 1, resume=True)):
+        assert not [*first.folder.glob(".*")], "what a killed process left is removed"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from arr_core.config.load import load_config
 from arr_core.training.events import ProgressEvent, UpdateEvent, history, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +193,7 @@ def test_files_of_the_user_are_checked_before_anything_loads(tmp_path):
         assert says in refusal(finish(*words, folder=tmp_path))
 
 
-def test_a_changed_setting_is_refused_on_resume_by_its_name_and_a_damaged_checkpoint_names_the_sound_one(
+def test_a_changed_setting_is_refused_on_resume_by_its_name_and_damage_is_passed_by(
     tmp_path,
 ):
     run = tmp_path / "run"
@@ -201,7 +202,10 @@ def test_a_changed_setting_is_refused_on_resume_by_its_name_and_a_damaged_checkp
     assert "optimizer.learning_rate" in refusal(finish(*resume, "--optimizer.learning_rate=0.5"))
     weights = run / "checkpoints/4/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "newest sound one is 2" in refusal(finish(*resume))
+    (run / "config.yaml").write_text("")
+    status, _, err = finish(*resume)
+    assert status == 0 and "4: the checkpoint is damaged" in err and "after update 2" in err
+    assert load_config(str(run / "config.yaml")).run.updates == 6
 
 
 def test_a_run_finds_its_prompts_from_anywhere_and_goes_on_with_no_others(tmp_path):
