@@ -36,7 +36,7 @@ class PlantedJudge(Judge):
         verdicts = await super()._compare(pairs, rubric)
         hashes = await self._work(hash_images, pairs)
         asked = [self._questions(*each, rubric) for each in zip(pairs, hashes, strict=True)]
-        keys = [[key for key, _ in orders] for orders in asked]
+        keys = [[order[0][0] for order in orders] for orders in asked]
         return [self._erring(*each) for each in zip(keys, verdicts, strict=True)]
 
     def _erring(self, keys: list[str], verdict: Verdict) -> Verdict:
