@@ -9,6 +9,7 @@ import logging
 import math
 import random
 import re
+import socket
 import time
 from dataclasses import replace
 from importlib import import_module
@@ -328,6 +329,10 @@ class _Pool:
             http_client=make(
                 auth=user if any(user) else None,
                 follow_redirects=False,
+                # A proxy of the environment would see the key, and cannot reach this machine anyway.
+                mounts=dict.fromkeys(["all://", "http://", "https://"])
+                if is_loopback(url)
+                else None,
                 limits=http.Limits(
                     max_connections=connections, max_keepalive_connections=connections
                 ),
@@ -392,4 +397,7 @@ def _host(parts: SplitResult) -> str:
 
 def is_loopback(url: str) -> bool:
     """Whether the URL is of this machine."""
-    return bool(re.fullmatch(r"localhost|::1|127(\.\d+){3}", urlsplit(url).hostname or ""))
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    name = socket.gethostname().lower()
+    own = {"localhost", "::1", "0.0.0.0", name, name.partition(".")[0]}
+    return host in own or bool(re.fullmatch(r".+\.localhost|127(\.\d+){3}", host))

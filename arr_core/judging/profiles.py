@@ -41,6 +41,9 @@ BUILT_IN = (
     "human",
     "miniature",
 )  # kinds that are profiles of that name, with nothing to say in a file
+SHAPE = "judge profiles in YAML, name: {url, model, key_variable}"
+# How keys begin, or what they hold; a variable that is set is one, whatever its name.
+_KEY = re.compile(r"(sk|hf|gsk|r8|xai|nvapi|AIza)[_A-Z\d]|(?=.*\d)(?=.*[a-z]).{20,}")
 
 
 class Profile(BaseModel):
@@ -156,6 +159,13 @@ class Profile(BaseModel):
                 "url: expected http:// or https://, a host and perhaps a port from 1 to 65535 and a path, got something "
                 "else; a key has its place in the variable that key_variable names"
             )
+        variable = self.key_variable
+        if variable and variable not in os.environ:
+            if not re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII) or _KEY.match(variable):
+                return (
+                    "key_variable: expected the name of an environment variable, got what may be a key (not shown); set a "
+                    "variable to the key, and write the variable's name here"
+                )
         if self.kind == "local" and not self.model:
             return "expected model, a folder or a name on the hub"
         if self.kind == "panel" and len(set(self.members)) < max(2, len(self.members)):
@@ -193,28 +203,27 @@ def load_profile(name: str) -> Profile:
             f"judge.profile: expected one of {known}, got {name!r}; describe it in {path}, for example "
             f"{name}: {{url: 'http://127.0.0.1:8000/v1', model: 'Qwen/Qwen3-VL-8B-Instruct'}}"
         )
-    if fault := profiles[name].fault():
+    try:
+        profile = Profile.model_validate(profiles[name])
+    except ValidationError as error:
+        fields = Profile.model_fields
+        faults = describe_validation_error(error, fields=fields, values=False)
+        hint = f"; the fields are {', '.join(fields)}" if "unknown field" in faults else ""
+        raise JudgeError(f"{path}: expected {SHAPE}; {name}: {faults}{hint}") from None
+    if fault := profile.fault():
         raise JudgeError(f"{path}: {name}: {fault}")
-    return profiles[name]
+    return profile
 
 
-def _read(path: Path) -> dict[str, Profile]:
-    """The file's profiles. What it says goes into no message: somebody may have written a key into it."""
-    shape = "judge profiles in YAML, name: {url, model, key_variable}"
-    expected = f"{path}: expected {shape}"
-    content = read_yaml(path, shape, JudgeError, secret=True) if path.exists() else {}
+def _read(path: Path) -> dict[str, Any]:
+    """The fields of the file's profiles, by name. A fault in one spoils no other, so they are not checked here.
+
+    What the file says goes into no message: somebody may have written a key into it.
+    """
+    content = read_yaml(path, SHAPE, JudgeError, secret=True) if path.exists() else {}
     if not isinstance(content, dict | None):
-        raise JudgeError(f"{expected}; it holds a {type(content).__name__}")
-    profiles = {}
-    for name, fields in (content or {}).items():
-        try:
-            profiles[str(name)] = Profile.model_validate(fields)
-        except ValidationError as error:
-            fields = Profile.model_fields
-            faults = describe_validation_error(error, fields=fields, values=False)
-            hint = f"; the fields are {', '.join(fields)}" if "unknown field" in faults else ""
-            raise JudgeError(f"{expected}; {name}: {faults}{hint}") from None
-    return profiles
+        raise JudgeError(f"{path}: expected {SHAPE}; it holds a {type(content).__name__}")
+    return {str(name): fields for name, fields in (content or {}).items()}
 
 
 def default_rubric(name: str, task: Task) -> Rubric:

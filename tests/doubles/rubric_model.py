@@ -58,7 +58,7 @@ def _write(text: str, pictures: Mapping[str, Image.Image]) -> str:
 
 def _judge(text: str, pictures: Mapping[str, Image.Image]) -> str:
     first, second = light(pictures["FIRST"]), light(pictures["SECOND"])
-    criteria = text.partition("The criteria:\n")[2]
+    criteria = text.partition("The criteria:\n")[2].partition("\n[data ")[0]
     if any(rubric.text in criteria for rubric in BUILT_IN.values()):
         criteria = ""  # they say nothing about light
     brighter = "tie" if first == second else "first" if first > second else "second"

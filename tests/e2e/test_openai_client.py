@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import random
+import socket
 import sqlite3
 import time
 
@@ -489,6 +491,30 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, capfd):
     )
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("store*"))
     assert KEY not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "this machine", "elsewhere.invalid"])
+def test_a_proxy_hears_nothing_of_a_judge_on_this_machine(monkeypatch, host):
+    if host == "this machine":
+        host = "box.test"
+        monkeypatch.setattr(socket, "gethostname", lambda: "Box.test")
+        monkeypatch.setattr(socket, "getaddrinfo", resolved(socket.getaddrinfo, "box.test"))
+    with OpenAIServer() as proxy, OpenAIServer() as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        server.url = server.url.replace("127.0.0.1", host)
+        with judge(server, both_orders=False) as it, contextlib.suppress(JudgeError):
+            it.compare("a cup", LIGHT, DARK)
+    assert (server.calls, proxy.calls) == ((0, 1) if "invalid" in host else (1, 0))
+
+
+def resolved(lookup, name: str):
+    """getaddrinfo for which ``name`` is this machine."""
+    return lambda host, *more, **fields: lookup(
+        "127.0.0.1" if host in (name, name.encode()) else host, *more, **fields
+    )
 
 
 def test_a_password_in_the_url_is_not_shown():

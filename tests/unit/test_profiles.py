@@ -106,6 +106,30 @@ def test_a_mistake_in_the_file_is_one_line_without_its_content(judges, text, sai
     assert message.startswith(str(path)) and said in message
 
 
+def test_a_faulty_profile_spoils_no_other(judges):
+    judges("box: {url: 'http://box/v1', model: m}\nbad: {max_tokens: 1}\nworse: 7")
+    assert load_profile("box").model == "m"
+    assert "bad: max_tokens: expected greater" in fault("bad")
+    assert "worse: expected a valid dictionary" in fault("worse")
+    assert "expected one of bad, box, human, miniature, worse" in fault("lost")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [KEY, "AIzaSyB0q4", "hf_AbCdEf", "4f9c1d22aa", "e3b0c44298fc1c149afbf4c8", "my key", "a:b"],
+)
+def test_a_key_in_place_of_its_variable_is_refused_and_not_shown(judges, key):
+    judges(f"box: {{url: 'http://box/v1', model: m, key_variable: '{key}'}}")
+    said = fault("box")
+    assert "key_variable: expected the name of an environment variable" in said and key not in said
+
+
+def test_a_variable_that_is_set_may_have_any_name(judges, monkeypatch):
+    monkeypatch.setenv("hf_token_of_account_2", KEY)
+    judges("box: {url: 'http://box/v1', model: m, key_variable: hf_token_of_account_2}")
+    assert make_client("box").chat._pools[0].client.api_key == KEY
+
+
 def test_an_empty_file_has_no_profiles(judges):
     judges("")
     assert "expected one of human, miniature" in fault("box")
