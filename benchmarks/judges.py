@@ -139,9 +139,9 @@ def read(messages) -> tuple[str, tuple[str, ...], list[Image.Image]]:
     parts = next(
         message["content"] for message in messages if not isinstance(message["content"], str)
     )
-    prompt, listed = re.fullmatch(
-        r"The prompt:\n(.*)\n\nThe criteria:\n(.*)", parts[0]["text"], re.DOTALL
-    ).groups()
+    mark = re.search(r"\[data \w+\]", parts[0]["text"])[0]
+    _, prompt, listed, _ = parts[0]["text"].split(f"\n{mark} ")
+    prompt, listed = (text.partition("\n")[2] for text in (prompt, listed))
     criteria = tuple(line.partition(". ")[2] for line in listed.splitlines())
     first, second = (part["image"] for part in parts if part["type"] == "image")
     return prompt, criteria, [first, second]
