@@ -16,7 +16,6 @@ from doubles.openai_server import (
     error,
     json_mode_only,
     reasoning,
-    verdict,
     vllm,
 )
 from doubles.slow_server import slow_server
@@ -135,6 +134,9 @@ def test_one_question_that_needs_a_weaker_form_weakens_no_other(judge):
             error(400, "Model does not support images. Please use a model that does."),
             "cannot see images",
         ),  # LM Studio
+        (error(400, "unknown variant `image_url`, expected `text`"), "cannot see images"),
+        (error(400, "messages[1].content must be a string"), "cannot see images"),
+        (error(400, "invalid type: sequence, expected a string at line 1"), "cannot see images"),
         (
             error(400, "At most 1 image(s) may be provided in one prompt."),
             "--limit-mm-per-prompt",
@@ -422,42 +424,6 @@ def test_a_panel_of_two_servers_and_a_chat_of_one(tmp_path, monkeypatch):
 
 
 # --- faults and throughput -------------------------------------------------------------------------------------------------
-
-
-def test_hundreds_of_faults_under_votes_and_repair_never_become_a_reward(judge):
-    """Everybody that answers well says the light image; so whatever else comes, the dark one must never win."""
-    dice = random.Random(0)
-    faults = [
-        "",
-        "[1,1]",
-        "[2,2]",
-        "[]",
-        "[1]",
-        '["a","b"]',
-        "[0,1]",
-        None,
-        "<think>first",
-        verdict("first")[:30],
-        error(500),
-        error(429),
-        error(503),
-        CLOSED,
-        Reply(body=b"{"),
-        Reply(body=b"[]"),
-        Reply(None, refusal="no"),
-        Reply(verdict("first"), cut=True),
-        Reply(body=b'{"choices": [null]}'),
-    ]
-
-    def answer(request):
-        return dice.choice(faults) if dice.random() < 0.3 else brighter(request)
-
-    with OpenAIServer(answer) as server, judge(server, votes=3, concurrency=32) as it:
-        verdicts = it.submit(pairs(100)).result(timeout=200)
-    assert server.calls > 600
-    said = [verdict.preferred for verdict in verdicts]
-    assert set(said) == {"a", None} and 50 < said.count("a") < 100
-    assert all(v.decided or v.reason for v in verdicts)
 
 
 def test_letters_with_faults_never_credit_the_wrong_image(judge):

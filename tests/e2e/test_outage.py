@@ -107,15 +107,6 @@ def test_a_question_that_alone_fails_is_no_outage(box, hours):
     assert server.calls <= 4 + 2 * (1 + 2 * hours)
 
 
-@pytest.mark.parametrize("fault", [error(401), error(402), error(404), MOVED])
-def test_what_never_answered_stops_at_once(box, fault):
-    with OpenAIServer([fault]) as server:
-        it, told = box(server, retries=3)
-        with it, pytest.raises(JudgeError, match=f"HTTP {fault.status}|out of credit"):
-            compare(it, "a cup")
-    assert server.calls <= 2 and not told
-
-
 def test_no_more_requests_start_in_a_minute_than_the_profile_says(box):
     with OpenAIServer() as server:
         it, _ = box(server, requests_per_minute=600)
