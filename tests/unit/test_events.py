@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from arr_core.training.events import (
     ImageStatistics,
     MeasuredShare,
     MeasureEvent,
+    OutageEvent,
     ProgressEvent,
     ResumedEvent,
     RubricName,
@@ -36,6 +38,12 @@ STARTED = StartedEvent(run="demo", updates=40, rubric=RubricName(name="r", hash=
 ENCODED = EncodedEvent(examples=9, seconds=2.0)
 WARNING = WarningEvent(message="slow")
 HALFWAY = ProgressEvent(stage="sampling", done=4, total=8)
+OUTAGE = OutageEvent(
+    reason="HTTP 401: expired",
+    since="2026-11-25T02:14:09+00:00",
+    next_try="2026-11-25T02:22:00+00:00",
+    gives_up="2026-11-25T14:14:09+00:00",
+)
 FINISHED = FinishedEvent(update=40, sentence="It won.", adapter="adapter", report="report.html")
 IMAGE = ValidationImage(prompt="p", base="b.png", policy="p.png", preferred="policy", reason="r")
 VALIDATION = ValidationEvent(
@@ -81,6 +89,7 @@ class TestLog:
                 statistics=BothStatistics(base=statistics, policy=statistics),
             ),
             HALFWAY,
+            OUTAGE,
             checkpoint(2),
             measure(),
             WARNING,
@@ -154,6 +163,12 @@ class TestLog:
 
 
 class TestHistory:
+    @pytest.mark.parametrize(
+        "after, waits", [(checkpoint(2), True), (update(3), False), (HALFWAY, False)]
+    )
+    def test_an_outage_lasts_until_something_is_done(self, after, waits):
+        assert (history([STARTED, OUTAGE, after]).outage is OUTAGE) == waits
+
     def test_a_run_from_start_to_end(self):
         run = history(
             [
@@ -249,6 +264,18 @@ class TestProgress:
         lines = [line for line in stream.getvalue().splitlines() if line.startswith("update")]
         assert [line.split("  ")[0] for line in lines] == [
             f"update {number}/40" for number in (1, 11, 21, 31, 40)
+        ]
+
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system's clock cannot be moved")
+    def test_an_outage_is_a_line_at_each_try_in_the_clock_of_this_machine(self, monkeypatch):
+        monkeypatch.setenv("TZ", "UTC-1")
+        time.tzset()
+        stream = io.StringIO()
+        show([STARTED, OUTAGE, OUTAGE], stream)
+        monkeypatch.undo()
+        time.tzset()
+        assert stream.getvalue().splitlines()[1:] == 2 * [
+            "the judge does not answer since 03:14 (HTTP 401: expired); next try at 03:22; gives up at 15:14"
         ]
 
     def test_progress_within_an_update_is_in_the_bar_and_elsewhere_a_line_a_minute(self):
