@@ -1,7 +1,7 @@
 """What a run reads: prompts, edits and preference pairs, checked before any model loads, and the order of their use.
 
 The formats are the reference's, so that its data can be used as it is. A record's text and images go by any of the
-names below; a path is relative to the file that holds it. The first fault ends the reading with one line:
+names below; a path is relative to the file that holds it, and stays in its folder or one of ``ARR_IMAGES``. The first fault ends the reading with one line:
 ``file:line: field: expected ..., got ...``.
 """
 
@@ -27,6 +27,7 @@ TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")
 EDITED = ("edited_images", "target_images", "output_images")
 _ITEM, _DECODER = re.compile(r"[^\s,]"), json.JSONDecoder()
+ALLOWED = "ARR_IMAGES"  # folders outside, from which a data file may name images
 SOURCE = ("source_image", "base_image", "original_image", "input_image", "reference_image")
 
 
@@ -117,13 +118,16 @@ def load_split(
     return kept, held_out
 
 
-def load_pairs(path: str | Path, *, labelled: bool = True) -> list[PreferencePair]:
+def load_pairs(
+    path: str | Path, *, labelled: bool = True, anywhere: bool = False
+) -> list[PreferencePair]:
     """Pairs of a .json list or .jsonl file, at least one: two images and ``label_rank``, where 1 is better.
 
-    A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Raises DataError.
+    A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Images may lie
+    ``anywhere`` where only a person on this machine sees them. Raises DataError.
     """
     pairs = []
-    for record in _records(path):
+    for record in _records(path, anywhere):
         source = record.image(*record.required(SOURCE)) if record.name_of(SOURCE) else None
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
@@ -239,6 +243,7 @@ class _Record:
     line: int
     values: dict[str, Any]
     fault_of: Callable[[Path], str | None]
+    folders: tuple[Path, ...] = ()  # an image lies in one of them, or anywhere where there are none
 
     def error(self, name: str, expected: str, got: str | None = None) -> DataError:
         """The refusal of a field; ``got`` is its value unless given."""
@@ -288,6 +293,13 @@ class _Record:
         if not isinstance(value, str) or not value.strip():
             raise self.error(name, "the path of an image", show(value))
         path = self.file.parent / value
+        if self.folders and not _is_in(path, self.folders):
+            raise self.error(
+                name,
+                f"an image in the folder of the data file, since a judge far away may be shown it (the environment "
+                f"variable {ALLOWED} names further folders)",
+                show(value),
+            )
         if fault := self.fault_of(path):
             raise self.error(
                 name,
@@ -297,7 +309,7 @@ class _Record:
         return path
 
 
-def _records(name: str | Path) -> Iterator[_Record]:
+def _records(name: str | Path, anywhere: bool = False) -> Iterator[_Record]:
     """The records of a file, or of one of the package's own (``room:path``), with their line numbers; at least one."""
     path = resource(name) or Path(name)
     text = read_text(path, "a data file", DataError)
@@ -305,15 +317,29 @@ def _records(name: str | Path) -> Iterator[_Record]:
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: expected a .txt, .jsonl or .json file, got {path.suffix}")
     fault_of, empty = cache(image_fault), True
+    named = filter(None, os.environ.get(ALLOWED, "").split(os.pathsep))
+    folders = () if anywhere else tuple(Path(folder).resolve() for folder in (path.parent, *named))
     for line, value in readers[path.suffix.lower()](path, text):
         empty = False
         if isinstance(value, str):
             value = {"prompt": value}
         if not isinstance(value, dict):
             raise DataError(f"{path}:{line}: expected an object or a text, got {show(value)}")
-        yield _Record(path, line, value, fault_of)
+        yield _Record(path, line, value, fault_of, folders)
     if empty:
         raise DataError(f"{path}: expected at least one record, got an empty file")
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    try:
+        place = path.resolve()
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ):  # no name, or a link to itself: it is no image either
+        return True
+    return any(place.is_relative_to(folder) for folder in folders)
 
 
 def _text_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:

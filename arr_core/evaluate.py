@@ -17,7 +17,7 @@ from . import __version__
 from .base_spec import BaseSpec
 from .common.children import UNTIL_EOF, stop_at_eof
 from .common.command import Parser, new_folder, run
-from .common.files import write_json
+from .common.files import check_links, write_json
 from .common.progress import ProgressBars
 from .config.load import ConfigError
 from .sampling_options import adapter_of, add_options, load_adapter_for, plan_of, spec_of
@@ -56,6 +56,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{output}: expected a new folder, got one of another evaluation; give another --output"
         )
+    check_links(output, ConfigError)
     spec = spec_of(options)
     plan, adapter = plan_of(options, spec), adapter_of(options, spec)
     if adapter is None:

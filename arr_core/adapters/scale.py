@@ -36,6 +36,9 @@ _REFUSED = (
     "monteclora_config",
 )
 
+# A pattern comes with the file, and one that repeats a group may take longer than the universe to match nothing.
+_REPEATS, _NESTED = re.compile(r"(?<!\\)[*+{]"), re.compile(r"\)[*+{]|\(\?P?[=(]")
+
 
 def _not_zero(alpha: float) -> float:
     if alpha == 0:
@@ -167,6 +170,12 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
         return default
     from peft.utils.other import get_pattern_key
 
+    for pattern in patterns:
+        if len(pattern) > 1000 or len(_REPEATS.findall(pattern)) > 3 or _NESTED.search(pattern):
+            raise AdapterError(
+                "expected short patterns without nested repeats in rank_pattern and alpha_pattern, got "
+                f"{pattern!a:.100}; correct it"
+            )
     try:
         return patterns.get(get_pattern_key(list(patterns), module), default)
     except re.error as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,20 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and status 2, as every other fault of the input."""
 
     def parse_known_args(self, args=None, namespace=None):
-        if nul := [word for word in args or () if "\0" in word]:
-            self.error(f"expected words without NUL, got {nul[0]!a:.80}")
+        if bad := next((word for word in args or () if not _is_sayable(word)), ""):
+            self.error(f"expected text that this system can write and without NUL, got {bad!a:.80}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         message = message if len(message) <= 500 else f"{message[:250]} ... {message[-250:]}"
         self.exit(2, f"error: {' '.join(message.split())}; see --help\n")
+
+
+def _is_sayable(word: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def number_from(least: float, kind: type = int, most: float = 2**31):

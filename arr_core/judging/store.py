@@ -24,18 +24,20 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from .pictures import smaller
-from .verdict import JudgeError, Opinion, Side
+from .verdict import SIDES, JudgeError, Opinion, Side
 
+Built = TypeVar("Built")
+MAX_BYTES = 2**26  # of what is packed
 VERSION = 1  # of the tables; SQLite keeps it as user_version
 LARGEST = 192  # pixels of a thumbnail's longer side
 EXACT = 96  # pixels up to which a thumbnail is kept without loss
@@ -131,6 +133,10 @@ class VerdictStore:
                 self._shared = VerdictStore(shared)
             except JudgeError as error:
                 raise JudgeError(f"ARR_VERDICTS names {error}") from error
+        if Path(path).exists() and not Path(path).is_file():
+            raise JudgeError(
+                f"{path}: expected the file of a verdict store, got a folder, pipe or device"
+            )
         with self._open():
             # A transaction begins as a writer, so that two processes wait for each other instead of failing half-way.
             self._connection = sqlite3.connect(
@@ -141,13 +147,16 @@ class VerdictStore:
             self._connection.execute("PRAGMA synchronous=NORMAL")
             if self._version() != VERSION:
                 self._create_tables()
+            foreign = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"
+            if self._connection.execute(foreign).fetchone()[0]:  # they would run
+                raise self._damaged("views or triggers")
             # A store that an earlier release made has none.
             self._connection.execute(f"CREATE TABLE IF NOT EXISTS labels ({TABLES['labels']})")
 
     def get(self, keys: Sequence[str]) -> dict[str, Opinion]:
         """The opinions that are stored under these keys, marked as cached."""
         return {
-            key: replace(Opinion.load(_unpacked(content)), cached=True)
+            key: replace(self._unpacked(content, Opinion.load), cached=True)
             for key, content in self._get("opinions", keys).items()
         }
 
@@ -159,7 +168,7 @@ class VerdictStore:
     def get_reply(self, key: str) -> str | None:
         """The text that is stored under this key."""
         content = self._get("replies", [key]).get(key)
-        return None if content is None else _unpacked(content)
+        return None if content is None else self._unpacked(content, str)
 
     def put_reply(self, key: str, text: str) -> None:
         """Store the text of a reply."""
@@ -189,14 +198,17 @@ class VerdictStore:
 
     def labels(self) -> dict[bytes, bytes]:
         """The image that people prefer, by the hash of the pair."""
-        return dict(self._query("SELECT * FROM labels"))
+        return dict(self._rows("labels"))
 
     def entries(self) -> Iterator[Entry]:
         """The verdicts of the audit trail, the newest first."""
-        for row in self._query("SELECT * FROM verdicts ORDER BY rowid DESC"):
+        for row in self._rows("verdicts", "ORDER BY rowid DESC"):
             _, *fields, opinions, time = row
-            said = tuple(map(Opinion.load, _unpacked(opinions)))
-            yield Entry(*fields, opinions=said, time=time)
+            said = self._unpacked(opinions, lambda rows: tuple(map(Opinion.load, rows)))
+            entry = Entry(*fields, opinions=said, time=time)
+            if entry.preferred not in (*SIDES, None):
+                raise self._damaged("a row of verdicts that names no image")
+            yield entry
 
     def thumbnails(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """The WebP files of images, by hash, where there are any."""
@@ -204,7 +216,7 @@ class VerdictStore:
 
     def rubrics(self) -> dict[str, tuple[str, str]]:
         """Name and text of the rubrics, by content hash."""
-        return {key: (name, text) for key, name, text in self._query("SELECT * FROM rubrics")}
+        return {key: (name, text) for key, name, text in self._rows("rubrics")}
 
     def __len__(self) -> int:
         """The number of opinions."""
@@ -236,8 +248,30 @@ class VerdictStore:
 
     def _select(self, table: str, column: str, keys: Iterable) -> dict[Any, bytes]:
         """The contents of a table of two columns, by these keys."""
-        question = f"SELECT * FROM {table} WHERE {column} = ?"
-        return dict(row for key in keys for row in self._query(question, [key]))
+        return dict(row for key in keys for row in self._rows(table, f"WHERE {column} = ?", [key]))
+
+    def _rows(self, table: str, clause: str = "", values: Sequence = ()) -> Iterator[tuple]:
+        """Rows that are what ``TABLES`` says; SQLite itself lets anything stand in any column."""
+        columns = TABLES[table].split(", ")
+        for row in self._query(f"SELECT * FROM {table} {clause}", values):
+            if len(row) != len(columns) or not all(map(_fits, row, columns)):
+                raise self._damaged(f"a damaged row of {table}")
+            yield row
+
+    def _unpacked(self, content: bytes, build: Callable[[Any], Built]) -> Built:
+        try:
+            unpacker = zlib.decompressobj()
+            text = unpacker.decompress(content, MAX_BYTES)
+            if not unpacker.eof:
+                raise ValueError
+            return build(json.loads(text))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, zlib.error):
+            raise self._damaged("a damaged reply or opinion") from None
+
+    def _damaged(self, got: str) -> JudgeError:
+        return JudgeError(
+            f"{self.path}: expected rows as this program writes them, got {got}; move the file away, and a new one is made"
+        )
 
     def _insert(self, table: str, rows: Iterable[Sequence], known: str = "IGNORE") -> None:
         """Store rows in one transaction; the first that has a key stays, unless what is known is to be replaced."""
@@ -279,6 +313,11 @@ class VerdictStore:
                 ) from error
 
 
+def _fits(value: Any, column: str) -> bool:
+    kind = bytes if " BLOB" in column else str
+    return isinstance(value, kind if "NOT NULL" in column or "PRIMARY" in column else kind | None)
+
+
 def _utf8(value: Any) -> Any:
     """A lone surrogate, which JSON may hold, has no UTF-8: SQLite takes its escape."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
@@ -286,7 +325,3 @@ def _utf8(value: Any) -> Any:
 
 def _packed(content: Any) -> bytes:
     return zlib.compress(json.dumps(content).encode())
-
-
-def _unpacked(content: bytes) -> Any:
-    return json.loads(zlib.decompress(content))

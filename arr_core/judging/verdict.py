@@ -64,10 +64,27 @@ class Opinion:
 
     @classmethod
     def load(cls, content: dict[str, Any]) -> Opinion:
-        """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back."""
+        """The opinion that ``dataclasses.asdict`` made into plain content, as a file of JSON gives it back.
+
+        Raises ValueError, TypeError or LookupError for content that is none.
+        """
         findings = tuple(Finding(*row) for row in content["findings"])
         members = tuple(map(cls.load, content["members"]))
-        return cls(**{**content, "findings": findings, "members": members})
+        opinion = cls(**{**content, "findings": findings, "members": members})
+        texts = [opinion.reason, opinion.failure, opinion.reply]
+        texts += [text for one in findings for text in one[:2]]
+        numbers = [opinion.tokens, opinion.cost, opinion.latency_s, opinion.calls]
+        numbers += [
+            opinion.threshold,
+            opinion.quorum,
+            opinion.confidence or 0,
+            opinion.log_odds or 0,
+        ]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"expected texts, got {texts}")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError(f"expected numbers, got {numbers}")
+        return opinion
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..common import collectives
+from ..common.files import check_links
 from ..common.lock import TRAINER, locked
 from ..config.load import changed_fields, save_config
 from ..config.schema import TrainConfig
@@ -62,6 +63,7 @@ def open_run(config: TrainConfig, resume: bool) -> Checkpoint | None:
     Raises RunError for a folder that holds another run, or none to resume, or one of other settings.
     """
     folder = config.run.folder
+    check_links(folder, RunError)
     if not resume:
         taken = any((folder / name).exists() for name in ("events.jsonl", "config.yaml"))
         if taken and collectives.rank() == 0:

@@ -249,7 +249,7 @@ def test_images_of_a_data_file_must_lie_in_comfyuis_folders(server, tmp_path):
     (server.base / "input/edits.jsonl").write_text(json.dumps(record))
     inputs = {"preset": "qwen-image-edit", "run_name": "refused", "prompts_file": "edits.jsonl"}
     message = server.fail({"train": training(server, **inputs)})
-    assert "expected images in ComfyUI's input or output folder" in message
+    assert "expected an image in the folder of the data file" in message
 
 
 def test_what_can_be_set_takes_no_path():

@@ -156,7 +156,8 @@ def test_the_batch_changes_no_image(flux, tmp_path):
     assert max(differ(one[name], many[name]) for name in one if name != "grid.png") <= 1
 
 
-def test_edits_of_many_shapes_keep_theirs(saved_pipeline, source_image, tmp_path):
+def test_edits_of_many_shapes_keep_theirs(saved_pipeline, source_image, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARR_IMAGES", str(source_image(64, 64).parent))
     sizes = [(96, 48), (48, 96), (64, 64), (96, 48)]
     lines = [
         json.dumps({"instruction": f"edit {n}", "source_image": str(source_image(*size))})

@@ -104,7 +104,8 @@ def test_an_edit_has_a_source_beside_its_file(folder, alias):
     assert load_examples(path, "edit") == [Example("make it red", folder / "a.png")]
 
 
-def test_a_path_may_be_absolute_or_lead_elsewhere(folder):
+def test_a_path_may_be_absolute_or_lead_elsewhere_with_leave(folder, monkeypatch):
+    monkeypatch.setenv("ARR_IMAGES", str(folder))
     (folder / "lists").mkdir()
     sources = "../a.png", str(folder / "b.jpg")
     path = write_lines(folder / "lists", *[EDIT | {"source_image": name} for name in sources])

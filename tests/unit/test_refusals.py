@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import struct
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from arr_core import adapter as adapter_command
 from arr_core.adapters import AdapterError, load_adapter
+from arr_core.adapters.scale import read_record
 from arr_core.common.errors import ArrError
+from arr_core.common.files import check_links
 from arr_core.common.images import image_fault
 from arr_core.config.load import ConfigError, load_config
 from arr_core.data import DataError, load_examples, load_exemplars, load_pairs
 from arr_core.judging.profiles import Profile, load_profile
-from arr_core.judging.verdict import JudgeError
+from arr_core.judging.store import Entry, VerdictStore
+from arr_core.judging.verdict import Finding, JudgeError, Opinion
 from arr_core.rubrics import RubricError, load_rubric
 
 few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
@@ -188,9 +195,10 @@ def test_convert_overwrites_nothing(tmp_path, capsys):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_word_with_nul_is_refused(capsys):
+@pytest.mark.parametrize("word", ["a\0b", "a\ud800b"])
+def test_a_word_that_no_system_can_write_is_refused(word, capsys):
     with pytest.raises(SystemExit) as end:
-        adapter_command.main(["inspect", "a\0b"])
+        adapter_command.main(["inspect", word])
     assert end.value.code == 2 and "without NUL" in capsys.readouterr().err
 
 
@@ -261,6 +269,113 @@ def test_any_content_is_read_or_refused_in_one_line(suffix, tmp_path):
             try:
                 read(path)
             except ArrError as error:
-                assert "\n" not in str(error) and "expected" in str(error)
+                said = str(error)
+                assert "\n" not in said and ("expected" in said or "unknown field" in said)
 
     check()
+
+
+# ------------------------------------------------------------------ verdict stores
+
+
+def damaged(path: Path, change: str, content: bytes = b"") -> VerdictStore:
+    """A store with a verdict, an opinion and a rubric, after ``change``."""
+    store = VerdictStore(path)
+    opinion = Opinion(0, "why", (Finding("1", "seen"),), 0.5)
+    store.put({"key": opinion})
+    store.put_verdicts([Entry("p", b"a", b"b", None, "r", "j", "a", "why", (opinion, opinion))])
+    store.put_rubric("r", "name", "1. text")
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change, {"content": content} if ":" in change else {})
+    return VerdictStore(path)
+
+
+def read_all(store: VerdictStore) -> None:
+    with contextlib.closing(store):
+        list(store.entries()), store.get(["key"]), store.rubrics(), store.thumbnails([b"a"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE verdicts SET opinions = 'text'",
+        "UPDATE verdicts SET prompt = x'ff00'",
+        "UPDATE verdicts SET image_a = 5",
+        "UPDATE verdicts SET preferred = 'both'",
+        "UPDATE verdicts SET time = x'00'",
+        "UPDATE opinions SET content = 5",
+        "UPDATE rubrics SET text = x'ff'",
+        "ALTER TABLE verdicts ADD COLUMN extra TEXT",
+        "ALTER TABLE verdicts DROP COLUMN time",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TRIGGER t BEFORE INSERT ON verdicts BEGIN SELECT 1; END",
+    ],
+)
+def test_a_store_whose_rows_are_damaged_is_refused(change, tmp_path):
+    with pytest.raises(JudgeError, match="move the file away"):
+        read_all(damaged(tmp_path / "a.sqlite", change))
+
+
+def test_what_is_packed_in_a_store_is_opinions_or_refused(tmp_path):
+    bomb = zlib.compress(b" " * 2**27, 1)
+    with pytest.raises(JudgeError, match="a damaged reply or opinion"):
+        read_all(damaged(tmp_path / "bomb.sqlite", "UPDATE opinions SET content = :content", bomb))
+    sound = json.dumps(asdict(Opinion(0, findings=(Finding("1", "seen"),))))
+
+    @few
+    @given(
+        st.sampled_from(sorted(asdict(Opinion(0)))).flatmap(
+            lambda name: json_values.map(lambda value: {**json.loads(sound), name: value})
+        )
+        | json_values
+    )
+    def check(content):
+        try:
+            opinion = Opinion.load(content)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return
+        assert (
+            isinstance(opinion.reason, str)
+            and opinion.cost + opinion.latency_s + opinion.calls is not None
+        )
+
+    check()
+
+
+# ------------------------------------------------------------------ what lies elsewhere
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right on Windows")
+@pytest.mark.parametrize("way", ["../outside.png", "link.png", "absolute"])
+def test_a_picture_outside_the_data_files_folder_needs_leave(way, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("outside.png", "data/inside.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    (tmp_path / "data/link.png").symlink_to("../outside.png")
+    way = str(tmp_path / "outside.png") if way == "absolute" else way
+    record = {"query": "q", "response": [way, "inside.png"], "label_rank": [1, 2]}
+    (tmp_path / "data/pairs.jsonl").write_text(json.dumps(record))
+    with pytest.raises(
+        DataError, match="response: expected an image in the folder of the data file"
+    ):
+        load_pairs(tmp_path / "data/pairs.jsonl")
+    monkeypatch.setenv("ARR_IMAGES", f"/nowhere{os.pathsep}{tmp_path}")
+    assert len(load_pairs(tmp_path / "data/pairs.jsonl")) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right on Windows")
+def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/samples").symlink_to("checkpoints")
+    check_links(tmp_path / "run", ConfigError)
+    (tmp_path / "run/adapter").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="adapter: expected a file or folder of its own"):
+        check_links(tmp_path / "run", ConfigError)
+
+
+@pytest.mark.parametrize("pattern", ["((a|b)+)+$", "(.*.*)*x", "a*b*c*d*e", "a" * 1001])
+def test_a_pattern_that_may_never_end_is_refused(pattern):
+    record = read_record({"r": 4, "lora_alpha": 4, "rank_pattern": {pattern: 8}})
+    with pytest.raises(AdapterError, match="expected short patterns"):
+        record.rank_of("transformer_blocks.0.attn.to_q")
