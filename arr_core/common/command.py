@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from .errors import ArrError
 
@@ -56,14 +56,37 @@ def new_folder(parent: str) -> Path:
     return folder
 
 
+class _Tolerant(io.FileIO):
+    """A standard stream. What a closed pipe, a lost terminal or a full disk does not take is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def _tolerant(stream: TextIO | None) -> TextIO | None:
+    """The stream, such that nothing that is written to it ends the work, nor a name that the console cannot write."""
+    if stream is None:  # closed before the start
+        return open(os.devnull, "w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+        if type(getattr(stream.buffer, "raw", None)) is io.FileIO:  # not a console of Windows
+            raw = _Tolerant(stream.fileno(), "w", closefd=False)
+            return io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                stream.encoding,
+                "backslashreplace",
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+    return stream
+
+
 def run(work: Callable[[], int], *, stopped: str, status: int = 130) -> int:
     """The exit status of ``work``; 2 where it refuses, with one line on stderr; ``status`` on Ctrl-C, after ``stopped``."""
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a name that the console cannot write must not end the work
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _tolerant(sys.stdout), _tolerant(sys.stderr)
     try:
         return work()
     except (ArrError, OSError) as error:

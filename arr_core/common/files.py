@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +93,31 @@ def check_links(folder: Path, error_class: type[ArrError]) -> None:
 class JsonLines:
     """An append-only file of JSON objects, one a line. A line is one system call, so a kill loses at most that line.
 
-    A torn last line of an earlier process is closed first, so that it spoils no other.
+    A torn last line of an earlier process is closed first, so that it spoils no other. What a full disk does not take is
+    kept, and written before the next line.
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._file = open(path, "a+b", buffering=0)
+        self._file, self._unwritten = open(path, "a+b", buffering=0), b""
         if self._file.seek(0, os.SEEK_END):
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")
 
     def append(self, value: dict[str, Any]) -> None:
-        """Write one object. Raises ValueError for numbers that are not finite."""
+        """Write one object. Raises ValueError for numbers that are not finite, and OSError where it is only kept."""
         line = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        while data:
-            data = data[self._file.write(data) :]
+        self._unwritten += line.encode("utf-8", "backslashreplace") + b"\n"
+        self._write()
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._write()
         self._file.close()
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:

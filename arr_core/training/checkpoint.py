@@ -44,10 +44,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """The folder ``checkpoints/<update>``, written whole or not at all.
-
-    Older ones beyond ``keep`` are removed, and newer ones, which a resume has passed by as damaged.
-    """
+    """The folder ``checkpoints/<update>``, written whole or not at all; then ``keep_newest``."""
     final = folder / str(checkpoint.update)
     partial = folder / f".partial-{os.getpid()}"
     finish_saves(folder)
@@ -63,12 +60,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         final.rename(folder / f".old-{final.name}")
     partial.rename(final)
     sync(folder)
+    keep_newest(folder, checkpoint.update, keep)
+    return final
+
+
+def keep_newest(folder: Path, last: int, keep: int) -> None:
+    """Remove all but ``keep`` checkpoints up to update ``last``. What is newer is damaged: a resume has passed it by."""
     updates = list_checkpoints(folder)
-    kept = [update for update in updates if update <= checkpoint.update][-keep:]
+    kept = [update for update in updates if update <= last][-keep:]
     for update in {*updates} - {*kept}:
         (folder / str(update)).rename(folder / f".old-{update}")
     finish_saves(folder)
-    return final
 
 
 def finish_saves(folder: Path) -> None:

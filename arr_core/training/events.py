@@ -305,13 +305,22 @@ class EventLog:
 
     def __init__(self, path: str | os.PathLike, observers: Iterable[Observer] = ()):
         self._lines, self.observers = JsonLines(path), tuple(observers)
+        self._warned: set[str] = set()
 
     def emit(self, event: Event) -> None:
         """Append the event, then call the observers with it. A line is one system call, so signal handlers may emit."""
         plain = {"event": event.event, **asdict(event)}
-        self._lines.append(json.loads(json.dumps(plain), parse_constant=lambda name: None))
-        for observer in self.observers:
-            observer(event)
+        values = json.loads(json.dumps(plain), parse_constant=lambda name: None)
+        for write in (lambda _: self._lines.append(values), *self.observers):
+            try:
+                write(event)
+            except OSError as error:  # such as a full disk: what is only shown ends no run
+                self._warn(str(error))
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self.emit(WarningEvent(message=message))
 
     def close(self) -> None:
         """Close the file, and every observer that can be closed."""

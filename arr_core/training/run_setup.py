@@ -48,8 +48,9 @@ def claim_folder(folder: Path) -> Iterator[None]:
                     f"{folder}: expected a run that no process works on, got one that {holder} trains; stop it or wait "
                     "until it ends, or choose another --run.name"
                 )
-            for part in folder.rglob(".*.part"):
-                part.unlink()
+            for pattern in (".*.part", ".tmp*"):  # ours, and those of safetensors
+                for part in folder.rglob(pattern):
+                    part.unlink()
             finish_saves(folder / "checkpoints")
 
     with contextlib.ExitStack() as stack:

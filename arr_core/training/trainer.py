@@ -21,7 +21,7 @@ from ..data import PromptOrder
 from ..judging import Judge, JudgeError, Verdict
 from ..judging.outage import Outage
 from ..policies.loading import load_policy
-from .checkpoint import Checkpoint, RunError, save_checkpoint
+from .checkpoint import Checkpoint, RunError, keep_newest, save_checkpoint
 from .collapse import CollapseWatch
 from .events import (
     CheckpointEvent,
@@ -48,6 +48,7 @@ from .run_setup import (
 )
 from .validation import Score, Validation
 
+LONGEST_PAUSE_S = 60.0  # between two attempts to save on a full disk
 UPDATES_WITHOUT_JUDGE = 3  # in a row, after which the run ends: it would learn nothing
 
 
@@ -83,6 +84,7 @@ class Trainer:
         self.best_margin = 0.0  # of the base
         self.watch = CollapseWatch(config.collapse)
         self.collapsed: str | None = None
+        self.failure = ""
         self.stop_requested = self.validation_due = False
         self.updates_without_judge = self.reached = self.saved = 0
         self.outage: Outage | None = None
@@ -146,8 +148,10 @@ class Trainer:
                 self._save_reached()
                 if not collectives.any_rank(self.stop_requested and self.outage is not None):
                     raise
+            except OSError as error:  # such as a full disk while images were written
+                self.failure = str(error)
             update = self.reached
-            stopped = update < config.run.updates or self.validation_due
+            stopped = update < config.run.updates or self.validation_due or self.failure
             if stopped:
                 self._save_reached()
         if self.collapsed:
@@ -159,7 +163,7 @@ class Trainer:
                 "optimizer.learning_rate"
             )
         if stopped:
-            self.emit(StoppedEvent(update=update, reason="requested"))
+            self.emit(StoppedEvent(update=update, reason=self.failure or "requested"))
         else:
             self.emit(
                 FinishedEvent(
@@ -171,7 +175,7 @@ class Trainer:
                     report="report.html",
                 )
             )
-        return Outcome(update, stopped, self.score, self.folder)
+        return Outcome(update, bool(stopped), self.score, self.folder)
 
     def _step(self, update: int) -> None:
         """One update, and the validation and the checkpoint that are due after it."""
@@ -223,6 +227,9 @@ class Trainer:
         for damage in checkpoint.damaged:
             self.emit(WarningEvent(message=f"{damage}; going on from the sound one before it"))
         self._publish()  # the process that wrote the checkpoint may have been killed before it did
+        if self.rank == 0:
+            keep = self.config.run.keep_checkpoints
+            keep_newest(self.folder / "checkpoints", checkpoint.update, keep)
         if values["validation_due"]:
             self._validate(checkpoint.update)
 
@@ -355,7 +362,7 @@ class Trainer:
             self._save(self.reached)
 
     def _save(self, update: int) -> None:
-        """Write a checkpoint, and then the adapter as it is now."""
+        """Write a checkpoint, and then the adapter as it is now. Where the disk is full, wait for room."""
         self.saved = update
         if self.rank:
             return
@@ -370,10 +377,17 @@ class Trainer:
             "validation_due": self.validation_due,
         }
         checkpoint = self.learner.checkpoint(update, values)
-        path = save_checkpoint(
-            self.folder / "checkpoints", checkpoint, self.config.run.keep_checkpoints
-        )
-        self._publish()
+        folder, keep, pause = self.folder / "checkpoints", self.config.run.keep_checkpoints, 1.0
+        while True:
+            try:
+                path = save_checkpoint(folder, checkpoint, keep)
+                self._publish()
+                break
+            except OSError as error:
+                message = f"{error}; make room: the run waits until it can save"
+                self.emit(WarningEvent(message=message))
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
         self.emit(CheckpointEvent(update=update, path=path.relative_to(self.folder).as_posix()))
 
     def _publish(self) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from doubles.client import Scripted, brighter
 
 from arr_core.judging import Judge
 from arr_core.rubrics import BUILT_IN
+from arr_core.training import trainer as module
 from arr_core.training.checkpoint import RunError, list_checkpoints
+from arr_core.training.events import read_events
 from arr_core.training.trainer import Trainer
 
 
@@ -59,11 +67,52 @@ def test_killed_between_the_last_checkpoint_and_its_adapter(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and cc")
+def test_a_run_that_is_killed_in_any_file_operation_is_resumed_exactly():
+    """A sample of them; ``benchmarks/killed.py`` alone takes them all."""
+    benchmark = Path(__file__).resolve().parents[2] / "benchmarks" / "killed.py"
+    command = [sys.executable, str(benchmark), "--every", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "exceptions" in done.stdout
+
+
+def test_a_full_disk_is_waited_out_where_the_run_saves_and_ends_it_saved_elsewhere(
+    trainer, monkeypatch
+):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    save, left = module.save_checkpoint, iter([full, full])
+
+    def save_later(*args):
+        if error := next(left, None):
+            raise error
+        return save(*args)
+
+    def write(*_, **__):
+        raise full
+
+    monkeypatch.setattr(module, "save_checkpoint", save_later)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    with contextlib.closing(trainer("run", 100)) as run:
+        monkeypatch.setattr(run.recorder.log._lines, "_file", SimpleNamespace(write=write))
+        monkeypatch.setattr(module.Validation, "run", write)
+        outcome = run.run()
+        assert outcome.stopped and outcome.update == 2 and next(left, None) is None
+        monkeypatch.undo()
+    assert list_checkpoints(run.folder / "checkpoints") == [2]
+    with contextlib.closing(trainer("run", 100, resume=True)) as resumed:
+        assert not resumed.run().stopped
+    events = [event.event for event in read_events(run.folder / "events.jsonl")]
+    assert events.count("update") == 2 and events.count("warning") >= 2 and "stopped" in events
+
+
 def test_one_trainer_a_folder(trainer):
     with contextlib.closing(trainer("run", 1)) as first:
         for resume in (False, True):  # two fresh starts, and a resume beside a run
             with pytest.raises(RunError, match=f"one that process {os.getpid()} on .+ trains"):
                 trainer("run", 1, resume)
-        (first.folder / ".events.jsonl.1.part").touch()
+        for name in (".events.jsonl.1.part", ".tmpAbCdEf"):
+            (first.folder / name).touch()
     with contextlib.closing(trainer("run", 1, resume=True)):
         assert not [*first.folder.glob(".*")], "what a killed process left is removed"

@@ -156,6 +156,19 @@ def test_a_stopped_and_a_killed_run_go_on_as_if_nothing_had_happened(tmp_path):
     assert calls[3] == 0, "the third update was judged before the kill; the store remembers"
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_terminal_that_closes_ends_the_run_saved(tmp_path):
+    run = tmp_path / "run"
+    process = start(*small("miniature", run, "--run.updates=500"))
+    process.stdout.close(), process.stderr.close()  # as | head does
+    wait_for_update(run, 1, process)
+    process.send_signal(signal.SIGHUP), process.send_signal(signal.SIGHUP)
+    assert process.wait(120) == 3
+    stopped = history(read_events(run / "events.jsonl")).stopped
+    assert stopped and (run / f"checkpoints/{stopped.update}").is_dir()
+    assert (run / "run.safetensors").is_file()
+
+
 def run_updates(run: Path) -> list[UpdateEvent]:
     return history(read_events(run / "events.jsonl")).updates
 
