@@ -193,7 +193,7 @@ def _read_yaml(path: Path) -> Fields:
             f"file{did_you_mean(str(path), PRESETS)}"
         )
     loaded = read_yaml(path, "YAML", ConfigError)
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict) or any(isinstance(part, set) for part in loaded.values()):
         raise ConfigError(
             f"{path}: expected sections such as 'policy:' and 'data:', got {show(loaded)}"
         )

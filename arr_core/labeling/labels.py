@@ -80,6 +80,10 @@ class Labels:
             raise DataError(
                 f"{path}: expected an output that ends in .jsonl, got {path.name}; change --output"
             )
+        if path.exists() and not path.is_file():
+            raise DataError(
+                f"{path}: expected a file, got a folder, pipe or device; change --output"
+            )
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         self.path, self.ties_path = path, path.with_suffix(".ties.jsonl")
         self.counts: Counter[Path] = Counter()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..common import collectives
+from ..common.files import read_text
 from ..common.paths import resource
 from ..common.progress import hide_loading_bars
 from ..config.schema import Policy as PolicySettings
@@ -143,7 +144,7 @@ def read_index(base: str, revision: str | None) -> dict[str, Any]:
                 f"({type(error).__name__})"
             ) from error
     try:
-        index = json.loads(Path(path).read_text(encoding="utf-8"))
+        index = json.loads(read_text(path, "JSON", PolicyError, 2**20))
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: expected JSON; {error}") from error
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):

@@ -42,6 +42,7 @@ def claim_folder(folder: Path) -> Iterator[None]:
 
     def claim() -> None:
         if collectives.rank() == 0:
+            check_links(folder, RunError)
             folder.mkdir(parents=True, exist_ok=True)
             if holder := stack.enter_context(locked(folder / TRAINER)):
                 raise RunError(
@@ -64,7 +65,6 @@ def open_run(config: TrainConfig, resume: bool) -> Checkpoint | None:
     Raises RunError for a folder that holds another run, or none to resume, or one of other settings.
     """
     folder = config.run.folder
-    check_links(folder, RunError)
     if not resume:
         taken = any((folder / name).exists() for name in ("events.jsonl", "config.yaml"))
         if taken and collectives.rank() == 0:

@@ -114,6 +114,7 @@ def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
         "run: !!python/object/apply:os.system ['true']",
         "run: !!binary '////'",
         "run: 2026-99-99",
+        "run: !!set {a, b}",
         "run: {name: a, name: b}",
     ],
 )
