@@ -34,9 +34,16 @@ class Section(BaseModel):
         return value
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("expected the home folder of a user who exists") from None
+
+
 def _absolute(path: Path) -> Path:
     """Where the path leads from here, so that a run finds its files from anywhere."""
-    return Path(os.path.abspath(path.expanduser()))
+    return Path(os.path.abspath(_expanded(path)))
 
 
 def _absolute_data(path: str | Path) -> str | Path:
@@ -59,7 +66,7 @@ RubricFile = Annotated[Path, AfterValidator(_absolute_rubric)]
 class Run(Section):
     name: str = "run"
     """Name of the run: its folder under output_dir and its adapter file"""
-    output_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path("runs")
+    output_dir: Annotated[Path, AfterValidator(_expanded)] = Path("runs")
     """Folder of run folders; this run writes to output_dir/name"""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of prompt order, noise, adapter weights and validation"""
@@ -127,7 +134,7 @@ class Policy(Section):
     @field_validator("base")
     @classmethod
     def _is_found_from_anywhere(cls, base: str) -> str:
-        folder = Path(base).expanduser()
+        folder = _expanded(Path(base))
         return str(_absolute(folder)) if not resource(base) and folder.is_dir() else base
 
     @field_validator("device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import pytest
@@ -225,8 +226,10 @@ def test_a_judge_that_cannot_answer_ends_the_measurement(pictures):
 
 
 @pytest.fixture
-def pairs_file(pictures, tmp_path):
-    """The pictures as a file of preference pairs."""
+def pairs_file(pictures, tmp_path, monkeypatch):
+    """The pictures, which lie elsewhere with leave, as a file of preference pairs."""
+    folders = {str(path.parent) for pair in pictures for path in pair.images}
+    monkeypatch.setenv("ARR_IMAGES", os.pathsep.join(sorted(folders)))
     records = [
         {
             "query": pair.prompt,

@@ -115,6 +115,8 @@ def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
         "run: !!binary '////'",
         "run: 2026-99-99",
         "run: !!set {a, b}",
+        "preset: miniature\nrun: {output_dir: '~nobody-here/x'}",
+        'preset: miniature\nrun: {output_dir: "a\\0b"}',
         "run: {name: a, name: b}",
     ],
 )
