@@ -178,6 +178,10 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
             )
     try:
         return patterns.get(get_pattern_key(list(patterns), module), default)
+    except OverflowError:
+        raise AdapterError(
+            "expected repeats of a usual number in rank_pattern and alpha_pattern, got one too large; correct it"
+        ) from None
     except re.error as error:
         raise AdapterError(
             "expected regular expressions in rank_pattern and alpha_pattern, got "

@@ -25,6 +25,10 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
     The parent folder is made. The new file gets the permissions of an ordinary new file.
     """
     file = Path(file)
+    if file.exists() and not file.is_file():  # as root, a device would be replaced for all
+        raise OSError(
+            errno.EINVAL, "expected a file to write, got a folder, pipe or device", str(file)
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

@@ -20,7 +20,7 @@ from arr_core import adapter as adapter_command
 from arr_core.adapters import AdapterError, load_adapter
 from arr_core.adapters.scale import read_record
 from arr_core.common.errors import ArrError
-from arr_core.common.files import check_links
+from arr_core.common.files import check_links, write_text
 from arr_core.common.images import image_fault
 from arr_core.config.load import ConfigError, load_config
 from arr_core.data import DataError, load_examples, load_exemplars, load_pairs
@@ -78,6 +78,14 @@ def test_what_is_no_file_holds_up_no_reader(suffix, tmp_path):
         (huge, "1,099,511,627,776 bytes, more"),
     ):
         assert said in refusal(suffix, path)
+
+
+@posix
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="expected a file to write"):
+        write_text(tmp_path / "pipe", "a")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
 
 
 @posix
@@ -381,4 +389,10 @@ def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path):
 def test_a_pattern_that_may_never_end_is_refused(pattern):
     record = read_record({"r": 4, "lora_alpha": 4, "rank_pattern": {pattern: 8}})
     with pytest.raises(AdapterError, match="expected short patterns"):
+        record.rank_of("transformer_blocks.0.attn.to_q")
+
+
+def test_a_pattern_with_a_number_too_large_is_refused():
+    record = read_record({"r": 4, "lora_alpha": 4, "rank_pattern": {"a{99999999999}": 8}})
+    with pytest.raises(AdapterError, match="expected repeats of a usual number"):
         record.rank_of("transformer_blocks.0.attn.to_q")
