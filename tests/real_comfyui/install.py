@@ -65,14 +65,22 @@ def frontend(version: str) -> Path | None:
     """The folder of the page that a version asks for; None where its Python has it already."""
     if os.environ.get("COMFYUI_PATH") or version == NEWEST:
         return None
-    lines = (_tree(version, _cache() / version) / "requirements.txt").read_text().splitlines()
-    (requirement,) = [line.strip() for line in lines if line.startswith("comfyui-frontend-package")]
-    folder = _cache() / requirement
-    if not folder.exists():
-        work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        _pip(sys.executable, "install", "--no-deps", "--target", work, requirement)
-        work.replace(folder)
+    with _alone():
+        tree = _tree(version, _cache() / version)
+        lines = map(str.strip, (tree / "requirements.txt").read_text().splitlines())
+        (requirement,) = [line for line in lines if line.startswith("comfyui-frontend-package")]
+        folder = _cache() / requirement
+        if not folder.exists():
+            work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+            _pip(sys.executable, "install", "--no-deps", "--target", work, requirement)
+            work.replace(folder)
     return folder / "comfyui_frontend_package" / "static"
+
+
+def _alone() -> FileLock:
+    """A lock for the installation: the tests of ComfyUI and of its page run in two processes."""
+    _cache().mkdir(parents=True, exist_ok=True)
+    return FileLock(_cache() / "install.lock")
 
 
 def _cache() -> Path:
