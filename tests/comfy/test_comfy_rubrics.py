@@ -83,7 +83,7 @@ def test_a_rubric_is_written_from_a_description(server):
         (from_pairs, {"pairs_file": "(none)"}, "pairs_file: expected a file of labelled pairs"),
         (from_pairs, {"pairs_file": "../judges.yaml"}, "file in ComfyUI's input folder"),
         (from_pairs, {"save_as": "../../x"}, "that is no path"),
-        (from_pairs, {"file": "outside.json"}, "images in ComfyUI's input or output folder"),
+        (from_pairs, {"file": "outside.json"}, "an image in the folder of the data file"),
         (from_prompt, {"save_as": "/x"}, "that is no path"),
         (from_prompt, {"description": " "}, "expected a task description"),
         (from_prompt, {"profile": "miniature"}, "which writes no text"),
