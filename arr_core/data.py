@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from .common.errors import ArrError, show
 from .common.files import read_text
-from .common.images import FORMATS, SMALLEST_SIDE, image_fault
+from .common.images import FORMATS, MAX_ASPECT, SMALLEST_SIDE, image_fault
 from .common.paths import resource
 
 TEXT = ("query", "prompt", "instruction")
@@ -303,7 +303,7 @@ class _Record:
         if fault := self.fault_of(path):
             raise self.error(
                 name,
-                f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
+                f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side, and not {MAX_ASPECT} times as long as wide",
                 f"{fault}: {path}",
             )
         return path

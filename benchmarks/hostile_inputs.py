@@ -41,6 +41,7 @@ KEY = "sk-live-0123456789abcdefKEY"
 COLUMNS = ("refused", "accepted", "traceback", "hang", "write outside", "key shown")
 RUN = ["train", "miniature", "--run.updates", "1", "--run.output_dir", "runs"]
 RUN += ["--rollout.prompts_per_update", "1", "--run.threads", "1"]
+RUBRIC_PAIRS = "rubric pairs pairs.jsonl --task t2i --judge m --output r.json".split()
 
 
 @dataclass(frozen=True)
@@ -368,18 +369,7 @@ def of_contents() -> Iterator[Case]:
             f"pairs: {what}", ["judge", "evaluate", "pairs.jsonl", "--judge", "miniature"], prepare
         )
         if "label_rank" not in RECORDS[what]:
-            words = [
-                "rubric",
-                "pairs",
-                "pairs.jsonl",
-                "--task",
-                "t2i",
-                "--judge",
-                "m",
-                "--output",
-                "r.json",
-            ]
-            yield Case(f"pairs: {what}", words, prepare)
+            yield Case(f"pairs: {what}", RUBRIC_PAIRS, prepare)
     for what, content in RUBRICS.items():
         yield Case(f"a rubric: {what}", ["rubric", "show", "r.json"], write("r.json", content))
 
@@ -709,18 +699,7 @@ OPTIONS: list[list[str]] = [
     ["judge", "evaluate", "pairs.jsonl", "--judge", "mine", "--concurrency"],
     ["judge", "show", "run", "--last"],
     ["judge", "label", "pairs.jsonl", "--port"],
-    [
-        "rubric",
-        "pairs",
-        "pairs.jsonl",
-        "--task",
-        "t2i",
-        "--judge",
-        "m",
-        "--output",
-        "r.json",
-        "--held-out",
-    ],
+    [*RUBRIC_PAIRS, "--held-out"],
 ]
 
 

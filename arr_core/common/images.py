@@ -16,6 +16,9 @@ from .files import open_file
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SMALLEST_SIDE = 16  # pixels: latents of a smaller image would be empty
 MAX_PIXELS = 2**26
+MAX_ASPECT = (
+    200  # of the longer side to the shorter: no vision-language model of the Qwen family takes more
+)
 MAX_BYTES = 2**28
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is refused
 
@@ -55,7 +58,8 @@ def image_fault(path: Path) -> str | None:
     """What is wrong with an image file, or None. Only reading it to the end finds a file that was cut off."""
     try:
         with _opened(path) as image:
-            if min(image.size) < SMALLEST_SIDE:
+            short, long = sorted(image.size)
+            if short < SMALLEST_SIDE or long > MAX_ASPECT * short:
                 return f"{image.width}x{image.height} pixels"
             if image.mode == "F":
                 return "numbers with fractions, whose black and white it does not say"

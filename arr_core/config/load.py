@@ -160,15 +160,14 @@ def _fixed_values(config: TrainConfig) -> dict[str, Any]:
 
 def _merge(base: Fields, over: Mapping[str, Any]) -> dict[str, Any]:
     """Sections with the fields of ``over`` over those of ``base``. What is no section is left for the validation."""
-    return {
-        **base,
-        **{
-            section: {**base.get(section, {}), **(values or {})}
-            if isinstance(values, Mapping | None)
-            else values
-            for section, values in over.items()
-        },
-    }
+    merged = dict(base)
+    for section, values in over.items():
+        before = base.get(section, {})
+        if isinstance(before, Mapping) and isinstance(values, Mapping | None):
+            merged[section] = {**before, **(values or {})}
+        elif isinstance(before, Mapping):
+            merged[section] = values
+    return merged
 
 
 def _add_field(group: Any, flag: str, **options: Any) -> None:
@@ -193,7 +192,7 @@ def _read_yaml(path: Path) -> Fields:
             f"file{did_you_mean(str(path), PRESETS)}"
         )
     loaded = read_yaml(path, "YAML", ConfigError)
-    if not isinstance(loaded, dict) or any(isinstance(part, set) for part in loaded.values()):
+    if not isinstance(loaded, dict):
         raise ConfigError(
             f"{path}: expected sections such as 'policy:' and 'data:', got {show(loaded)}"
         )

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..common.errors import describe_validation_error
 from ..common.paths import profiles_file
@@ -91,12 +91,12 @@ class Profile(BaseModel):
     max_side: int = Field(
         1024, ge=16, description="Larger pictures are made smaller, to so many pixels on a side"
     )
-    chat_template: dict[str, Any] = Field(
+    chat_template: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Settings of the chat template, such as {enable_thinking: false}; local models, "
         "vLLM and SGLang know them",
     )
-    extra: dict[str, Any] = Field(
+    extra: dict[str, JsonValue] = Field(
         default_factory=dict, description="openai: more fields of the request's body"
     )
     retries: int | None = Field(

@@ -159,7 +159,9 @@ def test_a_stopped_and_a_killed_run_go_on_as_if_nothing_had_happened(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 def test_a_terminal_that_closes_ends_the_run_saved(tmp_path):
     run = tmp_path / "run"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     process = start(*small("miniature", run, "--run.updates=500"))
+    signal.signal(signal.SIGHUP, before)
     process.stdout.close(), process.stderr.close()  # as | head does
     wait_for_update(run, 1, process)
     process.send_signal(signal.SIGHUP), process.send_signal(signal.SIGHUP)

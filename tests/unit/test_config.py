@@ -345,6 +345,11 @@ def test_a_bad_file_is_named_with_its_field_or_line(yaml_file, text, message):
     assert fault(path) == str(path) + message.replace("{presets}", ", ".join(PRESETS))
 
 
+def test_a_flag_of_a_section_that_is_none_hides_it_not(yaml_file):
+    path = yaml_file("preset: miniature\nrun: !!pairs [a: 1]")
+    assert "run: expected a valid dictionary" in fault(path, "--run.updates 1")
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00run")
     assert fault(tmp_path / "run.yaml").endswith("got bytes at offset 0 that are not UTF-8")

@@ -99,6 +99,8 @@ def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     assert image_fault(tmp_path / "pipe") == "a pipe or device, which is no file"
     assert image_fault(tmp_path / "bomb.png") == "10000x10000 pixels, more than 67,108,864"
+    Image.new("L", (16 * 200 + 1, 16)).save(tmp_path / "wide.png")
+    assert image_fault(tmp_path / "wide.png") == "3201x16 pixels"
     assert image_fault(tmp_path / "a\0b") == "a name that no file can have"
 
 
@@ -126,6 +128,7 @@ def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
         "preset: miniature\nrun: {output_dir: '~nobody-here/x'}",
         'preset: miniature\nrun: {output_dir: "a\\0b"}',
         "run: {name: a, name: b}",
+        "box: {url: 'http://box/v1', model: m, extra: {since: 2024-01-01}}",
     ],
 )
 @pytest.mark.parametrize("suffix", [".yaml", ".judges"])
