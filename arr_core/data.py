@@ -1,8 +1,8 @@
 """What a run reads: prompts, edits and preference pairs, checked before any model loads, and the order of their use.
 
 The formats are the reference's, so that its data can be used as it is. A record's text and images go by any of the
-names below; a path is relative to the file that holds it, and stays in its folder or one of ``ARR_IMAGES``. The first fault ends the reading with one line:
-``file:line: field: expected ..., got ...``.
+names below; a path is relative to the file that holds it, and stays in its folder or one of ``ARR_IMAGES``. The first
+fault ends the reading with one line: ``file:line: field: expected ..., got ...``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any, Literal
 
 from .common.errors import ArrError, show
 from .common.files import read_text
-from .common.images import FORMATS, MAX_ASPECT, SMALLEST_SIDE, image_fault
-from .common.paths import resource
+from .common.images import FORMATS, SMALLEST_SIDE, image_fault
+from .common.paths import IMAGE_FOLDERS, resource
 
 TEXT = ("query", "prompt", "instruction")
 IMAGES = ("response", "responses", "images", "image_paths")
 EDITED = ("edited_images", "target_images", "output_images")
 _ITEM, _DECODER = re.compile(r"[^\s,]"), json.JSONDecoder()
-ALLOWED = "ARR_IMAGES"  # folders outside, from which a data file may name images
 SOURCE = ("source_image", "base_image", "original_image", "input_image", "reference_image")
 
 
@@ -72,12 +71,15 @@ class Exemplar:
     criteria: tuple[str, ...] = ()
 
 
-def load_examples(path: str | Path, task: Literal["t2i", "edit"]) -> list[Example]:
+def load_examples(
+    path: str | Path, task: Literal["t2i", "edit"], *, also: Sequence[Path] = ()
+) -> list[Example]:
     """Prompts ("t2i": .txt with one a line, .jsonl, .json) or edits ("edit": .jsonl, .json), at least one.
 
-    Text is stripped; blank lines are skipped; a prompt may occur twice. Raises DataError.
+    Text is stripped; blank lines are skipped; a prompt may occur twice. Images lie in the file's folder, in those of
+    ``ARR_IMAGES``, or in ``also``. Raises DataError.
     """
-    return [_example(record, task) for record in _records(path)]
+    return [_example(record, task) for record in _records(path, also)]
 
 
 def example_of(prompt: str, source: Path | None, where: str) -> Example:
@@ -119,15 +121,15 @@ def load_split(
 
 
 def load_pairs(
-    path: str | Path, *, labelled: bool = True, anywhere: bool = False
+    path: str | Path, *, labelled: bool = True, also: Sequence[Path] | None = ()
 ) -> list[PreferencePair]:
     """Pairs of a .json list or .jsonl file, at least one: two images and ``label_rank``, where 1 is better.
 
-    A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Images may lie
-    ``anywhere`` where only a person on this machine sees them. Raises DataError.
+    A pair with a source image is an edit. Without ``labelled`` a rank is neither needed nor read. Images lie as those of
+    ``load_examples`` do; ``also`` None allows any place, for a person on this machine. Raises DataError.
     """
     pairs = []
-    for record in _records(path, anywhere):
+    for record in _records(path, also):
         source = record.image(*record.required(SOURCE)) if record.name_of(SOURCE) else None
         images = record.pair(EDITED + IMAGES if source else IMAGES)
         rank = record.values.get("label_rank")
@@ -297,19 +299,19 @@ class _Record:
             raise self.error(
                 name,
                 f"an image in the folder of the data file, since a judge far away may be shown it (the environment "
-                f"variable {ALLOWED} names further folders)",
+                f"variable {IMAGE_FOLDERS} names further folders)",
                 show(value),
             )
         if fault := self.fault_of(path):
             raise self.error(
                 name,
-                f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side, and not {MAX_ASPECT} times as long as wide",
+                f"an image ({', '.join(FORMATS)}) of at least {SMALLEST_SIDE} pixels a side",
                 f"{fault}: {path}",
             )
         return path
 
 
-def _records(name: str | Path, anywhere: bool = False) -> Iterator[_Record]:
+def _records(name: str | Path, also: Sequence[Path] | None = ()) -> Iterator[_Record]:
     """The records of a file, or of one of the package's own (``room:path``), with their line numbers; at least one."""
     path = resource(name) or Path(name)
     text = read_text(path, "a data file", DataError)
@@ -317,8 +319,9 @@ def _records(name: str | Path, anywhere: bool = False) -> Iterator[_Record]:
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: expected a .txt, .jsonl or .json file, got {path.suffix}")
     fault_of, empty = cache(image_fault), True
-    named = filter(None, os.environ.get(ALLOWED, "").split(os.pathsep))
-    folders = () if anywhere else tuple(Path(folder).resolve() for folder in (path.parent, *named))
+    named = filter(None, os.environ.get(IMAGE_FOLDERS, "").split(os.pathsep))
+    allowed = () if also is None else (path.parent, *named, *also)
+    folders = tuple(Path(folder).resolve() for folder in allowed)
     for line, value in readers[path.suffix.lower()](path, text):
         empty = False
         if isinstance(value, str):

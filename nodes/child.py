@@ -19,6 +19,8 @@ import comfy.model_management
 
 from ..arr_core.common.children import START, UNTIL_EOF
 from ..arr_core.common.lock import TRAINER, locked
+from ..arr_core.common.paths import IMAGE_FOLDERS
+from . import folders
 from .live import INTERRUPTED, POLL_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +55,7 @@ class Child:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "trainer.log"
         python = os.environ.get("ARR_PYTHON") or sys.executable
+        images = [os.environ.get(IMAGE_FOLDERS, ""), *map(str, folders.of_images())]
         with self.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
@@ -61,6 +64,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, IMAGE_FOLDERS: os.pathsep.join(filter(None, images))},
                 **OWN_GROUP,
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
@@ -148,17 +148,9 @@ def base_model(name: str) -> str:
     return name
 
 
-def confine(paths: Iterable[Path]) -> None:
-    """Raises ValueError unless all files, links followed, lie in ComfyUI's input or output folder."""
-    allowed = [
-        Path(folder).resolve()
-        for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory())
-    ]
-    for path in paths:
-        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
-            raise ValueError(
-                f"expected images in ComfyUI's input or output folder, got {str(path)[:200]!r}; copy it there"
-            )
+def of_images() -> list[Path]:
+    """The folders in which the images of a data file may lie: ComfyUI's input and output."""
+    return [Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())]
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -78,6 +78,5 @@ def _pairs(name: str) -> list:
         raise ValueError(
             "pairs_file: expected a file of labelled pairs; put one into ComfyUI's input folder and press R"
         )
-    pairs = load_pairs(folders.data_path(name, "pairs_file"))
-    folders.confine(path for pair in pairs for path in (*pair.images, pair.source) if path)
-    return pairs
+    path = folders.data_path(name, "pairs_file")
+    return load_pairs(path, also=folders.of_images())

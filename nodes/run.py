@@ -158,9 +158,7 @@ def data_file(
         )
     else:
         path = _write(folder, "prompts", [{"prompt": prompt} for prompt in prompts])
-    examples = load_examples(path, task)
-    folders.confine(example.source for example in examples if example.source)
-    return path, len(examples)
+    return path, len(load_examples(path, task, also=folders.of_images()))
 
 
 def _write_edits(folder: Path, prompts: list[str], batches: Sequence[torch.Tensor]) -> Path:

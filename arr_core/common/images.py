@@ -59,8 +59,10 @@ def image_fault(path: Path) -> str | None:
     try:
         with _opened(path) as image:
             short, long = sorted(image.size)
-            if short < SMALLEST_SIDE or long > MAX_ASPECT * short:
+            if short < SMALLEST_SIDE:
                 return f"{image.width}x{image.height} pixels"
+            if long > MAX_ASPECT * short:
+                return f"{image.width}x{image.height} pixels, one side {MAX_ASPECT} times the other"
             if image.mode == "F":
                 return "numbers with fractions, whose black and white it does not say"
             image.draft("RGB", (64, 64))

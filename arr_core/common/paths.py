@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import ArrError
 
+IMAGE_FOLDERS = "ARR_IMAGES"  # folders beside its own from which a data file may name images
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -36,9 +36,7 @@ LAST_UNDO_WINDOW_S = 600.0
 def label(source: Path, output: Path, *, rubric: Path | None = None, port: int = 0) -> int:
     """The exit status, when every pair is labelled. Raises DataError, RubricError, JudgeError."""
     pairs = (
-        folder_pairs(source)
-        if source.is_dir()
-        else load_pairs(source, labelled=False, anywhere=True)
+        folder_pairs(source) if source.is_dir() else load_pairs(source, labelled=False, also=None)
     )
     criteria = load_rubric(rubric, task_of(pairs, source)).text if rubric else ""
     labels = Labels(output)
@@ -90,7 +88,7 @@ class Labels:
         self._known = set()
         for file in (path, self.ties_path):
             if _size(file):
-                pairs = load_pairs(file, labelled=file == path, anywhere=True)
+                pairs = load_pairs(file, labelled=file == path, also=None)
                 self.counts[file] = len(pairs)
                 self._known |= {_identity(pair) for pair in pairs}
         self._added: list[tuple[Path, int, bytes]] = []  # file, its size before, what was appended

@@ -150,7 +150,7 @@ def test_labels_are_read_back_as_pairs_and_ties_are_kept_apart(pair, tmp_path, e
     labels.add(pair, choice)
     path = labels.ties_path if choice is None else labels.path
     assert labels.counts == {path: 1} and [*path.parent.iterdir()] == [path]
-    (read,) = load_pairs(path, labelled=choice is not None, anywhere=True)
+    (read,) = load_pairs(path, labelled=choice is not None, also=None)
     assert (read.prompt, read.preferred, read.tags) == (pair.prompt, choice, {"kind": "count"})
     files = [read.source, *read.images]
     assert [file and file.resolve() for file in files] == [pair.source, *pair.images]

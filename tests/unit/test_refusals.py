@@ -100,7 +100,7 @@ def test_an_image_that_is_no_file_or_fills_the_memory_is_at_fault(tmp_path):
     assert image_fault(tmp_path / "pipe") == "a pipe or device, which is no file"
     assert image_fault(tmp_path / "bomb.png") == "10000x10000 pixels, more than 67,108,864"
     Image.new("L", (16 * 200 + 1, 16)).save(tmp_path / "wide.png")
-    assert image_fault(tmp_path / "wide.png") == "3201x16 pixels"
+    assert image_fault(tmp_path / "wide.png") == "3201x16 pixels, one side 200 times the other"
     assert image_fault(tmp_path / "a\0b") == "a name that no file can have"
 
 
