@@ -38,7 +38,7 @@ from .verdict import SIDES, JudgeError, Opinion, Side
 
 Built = TypeVar("Built")
 MAX_BYTES = 2**26  # of what is packed
-VERSION = 1  # of the tables; SQLite keeps it as user_version
+VERSION = 2  # of the tables; SQLite keeps it as user_version
 LARGEST = 192  # pixels of a thumbnail's longer side
 EXACT = 96  # pixels up to which a thumbnail is kept without loss
 QUALITY = 50  # of WebP: about 4 kB a photograph
@@ -150,8 +150,6 @@ class VerdictStore:
             foreign = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"
             if self._connection.execute(foreign).fetchone()[0]:  # they would run
                 raise self._damaged("views or triggers")
-            # A store that an earlier release made has none.
-            self._connection.execute(f"CREATE TABLE IF NOT EXISTS labels ({TABLES['labels']})")
 
     def get(self, keys: Sequence[str]) -> dict[str, Opinion]:
         """The opinions that are stored under these keys, marked as cached."""
