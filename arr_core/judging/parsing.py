@@ -113,7 +113,7 @@ def read_reply(reply: str | None, *, cut: bool = False) -> Opinion:
     after = answer[last.end :]
     if last.form.get("reason") == ONE_SENTENCE:
         return failed("the form that was asked for, not filled in")
-    if last.says is None or (cut and not (last.whole and not after.strip(" \n`"))):
+    if last.says in (None, "doubt") or (cut and not (last.whole and not after.strip(" \n`"))):
         ranks = last.ranks and f"the ranks {last.ranks[:60]} name no better image"
         return failed(ranks or "a reply without a verdict")
     reason, findings = str(last.form.get("reason", "")), _findings(last.form)

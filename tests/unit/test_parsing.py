@@ -182,6 +182,7 @@ def test_a_form_cut_off_anywhere_before_its_verdict_decides_nothing():
         '{"```json1```preferred:t,',  # what the repairing library trips over
         '{"preferred": first, "```json{"```',
         'Draft: {"preferred": "first"}. On reflection: {"preferred": "second"}',
+        '{"preferred": "third", "note": "the first"}',
         "yes",
         "{}",
         "null",
@@ -244,6 +245,10 @@ def test_pieces_of_replies_in_any_order_never_crash():
         ",",
         ":",
         '"findings": [',
+        '"preferred": "third"',
+        '"note": "the first"',
+        '"winner": "second"',
+        "~~",
         '{"criterion": 1',
         "\\",
         '"',
